@@ -1,0 +1,34 @@
+-- Every death once. A worker is dead while one of its rows has no returned_at.
+CREATE TABLE @extschema@.rgrid_worker_deaths (
+    worker_id text NOT NULL,
+    incarnation bigint NOT NULL CHECK (incarnation OPERATOR(pg_catalog.>) 0),
+    hostname text,
+    last_heartbeat_at timestamp with time zone,
+    declared_dead_at timestamp with time zone NOT NULL,
+    reason text NOT NULL
+        CHECK (reason OPERATOR(pg_catalog.=) ANY ('{stale,restarted,deregistered,disconnected}'::pg_catalog.text[])),
+    jobs_failed bigint NOT NULL DEFAULT 0,
+    jobs_requeued bigint NOT NULL DEFAULT 0,
+    returned_at timestamp with time zone,
+    PRIMARY KEY (worker_id, incarnation)
+);
+CREATE UNIQUE INDEX rgrid_worker_deaths_dead ON @extschema@.rgrid_worker_deaths (worker_id)
+    WHERE returned_at IS NULL;
+-- Kept by pg_dump: the numbers of the incarnations must never go back.
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_deaths', '');
+
+COMMENT ON TABLE @extschema@.rgrid_worker_deaths IS
+    'Ledger of deaths, each once; a worker is dead while it has a row without returned_at';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.worker_id IS 'The worker''s id';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
+    'Which of the worker''s lives ended; the first is 1, and the next heartbeat answers one more';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.hostname IS 'The worker''s host, when it was known';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.last_heartbeat_at IS 'When it was last heard of';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.declared_dead_at IS 'When it was given up';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.reason IS
+    'stale: silent for longer than the threshold; restarted: registered again; '
+    'deregistered: left with running jobs; disconnected: its session ended';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_failed IS 'Running jobs of it that were marked as failed';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_requeued IS 'Running jobs of it that went back to the queue';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.returned_at IS
+    'When it was heard of again; NULL while it is dead';

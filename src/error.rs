@@ -1,0 +1,201 @@
+//! Everything that can go wrong, in one place: the SQLSTATE, the message, the detail and the hint of each.
+//!
+//! Functions return `Result<_, Error>`; the SQL functions turn an [`Error`] into the [`ErrorReport`] that
+//! pgrx raises. Messages follow PostgreSQL's style guide: the primary message in lower case and without a
+//! full stop, details and hints as sentences.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::spi::SpiError;
+
+use crate::installation::VERSION;
+
+/// What the crate's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error that a user or an operator may meet.
+#[derive(Debug)]
+pub enum Error {
+    /// An argument that must be given is NULL; the payload names it ("worker id").
+    NullArgument(&'static str),
+    /// A worker id of no characters.
+    EmptyWorkerId,
+    /// A worker id longer than the table of heartbeats takes.
+    WorkerIdTooLong {
+        /// Characters given.
+        length: usize,
+        /// Characters that the table takes.
+        limit: usize,
+    },
+    /// A worker id or a hostname with a control character in it; the payload names the argument.
+    ControlCharacter(&'static str),
+    /// A threshold of zero or less.
+    ThresholdNotPositive,
+    /// The extension is not there, which a function of it can only see while it is being dropped.
+    NotInstalled,
+    /// The table of heartbeats was dropped or renamed.
+    NoHeartbeatTable {
+        /// The table's qualified name.
+        table: String,
+    },
+    /// A column is missing.
+    UndefinedColumn {
+        /// The relation's name.
+        table: String,
+        /// The column's name.
+        column: String,
+    },
+    /// A column has a type that cannot be used.
+    ColumnType {
+        /// The relation's name.
+        table: String,
+        /// The column's name.
+        column: String,
+        /// The types that can be used, as a phrase.
+        wanted: &'static str,
+    },
+    /// A watched relation that is not a table.
+    NotATable {
+        /// The relation's name.
+        table: String,
+    },
+    /// A row was locked by another session for longer than a second.
+    JobsLocked {
+        /// The table whose rows are locked.
+        table: String,
+    },
+    /// The SQL objects are of another version than the library.
+    ForeignVersion {
+        /// The version of the SQL objects.
+        version: String,
+    },
+    /// Jobs in some tables could not be settled.
+    Unsettled {
+        /// Which tables, and why.
+        problems: String,
+    },
+    /// Something that an error in another place caused, kept as it was reported there.
+    Caught(Caught),
+    /// SPI refused a statement: a fault of this extension.
+    Spi(SpiError),
+    /// A statement of ours did not return what it always returns: a fault of this extension.
+    MissingValue(&'static str),
+}
+
+/// An error of PostgreSQL that was caught in a subtransaction or at the top of a worker.
+#[derive(Debug, Clone)]
+pub struct Caught {
+    /// Its SQLSTATE.
+    pub code: PgSqlErrorCode,
+    /// Its primary message.
+    pub message: String,
+    /// Its detail.
+    pub detail: Option<String>,
+    /// Its hint.
+    pub hint: Option<String>,
+}
+
+impl From<SpiError> for Error {
+    fn from(error: SpiError) -> Self {
+        Self::Spi(error)
+    }
+}
+
+impl Error {
+    fn code(&self) -> PgSqlErrorCode {
+        match self {
+            Self::NullArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::EmptyWorkerId
+            | Self::WorkerIdTooLong { .. }
+            | Self::ControlCharacter(_)
+            | Self::ThresholdNotPositive => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NotInstalled | Self::ForeignVersion { .. } | Self::Unsettled { .. } => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::NoHeartbeatTable { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            Self::UndefinedColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            Self::ColumnType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            Self::NotATable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::Caught(caught) => caught.code,
+            Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+
+    /// The primary message.
+    pub fn message(&self) -> String {
+        match self {
+            Self::NullArgument(argument) => format!("{argument} must not be null"),
+            Self::EmptyWorkerId => "worker id must not be empty".into(),
+            Self::WorkerIdTooLong { .. } => "worker id is too long".into(),
+            Self::ControlCharacter(argument) => format!("{argument} must not contain control characters"),
+            Self::ThresholdNotPositive => "threshold must be greater than zero".into(),
+            Self::NotInstalled => "extension \"rgrid_heartbeat\" is not installed in this database".into(),
+            Self::NoHeartbeatTable { table } => format!("relation \"{table}\" does not exist"),
+            Self::UndefinedColumn { table, column } => {
+                format!("column \"{column}\" of relation \"{table}\" does not exist")
+            }
+            Self::ColumnType { table, column, wanted } => {
+                format!("column \"{column}\" of relation \"{table}\" must be of type {wanted}")
+            }
+            Self::NotATable { table } => format!("\"{table}\" is not a table"),
+            Self::JobsLocked { table } => {
+                format!("could not obtain lock on rows of job table \"{table}\"")
+            }
+            Self::ForeignVersion { version } => {
+                format!("extension \"rgrid_heartbeat\" has version {version}, its library version {VERSION}")
+            }
+            Self::Unsettled { problems } => problems.clone(),
+            Self::Caught(caught) => caught.message.clone(),
+            Self::Spi(error) => format!("SPI failed: {error}"),
+            Self::MissingValue(what) => format!("statement returned no {what}"),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::WorkerIdTooLong { length, limit } => {
+                Some(format!("It has {length} characters; at most {limit} are possible."))
+            }
+            Self::JobsLocked { .. } => Some(
+                "The worker was given up, and jobs of its earlier incarnation are locked by another session."
+                    .into(),
+            ),
+            Self::Caught(caught) => caught.detail.clone(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoHeartbeatTable { .. } => Some(
+                "Rename the table back, or drop and create extension \"rgrid_heartbeat\" to have a new one."
+                    .into(),
+            ),
+            Self::JobsLocked { .. } => Some(
+                "Try again; the session that holds the locks can be found with pg_blocking_pids().".into(),
+            ),
+            Self::ForeignVersion { .. } => Some(
+                "Run ALTER EXTENSION rgrid_heartbeat UPDATE, or restart the server with the new library."
+                    .into(),
+            ),
+            Self::Unsettled { .. } => Some("Jobs in other tables are settled; these are tried again.".into()),
+            Self::Caught(caught) => caught.hint.clone(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    #[track_caller]
+    fn from(error: Error) -> Self {
+        let mut report = ErrorReport::new(error.code(), error.message(), "rgrid_heartbeat");
+        if let Some(detail) = error.detail() {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = error.hint() {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+}

@@ -1,0 +1,76 @@
+//! Where the extension is installed in the present database: its schema, its owner, its version.
+
+use pgrx::prelude::*;
+
+use crate::databases;
+use crate::error::{Error, Result};
+use crate::pg::{self, catalog, scope, sql};
+
+/// The version of this library, and of the SQL objects that it works with.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The extension in the present database, as the catalog has it at this moment.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// The schema that its objects are in.
+    pub schema: pg_sys::Oid,
+    /// The role that created it, a superuser; its own tables are read and written as this role.
+    pub owner: pg_sys::Oid,
+    /// The version of its SQL objects.
+    pub version: String,
+    /// The schema's name, quoted where SQL needs it.
+    quoted_schema: String,
+}
+
+impl Installation {
+    /// Finds the extension and keeps it from being dropped until the transaction ends; `None` when the
+    /// database does not have it.
+    pub fn find() -> Result<Option<Self>> {
+        let Some(oid) = catalog::lock_extension(c"rgrid_heartbeat") else { return Ok(None) };
+        let found = sql::select(
+            "SELECT x.extnamespace, x.extowner, x.extversion, pg_catalog.quote_ident(n.nspname) \
+             FROM pg_catalog.pg_extension x \
+             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) x.extnamespace \
+             WHERE x.oid OPERATOR(pg_catalog.=) $1",
+            &[oid.into()],
+            |row| {
+                Ok(Self {
+                    schema: row.required(1, "schema")?,
+                    owner: row.required(2, "owner")?,
+                    version: row.required(3, "version")?,
+                    quoted_schema: row.required(4, "schema name")?,
+                })
+            },
+        )?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Finds the extension for one of its own SQL functions.
+    pub fn of_caller() -> Result<Self> {
+        Self::find()?.ok_or(Error::NotInstalled)
+    }
+
+    /// A statement with the extension's schema in the place of `@extschema@`, as in an extension's script.
+    ///
+    /// Nothing else is ever put into a statement's text but identifiers and literals from the catalog that
+    /// are quoted: what callers give is passed as parameters.
+    pub fn sql(&self, statement: &str) -> String {
+        statement.replace("@extschema@", &self.quoted_schema)
+    }
+
+    /// Runs `work` with the rights that the extension's own tables need.
+    pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
+        scope::as_role(self.owner, work)
+    }
+}
+
+/// The last statement of the extension's script; it drops this function again.
+///
+/// When the script's transaction commits, silence starts to count, and the launcher looks at the database.
+#[pg_extern]
+fn rgrid_installed() {
+    scope::at_commit(|| {
+        databases::observe_from(pg::current_database(), pg::now());
+        databases::request_visit();
+    });
+}

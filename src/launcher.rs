@@ -1,0 +1,200 @@
+//! The launcher: one process that starts a sweeper in each database when it is due.
+//!
+//! Started by the postmaster when recovery has finished, so never on a standby and at once after a promotion;
+//! restarted a second after it ended. It is connected to no database and runs no SQL. Each round compares what
+//! there should be with what there is; the only things it remembers are the sweepers that it started, and the
+//! only place where it sleeps is its main loop. It never ends by itself.
+#![allow(unsafe_code, reason = "the entry point is called by name")]
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::liveness::{self, Moment, Visit};
+use crate::pg::catalog::{self, Database};
+use crate::pg::{process, process::Worker, scope};
+use crate::{databases, pg, settings, sweeper};
+
+const KIND: &str = "rgrid_heartbeat launcher";
+
+/// Sweepers that run at once. One takes milliseconds when there is nothing to do, and worker slots are scarce.
+const SWEEPERS_AT_ONCE: usize = 3;
+
+/// Has the postmaster start the launcher. Only while the library is being preloaded.
+pub fn register() {
+    process::register_launcher(KIND, "rgrid_heartbeat_launcher_main");
+}
+
+/// Where the launcher's process begins.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn rgrid_heartbeat_launcher_main(_argument: pg_sys::Datum) {
+    process::accept_signals();
+    process::connect(pg_sys::InvalidOid);
+    process::report_name(c"rgrid_heartbeat launcher");
+    databases::announce_launcher();
+    log!("rgrid_heartbeat launcher started");
+    let mut launcher = Launcher::new();
+    loop {
+        let next = launcher.round();
+        process::report_idle();
+        process::wait(next);
+    }
+}
+
+/// What the launcher remembers from one round to the next.
+struct Launcher {
+    /// Zero of the monotonic clock.
+    started: Instant,
+    /// Both clocks at the last round.
+    last_round: Moment,
+    /// Whether sweeping was on at the last round.
+    was_enabled: bool,
+    /// Sweepers that have not been seen to end.
+    sweepers: HashMap<pg_sys::Oid, Sweeper>,
+    /// When the last sweeper of each database was started.
+    last_started: HashMap<pg_sys::Oid, Duration>,
+    /// Whether the lack of worker slots has been logged and has not ended.
+    out_of_slots: bool,
+}
+
+/// A sweeper at work.
+struct Sweeper {
+    worker: Worker,
+    /// Rounds that the database had seen when it was started.
+    rounds: u64,
+}
+
+impl Launcher {
+    fn new() -> Self {
+        let started = Instant::now();
+        Self {
+            started,
+            last_round: Moment { wall: pg::now(), monotonic: started.elapsed() },
+            was_enabled: settings::enabled(),
+            sweepers: HashMap::new(),
+            last_started: HashMap::new(),
+            out_of_slots: false,
+        }
+    }
+
+    /// Does what is due and says how long there is nothing more to do.
+    fn round(&mut self) -> Duration {
+        process::reload_if_requested();
+        self.watch_clock();
+        self.watch_pause();
+        self.collect_ended();
+        let databases = list_databases();
+        self.take_note(&databases);
+        self.start_due(&databases)
+    }
+
+    /// After a step of the wall clock, or a sleep of the machine, nobody's silence counts.
+    fn watch_clock(&mut self) {
+        let now = Moment { wall: pg::now(), monotonic: self.started.elapsed() };
+        if liveness::clock_stepped(self.last_round, now) {
+            log!("the system clock was stepped or the machine was suspended: silence counts from now on");
+            databases::observe_all_from(now.wall);
+        }
+        self.last_round = now;
+    }
+
+    /// After a pause, silence counts from its end.
+    fn watch_pause(&mut self) {
+        let enabled = settings::enabled();
+        if enabled != self.was_enabled {
+            log!("sweeping is {}", if enabled { "enabled" } else { "disabled" });
+            databases::observe_all_from(self.last_round.wall);
+        }
+        self.was_enabled = enabled;
+    }
+
+    /// Lets go of sweepers that have ended; one that did not count its round has failed.
+    fn collect_ended(&mut self) {
+        self.sweepers.retain(|oid, sweeper| {
+            if !sweeper.worker.has_ended() {
+                return true;
+            }
+            databases::change(*oid, |state| {
+                if state.rounds == sweeper.rounds {
+                    state.failures = state.failures.saturating_add(1);
+                }
+            });
+            false
+        });
+    }
+
+    /// Forgets databases that are gone.
+    fn take_note(&mut self, databases: &[Database]) {
+        let oids: Vec<pg_sys::Oid> = databases.iter().map(|database| database.oid).collect();
+        databases::keep(&oids, self.last_round.wall);
+        self.last_started.retain(|oid, _| oids.contains(oid));
+    }
+
+    /// Starts the sweepers that are due. Returns the time until the next one is.
+    fn start_due(&mut self, databases: &[Database]) -> Duration {
+        let interval = settings::check_interval();
+        let mut next = liveness::longest_sleep(interval);
+        if !settings::enabled() {
+            return next;
+        }
+        for database in databases {
+            // The end of a sweeper wakes this process.
+            if self.sweepers.contains_key(&database.oid) {
+                continue;
+            }
+            let Some(state) = databases::state(database.oid) else { continue };
+            let visit = Visit {
+                presence: state.presence,
+                last_started: self.last_started.get(&database.oid).copied(),
+                failures: state.failures,
+                requested: state.requested,
+            };
+            let due_in = visit.due_in(self.started.elapsed(), interval);
+            if !due_in.is_zero() {
+                next = next.min(due_in);
+            } else if self.sweepers.len() < SWEEPERS_AT_ONCE && !self.start(database, state.rounds) {
+                return Duration::from_secs(1);
+            }
+        }
+        next
+    }
+
+    /// Starts a sweeper; false when there is no slot for it.
+    fn start(&mut self, database: &Database, rounds: u64) -> bool {
+        let Some(worker) = sweeper::start(database) else {
+            if !self.out_of_slots {
+                warn_out_of_slots();
+            }
+            self.out_of_slots = true;
+            return false;
+        };
+        self.out_of_slots = false;
+        databases::change(database.oid, |state| state.requested = false);
+        self.last_started.insert(database.oid, self.started.elapsed());
+        self.sweepers.insert(database.oid, Sweeper { worker, rounds });
+        true
+    }
+}
+
+/// The databases that can be swept; none when they cannot be listed, which the next round tries again.
+fn list_databases() -> Vec<Database> {
+    process::report_activity("listing databases");
+    scope::transaction(|| Ok(catalog::databases())).unwrap_or_else(|error| {
+        warning!("could not list databases: {}", error.message());
+        Vec::new()
+    })
+}
+
+fn warn_out_of_slots() {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        "out of background worker slots",
+        "rgrid_heartbeat",
+    )
+    .set_detail("Databases are not swept for dead workers until there is a free slot.")
+    .set_hint("You might need to increase \"max_worker_processes\".")
+    .report(PgLogLevel::WARNING);
+}

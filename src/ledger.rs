@@ -1,0 +1,183 @@
+//! The ledger of deaths, `rgrid_worker_deaths`: every death once, and who is dead now.
+//!
+//! A worker is dead while one of its rows has no `returned_at`; a unique index allows one such row a worker.
+//! Whoever adds or closes a row of a worker holds the lock on its row of `worker_heartbeats`, when it has one.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::{self, sql};
+use crate::workers::Worker;
+
+/// Why a worker was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was silent for longer than the threshold.
+    Stale,
+    /// Another process registered under its id.
+    Restarted,
+    /// It said good-bye while jobs of it were still running.
+    Deregistered,
+}
+
+impl Reason {
+    /// The word in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Restarted => "restarted",
+            Self::Deregistered => "deregistered",
+        }
+    }
+}
+
+/// What the ledger says of one worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// The present incarnation: one more than the number of its last death, 1 when it never died.
+    pub incarnation: i64,
+    /// Whether it is dead now.
+    pub dead: bool,
+}
+
+/// A death to be written down.
+#[derive(Clone, Debug)]
+pub struct Death {
+    /// The worker as it was last seen.
+    pub worker: Worker,
+    /// Why it was given up.
+    pub reason: Reason,
+    /// When it was given up.
+    pub declared_dead_at: DateTime<Utc>,
+    /// Running jobs that were marked as failed.
+    pub jobs_failed: i64,
+    /// Running jobs that were given back to the queue.
+    pub jobs_requeued: i64,
+    /// When it came back; at once, when another process took its id over.
+    pub returned_at: Option<DateTime<Utc>>,
+}
+
+/// What the ledger says of a worker. Call with its row of `worker_heartbeats` locked.
+pub fn standing(installation: &Installation, worker: &str) -> Result<Standing> {
+    let statement = installation.sql(
+        "SELECT coalesce(pg_catalog.max(d.incarnation), 0) + 1, \
+                coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
+         FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
+    );
+    let rows = installation.as_owner(|| {
+        sql::update(&statement, &[worker.into()], |row| {
+            Ok(Standing { incarnation: row.required(1, "incarnation")?, dead: row.required(2, "state")? })
+        })
+    })?;
+    rows.into_iter().next().ok_or(Error::MissingValue("standing"))
+}
+
+/// The dead workers, as they were when they were given up.
+pub fn dead(installation: &Installation) -> Result<Vec<Worker>> {
+    let statement = installation.sql(
+        "SELECT d.worker_id, d.hostname, d.last_heartbeat_at \
+         FROM @extschema@.rgrid_worker_deaths d WHERE d.returned_at IS NULL ORDER BY d.worker_id",
+    );
+    installation.as_owner(|| sql::select(&statement, &[], dead_worker))
+}
+
+/// Of these workers, the ones that are dead at this moment. Their rows of `worker_heartbeats` are locked, so
+/// the answer stays true.
+pub fn dead_among(installation: &Installation, workers: &[String]) -> Result<HashSet<String>> {
+    let statement = installation.sql(
+        "SELECT d.worker_id FROM @extschema@.rgrid_worker_deaths d \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL",
+    );
+    // As an update, because that has a new snapshot: the row locks may have been waited for.
+    let dead = installation.as_owner(|| {
+        sql::update(&statement, &[workers.to_vec().into()], |row| row.required(1, "worker id"))
+    })?;
+    Ok(dead.into_iter().collect())
+}
+
+/// Of these workers, the ones that are still dead; their rows stay locked until the transaction ends, and
+/// those that somebody else has locked are left out.
+pub fn lock_dead(installation: &Installation, workers: &[String]) -> Result<Vec<Worker>> {
+    let statement = installation.sql(
+        "SELECT d.worker_id, d.hostname, d.last_heartbeat_at \
+         FROM @extschema@.rgrid_worker_deaths d \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL \
+         ORDER BY d.worker_id FOR UPDATE SKIP LOCKED",
+    );
+    installation.as_owner(|| sql::update(&statement, &[workers.to_vec().into()], dead_worker))
+}
+
+fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
+    let time = row.optional(3)?.map_or(DateTime::<Utc>::MIN_UTC, pg::time_of);
+    Ok(Worker { id: row.required(1, "worker id")?, hostname: row.optional(2)?, last_heartbeat_at: time })
+}
+
+/// Writes deaths down, each with the worker's next number. Returns the workers whose death is new.
+///
+/// Two sessions can only try to write down the same death when the worker has no row in `worker_heartbeats`
+/// to lock; then the second one's is no death.
+pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashSet<String>> {
+    let statement = installation.sql(
+        "INSERT INTO @extschema@.rgrid_worker_deaths \
+             (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
+              jobs_failed, jobs_requeued, returned_at) \
+         SELECT n.worker_id, \
+                coalesce((SELECT pg_catalog.max(d.incarnation) FROM @extschema@.rgrid_worker_deaths d \
+                          WHERE d.worker_id = n.worker_id), 0) + 1, \
+                n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
+                n.jobs_failed, n.jobs_requeued, n.returned_at \
+         FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
+                                $6::bigint[], $7::bigint[], $8::timestamptz[]) \
+              AS n (worker_id, hostname, last_heartbeat_at, declared_dead_at, reason, \
+                    jobs_failed, jobs_requeued, returned_at) \
+         ON CONFLICT DO NOTHING RETURNING worker_id",
+    );
+    let column = |value: fn(&Death) -> &str| deaths.iter().map(value).collect::<Vec<_>>();
+    let time = |value: fn(&Death) -> Option<DateTime<Utc>>| {
+        deaths.iter().map(|death| value(death).and_then(pg::timestamptz)).collect::<Vec<_>>()
+    };
+    let number = |value: fn(&Death) -> i64| deaths.iter().map(value).collect::<Vec<_>>();
+    let hostnames: Vec<Option<&str>> = deaths.iter().map(|death| death.worker.hostname.as_deref()).collect();
+    let arguments = [
+        column(|death| &death.worker.id).into(),
+        hostnames.into(),
+        time(|death| Some(death.worker.last_heartbeat_at)).into(),
+        time(|death| Some(death.declared_dead_at)).into(),
+        column(|death| death.reason.as_str()).into(),
+        number(|death| death.jobs_failed).into(),
+        number(|death| death.jobs_requeued).into(),
+        time(|death| death.returned_at).into(),
+    ];
+    let new =
+        installation.as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "worker id")))?;
+    Ok(new.into_iter().collect())
+}
+
+/// Adds jobs that were settled after a death to its row.
+pub fn add_jobs(installation: &Installation, worker: &str, failed: i64, requeued: i64) -> Result<()> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_worker_deaths d \
+         SET jobs_failed = d.jobs_failed + $2, jobs_requeued = d.jobs_requeued + $3 \
+         WHERE d.worker_id = $1 AND d.returned_at IS NULL",
+    );
+    let arguments = [worker.into(), failed.into(), requeued.into()];
+    installation.as_owner(|| sql::execute(&statement, &arguments))?;
+    Ok(())
+}
+
+/// Writes down that dead workers came back. Returns those for whom this is news.
+pub fn close(
+    installation: &Installation,
+    workers: &[&str],
+    returned_at: DateTime<Utc>,
+) -> Result<Vec<String>> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_worker_deaths d SET returned_at = $2 \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL RETURNING d.worker_id",
+    );
+    let arguments = [workers.to_vec().into(), pg::timestamptz(returned_at).into()];
+    installation.as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "worker id")))
+}

@@ -1,0 +1,56 @@
+//! Finds dead workers and settles their jobs, inside PostgreSQL.
+//!
+//! Workers call `rgrid_heartbeat()`; background workers of this library look for those that have fallen silent,
+//! mark their running jobs as failed, and write each death into a ledger.
+//!
+//! # Layout
+//!
+//! - [`settings`]: the settings, with typed getters
+//! - [`error`]: every SQLSTATE, message, detail and hint
+//! - [`liveness`]: the rules about time, in plain Rust
+//! - [`installation`]: where the extension is in a database
+//! - [`workers`]: the rows of `worker_heartbeats`, the extension's own or an adopted table
+//! - [`ledger`]: the deaths
+//! - [`jobs`]: the watched tables
+//! - [`sweep`]: declaring deaths, settling jobs
+//! - [`heartbeat`]: the functions that a worker calls
+//! - [`stats`]: what operators read
+//! - [`databases`]: what the processes tell one another, in shared memory
+//! - [`launcher`], [`sweeper`]: the two processes
+//! - [`pg`]: the calls into Postgres that need `unsafe`
+
+use pgrx::prelude::*;
+
+pub mod databases;
+pub mod error;
+pub mod heartbeat;
+pub mod installation;
+pub mod jobs;
+pub mod launcher;
+pub mod ledger;
+pub mod liveness;
+pub mod pg;
+pub mod settings;
+pub mod stats;
+pub mod sweep;
+pub mod sweeper;
+pub mod workers;
+
+pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/prerequisites.sql", bootstrap);
+extension_sql_file!("../sql/heartbeats.sql", requires = ["prerequisites"]);
+extension_sql_file!("../sql/ledger.sql", requires = ["heartbeats"]);
+extension_sql_file!("../sql/job_tables.sql", requires = ["ledger"]);
+extension_sql_file!("../sql/functions.sql", finalize);
+
+/// Called by Postgres when the library is loaded.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    if pg::is_binary_upgrade() || !pg::is_preloading() {
+        return;
+    }
+    databases::request_shared_memory();
+    launcher::register();
+}

@@ -1,0 +1,195 @@
+//! The rules about time, in plain Rust: who is dead at time t, and when to look again.
+//!
+//! Knows no PostgreSQL and reads no clock; "now" is always an argument. Wall-clock times are
+//! `DateTime<Utc>`, moments of the monotonic clock are `Duration`s since an arbitrary start.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// A database of which nothing is known, or that lacks the extension, is looked at this often.
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The longest pause before a database whose sweeper fails is tried again.
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(300);
+
+/// The wall clock was set, or the machine slept, when it and the monotonic clock disagree by more than this.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
+
+/// A worker whose last heartbeat is older than this is dead; `None` while nobody can be judged.
+///
+/// Silence counts only while the server was able to hear: from `observing_since`, when it began to listen
+/// without interruption. Until that is a whole `threshold` ago, silence proves nothing about anybody.
+pub fn cutoff(
+    now: DateTime<Utc>,
+    observing_since: DateTime<Utc>,
+    threshold: Duration,
+) -> Option<DateTime<Utc>> {
+    let cutoff = now - delta(threshold);
+    (observing_since < cutoff).then_some(cutoff)
+}
+
+/// How long a worker has been silent; never negative, so that a timestamp from the future counts as now.
+pub fn silence(now: DateTime<Utc>, last_heartbeat_at: DateTime<Utc>) -> Duration {
+    (now - last_heartbeat_at).to_std().unwrap_or(Duration::ZERO)
+}
+
+/// Two clocks read at the same moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// What the wall clock said.
+    pub wall: DateTime<Utc>,
+    /// What the monotonic clock said, which neither NTP steps nor a suspended machine move.
+    pub monotonic: Duration,
+}
+
+/// Whether the wall clock was stepped, or the machine slept, between two moments.
+pub fn clock_stepped(earlier: Moment, later: Moment) -> bool {
+    let monotonic = delta(later.monotonic.saturating_sub(earlier.monotonic));
+    (later.wall - earlier.wall - monotonic).abs() > CLOCK_TOLERANCE
+}
+
+/// What is known of the extension in a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Nobody has looked yet.
+    Unknown,
+    /// The database does not have the extension.
+    Absent,
+    /// The database has the extension.
+    Present,
+}
+
+/// What the launcher knows of a database when it asks whether a sweeper is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit {
+    /// What the last sweeper found.
+    pub presence: Presence,
+    /// When the last sweeper was started, by the monotonic clock.
+    pub last_started: Option<Duration>,
+    /// How many sweepers in a row have failed.
+    pub failures: u32,
+    /// Somebody asked for a look: the extension was created, a worker registered.
+    pub requested: bool,
+}
+
+impl Visit {
+    /// How long until a sweeper is due; zero when it is due now, or should already have been started.
+    pub fn due_in(&self, now: Duration, check_interval: Duration) -> Duration {
+        let Some(last_started) = self.last_started else { return Duration::ZERO };
+        let pause = match (self.failures, self.presence) {
+            (1.., _) => retry_pause(self.failures),
+            (0, _) if self.requested => Duration::ZERO,
+            (0, Presence::Present) => check_interval,
+            (0, _) => DISCOVERY_INTERVAL,
+        };
+        (last_started + pause).saturating_sub(now)
+    }
+}
+
+/// The longest that the launcher sleeps: databases come and go without telling it.
+pub fn longest_sleep(check_interval: Duration) -> Duration {
+    check_interval.min(DISCOVERY_INTERVAL)
+}
+
+/// The pause after the n-th failure in a row: one second, doubled each time, up to five minutes.
+fn retry_pause(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    Duration::from_secs(1 << doublings).min(LONGEST_RETRY_PAUSE)
+}
+
+/// Every duration here comes from a setting or a clock and fits; a longer one means "for ever".
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THRESHOLD: Duration = Duration::from_secs(120);
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
+    }
+
+    fn visit() -> Visit {
+        Visit { presence: Presence::Present, last_started: Some(INTERVAL), failures: 0, requested: false }
+    }
+
+    #[test]
+    fn nobody_is_judged_before_the_server_listened_for_a_whole_threshold() {
+        assert_eq!(cutoff(at(119), at(0), THRESHOLD), None);
+        assert_eq!(cutoff(at(120), at(0), THRESHOLD), None);
+        assert_eq!(cutoff(at(121), at(0), THRESHOLD), Some(at(1)));
+    }
+
+    #[test]
+    fn a_start_of_observation_in_the_future_judges_nobody() {
+        assert_eq!(cutoff(at(0), at(3_600), THRESHOLD), None);
+    }
+
+    #[test]
+    fn a_timestamp_from_the_future_is_no_silence() {
+        assert_eq!(silence(at(0), at(60)), Duration::ZERO);
+        assert_eq!(silence(at(60), at(0)), Duration::from_secs(60));
+    }
+
+    fn moment(wall: i64, monotonic: u64) -> Moment {
+        Moment { wall: at(wall), monotonic: Duration::from_secs(monotonic) }
+    }
+
+    #[test]
+    fn clocks_that_agree_within_a_second_were_not_stepped() {
+        assert!(!clock_stepped(moment(0, 100), moment(60, 160)));
+        assert!(!clock_stepped(moment(0, 100), moment(61, 160)));
+    }
+
+    #[test]
+    fn a_step_in_either_direction_is_noticed() {
+        assert!(clock_stepped(moment(0, 100), moment(62, 160)));
+        assert!(clock_stepped(moment(0, 100), moment(58, 160)));
+        assert!(clock_stepped(moment(0, 100), moment(-3_600, 160)));
+    }
+
+    #[test]
+    fn a_database_never_visited_is_due_now() {
+        let unknown = Visit { presence: Presence::Unknown, last_started: None, ..visit() };
+        assert_eq!(unknown.due_in(Duration::ZERO, INTERVAL), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_sweep_is_due_one_interval_after_the_last_one_started() {
+        assert_eq!(visit().due_in(Duration::from_secs(100), INTERVAL), Duration::from_secs(20));
+        assert_eq!(visit().due_in(Duration::from_secs(300), INTERVAL), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_database_without_the_extension_is_looked_at_every_minute() {
+        let absent = Visit { presence: Presence::Absent, ..visit() };
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(absent.due_in(INTERVAL, hour), Duration::from_secs(60));
+        assert_eq!(absent.due_in(INTERVAL, Duration::from_millis(10)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_request_makes_a_database_due_unless_its_sweeper_fails() {
+        let requested = Visit { presence: Presence::Absent, requested: true, ..visit() };
+        assert_eq!(requested.due_in(INTERVAL, INTERVAL), Duration::ZERO);
+        let failing = Visit { failures: 3, ..requested };
+        assert_eq!(failing.due_in(INTERVAL, INTERVAL), Duration::from_secs(4));
+    }
+
+    #[test]
+    fn pauses_after_failures_grow_up_to_five_minutes() {
+        let pauses: Vec<u64> = [1, 2, 3, 9, 10, 1_000].map(|n| retry_pause(n).as_secs()).into();
+        assert_eq!(pauses, [1, 2, 4, 256, 300, 300]);
+    }
+
+    #[test]
+    fn the_launcher_never_sleeps_longer_than_a_minute() {
+        assert_eq!(longest_sleep(Duration::from_secs(3_600)), Duration::from_secs(60));
+        assert_eq!(longest_sleep(Duration::from_millis(100)), Duration::from_millis(100));
+    }
+}

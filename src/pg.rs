@@ -1,0 +1,101 @@
+//! The calls into Postgres that need `unsafe`, each behind a safe name.
+//!
+//! Everything here runs in the one thread of a Postgres process. An ERROR of Postgres leaves these functions
+//! as a panic that pgrx turns back into the ERROR, so none of them returns half done.
+#![allow(unsafe_code, reason = "the only way to call Postgres")]
+
+use std::ffi::CStr;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys;
+
+pub mod catalog;
+pub mod process;
+pub mod scope;
+pub mod sql;
+
+/// Microseconds between 1970-01-01 and 2000-01-01, where Postgres' timestamps start.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// The server's wall clock, as `clock_timestamp()` reads it.
+pub fn now() -> DateTime<Utc> {
+    // SAFETY: reads the clock, nothing else.
+    from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
+/// When this server was started.
+pub fn server_started_at() -> DateTime<Utc> {
+    // SAFETY: set once by the postmaster before any process that runs this code.
+    from_postgres(unsafe { pg_sys::PgStartTime })
+}
+
+/// A time as Postgres counts it: microseconds since 2000-01-01.
+pub fn from_postgres(timestamp: i64) -> DateTime<Utc> {
+    let microseconds = timestamp.saturating_add(POSTGRES_EPOCH);
+    let bound = if timestamp < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC };
+    DateTime::from_timestamp_micros(microseconds).unwrap_or(bound)
+}
+
+/// The inverse of [`from_postgres`].
+pub fn to_postgres(time: DateTime<Utc>) -> i64 {
+    time.timestamp_micros().saturating_sub(POSTGRES_EPOCH)
+}
+
+/// An SQL `timestamptz` as a time; the infinities become the ends of what can be told.
+pub fn time_of(timestamp: TimestampWithTimeZone) -> DateTime<Utc> {
+    from_postgres(timestamp.into())
+}
+
+/// A time as an SQL `timestamptz`; `None` when it is out of its range.
+pub fn timestamptz(time: DateTime<Utc>) -> Option<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(to_postgres(time)).ok()
+}
+
+/// A length of time as a chrono one; every duration here comes from a setting and fits.
+pub fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+/// Whether the library is being loaded by the postmaster, which alone can ask for shared memory.
+pub fn is_preloading() -> bool {
+    // SAFETY: a plain flag, written before and after the libraries are loaded.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Whether pg_upgrade started this server; nothing of ours may run then.
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: a plain flag, set on the command line.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// Refuses, with Postgres' own errors, a command on a standby or in a read-only transaction.
+pub fn prevent_unless_writable(command: &CStr) {
+    // SAFETY: the name outlives the call. Recovery first: on a standby every transaction is read-only too.
+    unsafe { pg_sys::PreventCommandDuringRecovery(command.as_ptr()) };
+    // SAFETY: as above.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+}
+
+/// Makes Postgres warn about unknown settings that begin with this prefix.
+pub fn reserve_setting_prefix(prefix: &'static CStr) {
+    // SAFETY: the name is static.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
+}
+
+/// The database that this process is connected to.
+pub fn current_database() -> pg_sys::Oid {
+    // SAFETY: set when the process connected, never changed.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// The name of the machine that the server runs on.
+pub fn server_hostname() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
+}
+
+/// Gives Postgres the chance to cancel the statement or end the process.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}

@@ -1,0 +1,151 @@
+//! Look-ups in the system catalogs that SPI would make slow or cannot do.
+#![allow(unsafe_code, reason = "the only way to call Postgres")]
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+
+/// A column as the catalog has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Its type.
+    pub type_oid: pg_sys::Oid,
+    /// Its type modifier; -1 when there is none.
+    pub type_modifier: i32,
+}
+
+impl Column {
+    /// Characters that fit, for a `varchar(n)`; `None` when there is no limit.
+    pub fn character_limit(&self) -> Option<usize> {
+        if self.type_oid != pg_sys::VARCHAROID {
+            return None;
+        }
+        usize::try_from(self.type_modifier).ok()?.checked_sub(pg_sys::VARHDRSZ)
+    }
+}
+
+/// What a relation is and whose.
+#[derive(Clone, Copy, Debug)]
+pub struct Relation {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
+    /// The role that owns it now.
+    pub owner: pg_sys::Oid,
+    /// One of Postgres' `RELKIND_` letters.
+    pub kind: u8,
+}
+
+/// The relation of this name in a schema.
+pub fn relation_named(schema: pg_sys::Oid, name: &str) -> Option<Relation> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name outlives the call.
+    let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    relation(oid)
+}
+
+/// The relation with this OID; `None` when it was dropped.
+pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
+    let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+    // SAFETY: a look-up by OID; the tuple, if any, is released below.
+    let tuple = unsafe { pg_sys::SearchSysCache1(cache, oid.into()) };
+    if tuple.is_null() {
+        return None;
+    }
+    // SAFETY: a tuple of pg_class begins with this struct, and it stays until it is released.
+    let class = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>() };
+    let relation = Relation { oid, owner: class.relowner, kind: class.relkind as u8 };
+    // SAFETY: the tuple found above, released once; `relation` holds copies.
+    unsafe { pg_sys::ReleaseSysCache(tuple) };
+    Some(relation)
+}
+
+/// A relation's name with its schema, quoted where SQL needs it; `None` when it was dropped.
+pub fn qualified_name(relation: pg_sys::Oid) -> Option<String> {
+    // SAFETY: returns a palloc'd string, or null.
+    let name = unsafe { pg_sys::get_rel_name(relation) };
+    // SAFETY: as above; InvalidOid when there is no such relation.
+    let schema = unsafe { pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation)) };
+    if name.is_null() || schema.is_null() {
+        return None;
+    }
+    // SAFETY: two valid strings; the result is palloc'd.
+    let qualified = unsafe { pg_sys::quote_qualified_identifier(schema, name) };
+    // SAFETY: just made, and never null.
+    Some(unsafe { CStr::from_ptr(qualified) }.to_string_lossy().into_owned())
+}
+
+/// A column of a relation; `None` when it has none of that name.
+pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name outlives the call.
+    let number = unsafe { pg_sys::get_attnum(relation, name.as_ptr()) };
+    if number <= 0 {
+        return None;
+    }
+    let mut column = Column { type_oid: pg_sys::InvalidOid, type_modifier: -1 };
+    let mut collation = pg_sys::InvalidOid;
+    // SAFETY: the column exists, and the pointers are valid for the call.
+    unsafe {
+        pg_sys::get_atttypetypmodcoll(
+            relation,
+            number,
+            &mut column.type_oid,
+            &mut column.type_modifier,
+            &mut collation,
+        )
+    };
+    Some(column)
+}
+
+/// The OID of this extension, held against being dropped until the transaction ends; `None` when it is not
+/// there, or was dropped while the lock was awaited.
+pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: the name is valid for the call.
+    let find = || unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) };
+    let oid = find();
+    if oid == pg_sys::InvalidOid {
+        return None;
+    }
+    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: an ordinary heavyweight lock, released at the end of the transaction.
+    unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode) };
+    (find() == oid).then_some(oid)
+}
+
+/// A database that sweepers can connect to.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Its OID, which stays when it is renamed.
+    pub oid: pg_sys::Oid,
+    /// Its present name.
+    pub name: String,
+}
+
+/// All databases but templates and those that allow no connections. Needs a transaction, no database.
+pub fn databases() -> Vec<Database> {
+    let mut found = Vec::new();
+    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: pg_database is shared, so it can be opened without a database; closed below.
+    let relation = unsafe { pg_sys::table_open(pg_sys::DatabaseRelationId, mode) };
+    // SAFETY: the relation is open; no keys; ended below.
+    let scan = unsafe { pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut()) };
+    loop {
+        // SAFETY: the scan is open.
+        let tuple = unsafe { pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection) };
+        if tuple.is_null() {
+            break;
+        }
+        // SAFETY: a tuple of pg_database begins with this struct, and it stays until the next one is fetched.
+        let row = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>() };
+        if row.datallowconn && !row.datistemplate {
+            // SAFETY: a NameData is always terminated.
+            let name = unsafe { CStr::from_ptr(row.datname.data.as_ptr()) };
+            found.push(Database { oid: row.oid, name: name.to_string_lossy().into_owned() });
+        }
+    }
+    // SAFETY: opened above, ended once.
+    unsafe { pg_sys::table_endscan(scan) };
+    // SAFETY: opened above, closed once.
+    unsafe { pg_sys::table_close(relation, mode) };
+    found
+}

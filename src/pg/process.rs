@@ -1,0 +1,205 @@
+//! What a background worker needs: registration, signals, its latch, how it shows itself.
+#![allow(unsafe_code, reason = "the only way to call Postgres")]
+
+use std::ffi::{CStr, CString};
+use std::time::Duration;
+
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::pg_sys;
+
+/// The library's name in `shared_preload_libraries`, from which workers are started.
+const LIBRARY: &str = "rgrid_heartbeat";
+
+/// A background worker's name and type end before this many bytes.
+const NAME_LENGTH: usize = pg_sys::BGW_MAXLEN as usize - 1;
+
+unsafe extern "C-unwind" {
+    // Declared here because pgrx's own declarations are wrappers, and a signal handler must be the C function.
+    fn die(signal: i32);
+    fn SignalHandlerForConfigReload(signal: i32);
+}
+
+/// A connection's latch: what `WaitLatch` sleeps on and others set to wake it.
+///
+/// Lives in shared memory for as long as the server runs, whatever becomes of the process.
+#[derive(Clone, Copy)]
+pub struct Latch(*mut pg_sys::Latch);
+
+// SAFETY: only ever points at a latch of the fixed array of processes, which all processes share.
+unsafe impl Send for Latch {}
+
+impl Latch {
+    /// No process's latch; setting it does nothing.
+    pub const NONE: Self = Self(std::ptr::null_mut());
+
+    /// This process's latch.
+    pub fn mine() -> Self {
+        // SAFETY: set for every process with shared memory.
+        Self(unsafe { pg_sys::MyLatch })
+    }
+
+    /// Wakes the process that owns the latch, or nobody.
+    pub fn set(self) {
+        if !self.0.is_null() {
+            // SAFETY: see the type: the latch is valid for as long as the server runs.
+            unsafe { pg_sys::SetLatch(self.0) };
+        }
+    }
+}
+
+/// Registers the one static worker, which Postgres starts when recovery has finished and restarts a second
+/// after it ended.
+pub fn register_launcher(kind: &str, function: &str) {
+    BackgroundWorkerBuilder::new(kind)
+        .set_library(LIBRARY)
+        .set_function(function)
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
+/// A worker that this process started.
+pub struct Worker(*mut pg_sys::BackgroundWorkerHandle);
+
+impl Worker {
+    /// Starts a worker that is never restarted; this process is woken when it starts and ends.
+    ///
+    /// `None` when Postgres has no slot left for it.
+    pub fn start(kind: &str, name: &str, function: &str, argument: pg_sys::Oid) -> Option<Self> {
+        let builder = BackgroundWorkerBuilder::new(truncated(name, NAME_LENGTH))
+            .set_type(kind)
+            .set_library(LIBRARY)
+            .set_function(function)
+            .enable_spi_access()
+            .set_argument(Some(argument.into()))
+            // SAFETY: set when this process started, never changed.
+            .set_notify_pid(unsafe { pg_sys::MyProcPid });
+        let mut worker: pg_sys::BackgroundWorker = (&builder).into();
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: a context that lives as long as the process, in which the handle is made.
+        let context = unsafe { pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext) };
+        // SAFETY: both pointers are valid for the call.
+        let started = unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle) };
+        // SAFETY: the context found above.
+        unsafe { pg_sys::MemoryContextSwitchTo(context) };
+        started.then_some(Self(handle))
+    }
+
+    /// Whether it has ended, or never came to run.
+    pub fn has_ended(&self) -> bool {
+        let mut pid = 0;
+        // SAFETY: the handle is valid until dropped.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) };
+        status == pg_sys::BgwHandleStatus::BGWH_STOPPED
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // SAFETY: palloc'd by `start`, freed once.
+        unsafe { pg_sys::pfree(self.0.cast()) };
+    }
+}
+
+/// Installs the signal handlers of an ordinary server process and lets signals in.
+///
+/// SIGTERM ends the worker at its next check for interrupts, also in the middle of a statement; SIGHUP is
+/// remembered for [`reload_requested`]. SIGINT stays as it is: timeouts arrive through it.
+pub fn accept_signals() {
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal;
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as pqsignal;
+
+    // SAFETY: a handler of Postgres' own, made for this.
+    unsafe { pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
+    // SAFETY: as above.
+    unsafe { pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload)) };
+    // SAFETY: the handlers are in place.
+    unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
+}
+
+/// Connects this worker to a database; to none, with only shared catalogs, for `InvalidOid`.
+pub fn connect(database: pg_sys::Oid) {
+    if database == pg_sys::InvalidOid {
+        // SAFETY: called once, by a worker that asked for a connection.
+        unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
+    } else {
+        // SAFETY: as above; as the bootstrap superuser, which cannot be dropped.
+        unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    }
+}
+
+/// Frees a worker of settings that postgresql.conf or ALTER DATABASE make for people, as autovacuum does.
+pub fn reset_session_settings() {
+    let settings = [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", c"1s"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"session_replication_role", c"origin"),
+    ];
+    for (name, value) in settings {
+        // SAFETY: static strings; the values are valid.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            )
+        };
+    }
+}
+
+/// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process.
+pub fn wait(timeout: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // Rounded up, or the last part of a millisecond would be spent awake.
+    let milliseconds = timeout.as_micros().div_ceil(1_000).try_into().unwrap_or(i64::from(i32::MAX));
+    // SAFETY: this process's own latch.
+    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    // SAFETY: as above; before the work is looked for, so that no wake-up is lost.
+    unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+    super::check_for_interrupts();
+}
+
+/// Reads the configuration again when a SIGHUP asked for it; says whether it did.
+pub fn reload_if_requested() -> bool {
+    // SAFETY: a flag that a signal handler sets: read as volatile.
+    if unsafe { (&raw const pg_sys::ConfigReloadPending).read_volatile() } == 0 {
+        return false;
+    }
+    // SAFETY: as above; cleared before reading, so that a SIGHUP that comes meanwhile counts.
+    unsafe { (&raw mut pg_sys::ConfigReloadPending).write_volatile(0) };
+    // SAFETY: outside of a transaction, as every process does it.
+    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+    true
+}
+
+/// Shows in `pg_stat_activity` what this process is doing.
+pub fn report_activity(activity: &str) {
+    let Ok(activity) = CString::new(activity) else { return };
+    // SAFETY: the text is copied.
+    unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr()) };
+}
+
+/// Shows in `pg_stat_activity` that this process waits for something to do.
+pub fn report_idle() {
+    // SAFETY: no text.
+    unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()) };
+}
+
+/// The name under which `pg_stat_activity` shows this process.
+pub fn report_name(name: &CStr) {
+    // SAFETY: the name is copied.
+    unsafe { pg_sys::pgstat_report_appname(name.as_ptr()) };
+}
+
+/// The longest beginning of `text` of at most `length` bytes that ends between characters.
+fn truncated(text: &str, length: usize) -> &str {
+    &text[..text.floor_char_boundary(length)]
+}

@@ -1,0 +1,171 @@
+//! Code that runs inside something: as another role, in a subtransaction, in a worker's transaction.
+#![allow(unsafe_code, reason = "the only way to call Postgres")]
+
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+
+use crate::error::{Caught, Error, Result};
+
+/// Runs `work` as `role`, in a security-restricted operation and with settings of its own.
+///
+/// Triggers, policies, defaults and functions that the work sets off have the role's rights and no more, can
+/// neither change the role nor leave anything behind in the session, and see a search_path in which nobody
+/// but the superuser creates objects. row_security is off, so a policy that would hide rows raises an error
+/// instead. The same protection as VACUUM and ANALYZE give to the owners' index expressions.
+pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let _restored = RoleScope::enter(role);
+    set_local(c"search_path", c"pg_catalog, pg_temp");
+    set_local(c"row_security", c"off");
+    work()
+}
+
+/// Runs `work` as `role`, as [`as_role`] does, and gives up on any lock after a second.
+pub fn as_role_without_waiting<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    as_role(role, || {
+        set_local(c"lock_timeout", c"1s");
+        work()
+    })
+}
+
+/// The session's role and settings, put back when dropped.
+struct RoleScope {
+    role: pg_sys::Oid,
+    security_context: i32,
+    guc_level: i32,
+}
+
+impl RoleScope {
+    fn enter(role: pg_sys::Oid) -> Self {
+        let mut scope = Self { role: pg_sys::InvalidOid, security_context: 0, guc_level: 0 };
+        // SAFETY: both pointers are valid for the call.
+        unsafe { pg_sys::GetUserIdAndSecContext(&mut scope.role, &mut scope.security_context) };
+        let restricted = scope.security_context
+            | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+            | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+        // SAFETY: undone by `drop`, or by the abort of the (sub)transaction when an error passes.
+        unsafe { pg_sys::SetUserIdAndSecContext(role, restricted) };
+        // SAFETY: closed by `drop`, or by the abort.
+        scope.guc_level = unsafe { pg_sys::NewGUCNestLevel() };
+        scope
+    }
+}
+
+impl Drop for RoleScope {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The abort of the (sub)transaction restores both; in the middle of an error nothing may be called.
+            return;
+        }
+        // SAFETY: the level that `enter` opened, and the scopes nest.
+        unsafe { pg_sys::AtEOXact_GUC(false, self.guc_level) };
+        // SAFETY: the values that `enter` found.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.security_context) };
+    }
+}
+
+/// Sets a setting until the present GUC nest level ends.
+fn set_local(name: &CStr, value: &CStr) {
+    // SAFETY: both strings outlive the call; the value is copied. Every setting used here is one that any
+    // user may set, so the caller's rights do not matter.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        )
+    };
+}
+
+/// Runs `work` in a subtransaction; an error in it undoes the work, and only the work.
+///
+/// A cancelled statement is not an error of the work's own: it goes on up.
+pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: a global that only this thread writes; it says where results are to live.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
+    // SAFETY: as above; it says who owns what the work opens.
+    let owner = unsafe { pg_sys::CurrentResourceOwner };
+    // SAFETY: ended by exactly one of the two branches below.
+    unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
+    // SAFETY: the caller's context outlives the subtransaction, whose own would take the results along.
+    unsafe { pg_sys::MemoryContextSwitchTo(context) };
+    let result = PgTryBuilder::new(AssertUnwindSafe(work)).catch_others(|error| Err(caught(error))).execute();
+    match &result {
+        // SAFETY: the subtransaction begun above is the innermost one: everything inside it nests.
+        Ok(_) => unsafe { pg_sys::ReleaseCurrentSubTransaction() },
+        // SAFETY: as above.
+        Err(_) => unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() },
+    }
+    // SAFETY: valid before the subtransaction, and it has not ended since.
+    unsafe { pg_sys::MemoryContextSwitchTo(context) };
+    // SAFETY: as above.
+    unsafe { pg_sys::CurrentResourceOwner = owner };
+    result
+}
+
+/// Runs `work` in a transaction of a background worker's own; an error aborts it and is returned.
+pub fn transaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: workers run no transaction outside of this function; see the two branches for the end.
+    unsafe { pg_sys::SetCurrentStatementStartTimestamp() };
+    // SAFETY: as above.
+    unsafe { pg_sys::StartTransactionCommand() };
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: in a transaction; popped below, or dropped by the abort.
+        let snapshot = unsafe { pg_sys::GetTransactionSnapshot() };
+        // SAFETY: as above.
+        unsafe { pg_sys::PushActiveSnapshot(snapshot) };
+        let result = work()?;
+        // SAFETY: the one pushed above: whatever the work pushed, it popped.
+        unsafe { pg_sys::PopActiveSnapshot() };
+        // SAFETY: the transaction begun above. An error in it, as in a deferred constraint, is caught here.
+        unsafe { pg_sys::CommitTransactionCommand() };
+        Ok(result)
+    }))
+    .catch_others(|error| Err(caught(error)))
+    .execute();
+    if result.is_err() {
+        // SAFETY: ends whatever state the error left; without it the next transaction finds this one open.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    // SAFETY: outside of a transaction. Without it autovacuum never hears of the rows changed here.
+    unsafe { pg_sys::pgstat_report_stat(true) };
+    result
+}
+
+/// What an error said. One that is not for the catcher, a cancelled statement, is raised again.
+fn caught(error: CaughtError) -> Error {
+    let report = match &error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+        CaughtError::RustPanic { ereport, .. } => ereport,
+    };
+    if report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED {
+        error.rethrow();
+    }
+    Error::Caught(Caught {
+        code: report.sql_error_code(),
+        message: report.message().to_owned(),
+        detail: report.detail().map(str::to_owned),
+        hint: report.hint().map(str::to_owned),
+    })
+}
+
+/// Runs `work` when the present transaction has committed; never, when it or a subtransaction that this is
+/// called in is rolled back. The work must not fail: the transaction is over.
+pub fn at_commit(work: impl FnOnce() + 'static) {
+    // SAFETY: in a transaction; of a subtransaction it is the subtransaction's own.
+    let transaction = unsafe { pg_sys::GetCurrentTransactionId() };
+    let work = AssertUnwindSafe(move || {
+        // SAFETY: a look at the commit log, where the commit was just written.
+        if unsafe { pg_sys::TransactionIdDidCommit(transaction) } {
+            work();
+        }
+    });
+    pgrx::register_xact_callback(pgrx::PgXactCallbackEvent::Commit, work);
+}

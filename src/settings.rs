@@ -1,0 +1,83 @@
+//! The settings, each with a typed getter. Defined in every process that loads the library.
+//!
+//! A setting that one database may need differently is superuser-settable (`ALTER DATABASE ... SET`); one
+//! that the launcher reads for all databases at once can only come from the configuration file.
+
+use std::time::Duration;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use crate::pg;
+
+static CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static STALE_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(120_000);
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// Defines the settings and reserves their prefix, so that a misspelt one is reported.
+pub fn define() {
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.check_interval",
+        c"Time between two sweeps of a database.",
+        c"A dead worker is found at most this much later than its silence exceeds the threshold.",
+        &CHECK_INTERVAL,
+        10,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.stale_threshold",
+        c"Silence after which a worker is dead.",
+        c"At least three times the interval at which workers send heartbeats.",
+        &STALE_THRESHOLD,
+        100,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.batch_size",
+        c"Dead workers settled in one transaction.",
+        c"Also the most that one call of rgrid_sweep() settles.",
+        &BATCH_SIZE,
+        1,
+        1_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"rgrid_heartbeat.enabled",
+        c"Sweeps databases for dead workers.",
+        c"Off pauses sweeping, for a restore or for maintenance; heartbeats go on being taken.",
+        &ENABLED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    pg::reserve_setting_prefix(c"rgrid_heartbeat");
+}
+
+/// Time between two sweeps of a database.
+pub fn check_interval() -> Duration {
+    milliseconds(CHECK_INTERVAL.get())
+}
+
+/// Silence after which a worker is dead.
+pub fn stale_threshold() -> Duration {
+    milliseconds(STALE_THRESHOLD.get())
+}
+
+/// Dead workers settled in one transaction.
+pub fn batch_size() -> usize {
+    usize::try_from(BATCH_SIZE.get()).unwrap_or(1)
+}
+
+/// Whether databases are swept.
+pub fn enabled() -> bool {
+    ENABLED.get()
+}
+
+/// A setting's number is never negative: its range says so.
+fn milliseconds(number: i32) -> Duration {
+    Duration::from_millis(u64::try_from(number).unwrap_or(0))
+}

@@ -1,0 +1,81 @@
+//! What operators read.
+
+use std::collections::HashSet;
+
+use pgrx::datum::Interval;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::{self, sql};
+use crate::workers::{HeartbeatTable, Worker};
+use crate::{ledger, liveness, settings};
+
+/// The workers silent for longer than a threshold, the configured one when NULL, the longest silence first.
+///
+/// By the plain clock: a worker is listed as 'stale' as soon as its last heartbeat is older than the threshold,
+/// even while a sweep would not judge it yet, and as 'dead' from its death until it comes back.
+///
+/// # Errors
+///
+/// `invalid_parameter_value` for a threshold of zero or less.
+#[pg_extern]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
+fn rgrid_stale_workers(
+    threshold: default!(Option<Interval>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(worker_id, String),
+            name!(hostname, Option<String>),
+            name!(last_heartbeat_at, Option<TimestampWithTimeZone>),
+            name!(seconds_since_heartbeat, f64),
+            name!(state, String),
+        ),
+    >,
+    ErrorReport,
+> {
+    let now = pg::now();
+    let (workers, dead) = stale_workers(now, threshold)?;
+    Ok(TableIterator::new(workers.into_iter().map(move |worker| {
+        let state = if dead.contains(&worker.id) { "dead" } else { "stale" };
+        (
+            worker.id,
+            worker.hostname,
+            pg::timestamptz(worker.last_heartbeat_at),
+            liveness::silence(now, worker.last_heartbeat_at).as_secs_f64(),
+            state.to_owned(),
+        )
+    })))
+}
+
+/// The silent workers, and the ids of all dead ones.
+fn stale_workers(
+    now: chrono::DateTime<chrono::Utc>,
+    threshold: Option<Interval>,
+) -> Result<(Vec<Worker>, HashSet<String>)> {
+    let cutoff = match threshold {
+        Some(threshold) => cutoff(now, threshold)?,
+        None => now - pg::delta(settings::stale_threshold()),
+    };
+    let installation = Installation::of_caller()?;
+    let mut workers = HeartbeatTable::open(&installation)?.silent_since(cutoff, &[])?;
+    workers.sort_by_key(|worker| worker.last_heartbeat_at);
+    let dead = ledger::dead(&installation)?.into_iter().map(|worker| worker.id).collect();
+    Ok((workers, dead))
+}
+
+/// The time an interval ago; months and days are what the calendar makes of them.
+fn cutoff(now: chrono::DateTime<chrono::Utc>, threshold: Interval) -> Result<chrono::DateTime<chrono::Utc>> {
+    let cutoffs = sql::select(
+        "SELECT $1 OPERATOR(pg_catalog.-) $2",
+        &[pg::timestamptz(now).into(), threshold.into()],
+        |row| Ok(pg::time_of(row.required(1, "cutoff")?)),
+    )?;
+    match cutoffs.first() {
+        Some(cutoff) if *cutoff < now => Ok(*cutoff),
+        _ => Err(Error::ThresholdNotPositive),
+    }
+}

@@ -1,0 +1,438 @@
+//! Declaring deaths and settling the jobs of the dead: for the sweeper, for `rgrid_sweep()`, and for a worker
+//! that comes back.
+//!
+//! What orders a sweep and a returning worker is the lock on the worker's row in `worker_heartbeats`: a sweep
+//! holds it from the judgement until the jobs are settled and the ledger is written; a heartbeat takes it before
+//! it reads the ledger. Jobs left over from a death that is already in the ledger are settled under the lock on
+//! the ledger's row, which a returning worker must change.
+//! Each job table is settled in a subtransaction of its own, so that one which fails does not stop the others.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::jobs::{self, JobTable, Locked, Settled};
+use crate::ledger::{self, Death, Reason};
+use crate::pg::{self, scope};
+use crate::workers::{HeartbeatTable, Worker};
+use crate::{databases, liveness, settings};
+
+/// A job table that could not be settled, and why.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// The table's qualified name.
+    pub table: String,
+    /// What it said.
+    pub message: String,
+}
+
+impl Problem {
+    /// The problem as a line of the log.
+    pub fn message(&self) -> String {
+        format!("could not settle jobs in table {}: {}", self.table, self.message)
+    }
+}
+
+/// What was settled, for each worker and table, and what could not be.
+#[derive(Default)]
+pub struct Settlement {
+    by_worker: HashMap<String, Vec<(String, Settled)>>,
+    /// Tables that failed.
+    pub problems: Vec<Problem>,
+}
+
+impl Settlement {
+    fn add(&mut self, table: &JobTable, settled: Vec<Settled>) {
+        for jobs in settled {
+            self.by_worker.entry(jobs.worker.clone()).or_default().push((table.name.clone(), jobs));
+        }
+    }
+
+    /// Jobs of a worker that were failed and requeued, over all tables.
+    fn totals(&self, worker: &str) -> (i64, i64) {
+        let jobs = self.by_worker.get(worker).into_iter().flatten();
+        jobs.fold((0, 0), |(failed, requeued), (_, jobs)| (failed + jobs.failed, requeued + jobs.requeued))
+    }
+}
+
+/// One row of `rgrid_sweep()`.
+pub struct Line {
+    worker: Worker,
+    job_table: Option<String>,
+    failed: i64,
+    requeued: i64,
+}
+
+/// What a sweep did, or would do.
+#[derive(Default)]
+pub struct Report {
+    /// One line for each dead worker and table, or for a worker that ran nothing.
+    pub lines: Vec<Line>,
+    /// Tables that failed.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Adds problems, each table's once.
+    fn add_problems(&mut self, problems: Vec<Problem>) {
+        for problem in problems {
+            if self.problems.iter().all(|known| known.table != problem.table) {
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn add(&mut self, workers: Vec<Worker>, mut settlement: Settlement, without_jobs: bool) {
+        self.add_problems(std::mem::take(&mut settlement.problems));
+        for worker in workers {
+            let jobs = settlement.by_worker.remove(&worker.id).unwrap_or_default();
+            if jobs.is_empty() && without_jobs {
+                self.lines.push(Line { worker: worker.clone(), job_table: None, failed: 0, requeued: 0 });
+            }
+            self.lines.extend(jobs.into_iter().map(|(table, jobs)| Line {
+                worker: worker.clone(),
+                job_table: Some(table),
+                failed: jobs.failed,
+                requeued: jobs.requeued,
+            }));
+        }
+    }
+}
+
+/// A sweep of the present database, made anew for each transaction.
+pub struct Sweep {
+    installation: Installation,
+    heartbeats: HeartbeatTable,
+    now: DateTime<Utc>,
+    /// Workers last heard of before it are dead; `None` while nobody can be judged.
+    cutoff: Option<DateTime<Utc>>,
+}
+
+impl Sweep {
+    /// Reads the clock and the settings.
+    pub fn new(installation: Installation) -> Result<Self> {
+        let heartbeats = HeartbeatTable::open(&installation)?;
+        let now = pg::now();
+        let cutoff = liveness::cutoff(now, databases::observing_since(), settings::stale_threshold());
+        Ok(Self { installation, heartbeats, now, cutoff })
+    }
+
+    /// Writes down the return of workers that are in the ledger as dead and whose rows others have renewed
+    /// since. Returns the ones that are still dead.
+    pub fn close_returned(&self) -> Result<Vec<Worker>> {
+        let dead = ledger::dead(&self.installation)?;
+        let back = self.returned(&dead)?;
+        if back.is_empty() {
+            return Ok(dead);
+        }
+        let ids: Vec<&str> = back.iter().map(|worker| worker.id.as_str()).collect();
+        for worker in ledger::close(&self.installation, &ids, self.now)? {
+            log_at_commit(format!("worker \"{}\" came back after it was declared dead", printable(&worker)));
+        }
+        Ok(dead.into_iter().filter(|worker| !ids.contains(&worker.id.as_str())).collect())
+    }
+
+    fn returned(&self, dead: &[Worker]) -> Result<Vec<Worker>> {
+        match self.cutoff {
+            Some(cutoff) if !dead.is_empty() => self.heartbeats.heard_since(cutoff, dead),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The workers that are to be declared dead, without locking anything.
+    pub fn silent(&self, dead: &[Worker]) -> Result<Vec<Worker>> {
+        let Some(cutoff) = self.cutoff else { return Ok(Vec::new()) };
+        self.heartbeats.silent_since(cutoff, &ids(dead))
+    }
+
+    /// Declares these workers dead, those that have beaten meanwhile or that others are at work on apart.
+    pub fn declare_dead(&self, silent: &[String]) -> Result<Report> {
+        let mut report = Report::default();
+        let Some(cutoff) = self.cutoff else { return Ok(report) };
+        let workers = self.heartbeats.lock_silent(silent, cutoff)?;
+        // Another sweep may have been faster: with the rows locked, the ledger tells for good.
+        let known = ledger::dead_among(&self.installation, &ids(&workers))?;
+        let workers: Vec<Worker> = workers.into_iter().filter(|worker| !known.contains(&worker.id)).collect();
+        if workers.is_empty() {
+            return Ok(report);
+        }
+        let settlement = settle(&self.installation, &ids(&workers), self.now)?;
+        let deaths: Vec<Death> =
+            workers.iter().map(|worker| death(worker, Reason::Stale, self.now, &settlement)).collect();
+        record(&self.installation, &deaths)?;
+        report.add(workers, settlement, true);
+        Ok(report)
+    }
+
+    /// Of these dead workers, the ones that have running jobs: claimed after their death, or locked at the time.
+    /// And the tables that could not be asked.
+    pub fn with_leftovers(&self, dead: &[Worker]) -> Result<(Vec<String>, Vec<Problem>)> {
+        let found = running(&self.installation, &ids(dead))?;
+        let mut workers: Vec<String> = found.by_worker.into_keys().collect();
+        workers.sort_unstable();
+        Ok((workers, found.problems))
+    }
+
+    /// Settles what these workers still run, those that have come back meanwhile apart.
+    pub fn settle_leftovers(&self, dead: &[String]) -> Result<Report> {
+        let mut report = Report::default();
+        let workers = ledger::lock_dead(&self.installation, dead)?;
+        if workers.is_empty() {
+            return Ok(report);
+        }
+        let settlement = settle(&self.installation, &ids(&workers), self.now)?;
+        for worker in &workers {
+            let (failed, requeued) = settlement.totals(&worker.id);
+            if failed + requeued > 0 {
+                ledger::add_jobs(&self.installation, &worker.id, failed, requeued)?;
+                log_at_commit(format!(
+                    "jobs that dead worker \"{}\" still ran were settled: {}",
+                    printable(&worker.id),
+                    counted(failed, requeued)
+                ));
+            }
+        }
+        report.add(workers, settlement, false);
+        Ok(report)
+    }
+
+    /// What a sweep would do now. Changes and locks nothing.
+    fn dry_run(&self) -> Result<Report> {
+        let mut report = Report::default();
+        let dead = ledger::dead(&self.installation)?;
+        let back: HashSet<String> = ids(&self.returned(&dead)?).into_iter().collect();
+        let dead: Vec<Worker> = dead.into_iter().filter(|worker| !back.contains(&worker.id)).collect();
+        let mut silent = self.silent(&dead)?;
+        notice_of_more(silent.len());
+        silent.truncate(settings::batch_size());
+        let settlement = running(&self.installation, &ids(&silent))?;
+        report.add(silent, settlement, true);
+        let settlement = running(&self.installation, &ids(&dead))?;
+        report.add(dead, settlement, false);
+        Ok(report)
+    }
+
+    /// One sweep in the caller's transaction.
+    fn run(&self) -> Result<Report> {
+        let dead = self.close_returned()?;
+        let mut silent = ids(&self.silent(&dead)?);
+        notice_of_more(silent.len());
+        silent.truncate(settings::batch_size());
+        let mut report = if silent.is_empty() { Report::default() } else { self.declare_dead(&silent)? };
+        let (leftovers, mut problems) = self.with_leftovers(&dead)?;
+        if !leftovers.is_empty() {
+            let mut settled = self.settle_leftovers(&leftovers)?;
+            report.lines.append(&mut settled.lines);
+            problems.append(&mut settled.problems);
+        }
+        report.add_problems(problems);
+        Ok(report)
+    }
+}
+
+/// Settles what a worker in the ledger still runs and writes down that it is back. Its row is locked.
+pub fn welcome_back(installation: &Installation, worker: &str) -> Result<()> {
+    let now = pg::now();
+    let settlement = settle_now(installation, worker, now)?;
+    let (failed, requeued) = settlement.totals(worker);
+    if failed + requeued > 0 {
+        ledger::add_jobs(installation, worker, failed, requeued)?;
+    }
+    ledger::close(installation, &[worker], now)?;
+    log_at_commit(format!("worker \"{}\" came back after it was declared dead", printable(worker)));
+    Ok(())
+}
+
+/// Gives up the earlier incarnation of a worker, for a reason of the worker's own. Its row is locked, when it
+/// has one. Without `always`, only when it still ran something. Says whether there was a death.
+pub fn give_up(installation: &Installation, worker: &Worker, reason: Reason, always: bool) -> Result<bool> {
+    let now = pg::now();
+    let settlement = settle_now(installation, &worker.id, now)?;
+    if !always && settlement.totals(&worker.id) == (0, 0) {
+        return Ok(false);
+    }
+    let mut death = death(worker, reason, now, &settlement);
+    death.returned_at = (reason == Reason::Restarted).then_some(now);
+    record(installation, &[death])?;
+    Ok(true)
+}
+
+/// Adds what a dead worker still runs to its death. Its row is locked.
+pub fn settle_dead(installation: &Installation, worker: &str) -> Result<()> {
+    let (failed, requeued) = settle_now(installation, worker, pg::now())?.totals(worker);
+    if failed + requeued > 0 {
+        ledger::add_jobs(installation, worker, failed, requeued)?;
+    }
+    Ok(())
+}
+
+/// Settles the running jobs of workers in all watched tables; locked rows stay for the next sweep.
+fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc>) -> Result<Settlement> {
+    let mut settlement = Settlement::default();
+    for table in jobs::watched(installation)? {
+        match scope::subtransaction(|| table.settle(workers, now, Locked::Skip)) {
+            Ok(settled) => settlement.add(&table, settled),
+            Err(error) => settlement.problems.push(Problem { table: table.name, message: error.message() }),
+        }
+    }
+    Ok(settlement)
+}
+
+/// Settles all running jobs of a worker that waits for it: locked rows are waited for.
+///
+/// # Errors
+///
+/// When a row stays locked. A table that fails otherwise is warned of and left alone: no worker must stay away
+/// because of it.
+fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Settlement> {
+    let workers = [worker.to_owned()];
+    let mut settlement = Settlement::default();
+    for table in jobs::watched(installation)? {
+        match scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)) {
+            Ok(settled) => settlement.add(&table, settled),
+            Err(error) if jobs::is_locked(&error) => return Err(Error::JobsLocked { table: table.name }),
+            Err(error) => {
+                let problem = Problem { table: table.name, message: error.message() };
+                warning!("{}", problem.message());
+            }
+        }
+    }
+    Ok(settlement)
+}
+
+/// What these workers are running, in all watched tables.
+fn running(installation: &Installation, workers: &[String]) -> Result<Settlement> {
+    let mut found = Settlement::default();
+    if workers.is_empty() {
+        return Ok(found);
+    }
+    for table in jobs::watched(installation)? {
+        match scope::subtransaction(|| table.running(workers)) {
+            Ok(jobs) => found.add(&table, jobs),
+            Err(error) => found.problems.push(Problem { table: table.name, message: error.message() }),
+        }
+    }
+    Ok(found)
+}
+
+fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, settlement: &Settlement) -> Death {
+    let (jobs_failed, jobs_requeued) = settlement.totals(&worker.id);
+    Death {
+        worker: worker.clone(),
+        reason,
+        declared_dead_at: now,
+        jobs_failed,
+        jobs_requeued,
+        returned_at: None,
+    }
+}
+
+/// Writes deaths into the ledger, and into the log once they are committed.
+fn record(installation: &Installation, deaths: &[Death]) -> Result<()> {
+    let new = ledger::record(installation, deaths)?;
+    for death in deaths.iter().filter(|death| new.contains(&death.worker.id)) {
+        log_at_commit(epitaph(death));
+    }
+    Ok(())
+}
+
+/// The log line of a death.
+fn epitaph(death: &Death) -> String {
+    let id = printable(&death.worker.id);
+    let host =
+        death.worker.hostname.as_deref().map_or("unknown".into(), |name| format!("\"{}\"", printable(name)));
+    let jobs = counted(death.jobs_failed, death.jobs_requeued);
+    let seconds = seconds(liveness::silence(death.declared_dead_at, death.worker.last_heartbeat_at));
+    match death.reason {
+        Reason::Stale => {
+            format!("worker \"{id}\" on host {host} declared dead: last heartbeat {seconds} s ago, {jobs}")
+        }
+        Reason::Restarted => format!(
+            "worker \"{id}\" on host {host} was registered again: last heartbeat {seconds} s ago, {jobs}"
+        ),
+        Reason::Deregistered => format!(
+            "worker \"{id}\" on host {host} deregistered with running jobs: \
+             last heartbeat {seconds} s ago, {jobs}"
+        ),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1}", duration.as_secs_f64())
+}
+
+fn counted(failed: i64, requeued: i64) -> String {
+    match requeued {
+        0 => format!("jobs failed: {failed}"),
+        _ => format!("jobs failed: {failed}, requeued: {requeued}"),
+    }
+}
+
+/// A name from a table that others write, fit for one line of the log.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn log_at_commit(line: String) {
+    scope::at_commit(move || log!("{line}"));
+}
+
+fn ids(workers: &[Worker]) -> Vec<String> {
+    workers.iter().map(|worker| worker.id.clone()).collect()
+}
+
+/// Tells the caller of `rgrid_sweep()` that one call is not enough.
+fn notice_of_more(silent: usize) {
+    let batch = settings::batch_size();
+    if silent > batch {
+        notice!("{silent} workers are dead, of which one call settles {batch}; call rgrid_sweep() again");
+    }
+}
+
+/// One sweep of the present database now, or what one would do.
+///
+/// Follows the rules of the sweeper: nobody is dead before the server has listened for a whole threshold. Returns
+/// a row for each dead worker and job table in which it had running jobs, or one with a NULL `job_table` for
+/// one that had none; then rows for jobs left over from earlier deaths.
+#[pg_extern]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
+fn rgrid_sweep(
+    dry_run: default!(bool, "false"),
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(worker_id, String),
+            name!(hostname, Option<String>),
+            name!(last_heartbeat_at, Option<TimestampWithTimeZone>),
+            name!(job_table, Option<String>),
+            name!(jobs_failed, i64),
+            name!(jobs_requeued, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    if !dry_run {
+        pg::prevent_unless_writable(c"rgrid_sweep()");
+    }
+    let sweep = Sweep::new(Installation::of_caller()?)?;
+    let report = if dry_run { sweep.dry_run()? } else { sweep.run()? };
+    for problem in &report.problems {
+        warning!("{}", problem.message());
+    }
+    Ok(TableIterator::new(report.lines.into_iter().map(|line| {
+        (
+            line.worker.id,
+            line.worker.hostname,
+            pg::timestamptz(line.worker.last_heartbeat_at),
+            line.job_table,
+            line.failed,
+            line.requeued,
+        )
+    })))
+}

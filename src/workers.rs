@@ -1,0 +1,192 @@
+//! The rows of `worker_heartbeats`, one a worker: the extension's own table or an adopted one.
+//!
+//! An adopted table belongs to somebody else, who may alter it at any time. So it is looked at anew in each
+//! transaction, and every statement on it runs with its owner's rights.
+
+use std::cmp::min;
+
+use chrono::{DateTime, Utc};
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::{self, catalog, scope, sql};
+
+/// Characters that a worker id may have in the extension's own table.
+const ID_LIMIT: usize = 255;
+
+/// A row of the table.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// The worker's id.
+    pub id: String,
+    /// The host that it named or that it was seen on; always `None` in a table without that column.
+    pub hostname: Option<String>,
+    /// When it was last heard of, by the server's clock.
+    pub last_heartbeat_at: DateTime<Utc>,
+}
+
+/// The table, with what differs between the extension's own and an adopted one.
+#[derive(Clone, Debug)]
+pub struct HeartbeatTable {
+    /// The qualified, quoted name.
+    name: String,
+    /// Statements run as this role.
+    owner: pg_sys::Oid,
+    /// Whether times are stored with a time zone; without one they are UTC.
+    has_time_zone: bool,
+    /// Whether there is a column for the hostname.
+    has_hostname: bool,
+    /// Characters that fit in the column of the worker's id.
+    pub id_limit: usize,
+}
+
+impl HeartbeatTable {
+    /// Looks the table up and checks that it can be used.
+    ///
+    /// # Errors
+    ///
+    /// When it was dropped, replaced by something that is no table, or lost a column.
+    pub fn open(installation: &Installation) -> Result<Self> {
+        let name = installation.sql("@extschema@.worker_heartbeats");
+        let Some(relation) = catalog::relation_named(installation.schema, "worker_heartbeats") else {
+            return Err(Error::NoHeartbeatTable { table: name });
+        };
+        if ![pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&relation.kind) {
+            return Err(Error::NotATable { table: name });
+        }
+        let column = |column: &str| {
+            catalog::column(relation.oid, column)
+                .ok_or_else(|| Error::UndefinedColumn { table: name.clone(), column: column.to_owned() })
+        };
+        let id = column("worker_id")?;
+        let has_time_zone = match column("last_heartbeat_at")?.type_oid {
+            pg_sys::TIMESTAMPTZOID => true,
+            pg_sys::TIMESTAMPOID => false,
+            _ => {
+                return Err(Error::ColumnType {
+                    table: name,
+                    column: "last_heartbeat_at".into(),
+                    wanted: "timestamp with or without time zone",
+                });
+            }
+        };
+        Ok(Self {
+            owner: relation.owner,
+            has_time_zone,
+            has_hostname: column("hostname").is_ok(),
+            id_limit: id.character_limit().map_or(ID_LIMIT, |limit| min(limit, ID_LIMIT)),
+            name,
+        })
+    }
+
+    /// Writes down that a worker is alive. Waits for a sweep that has its row.
+    pub fn beat(&self, id: &str, hostname: &str) -> Result<()> {
+        let hostname_too = if self.has_hostname { ", hostname = EXCLUDED.hostname" } else { "" };
+        let now = self.stored("pg_catalog.clock_timestamp()");
+        let renewal = format!("UPDATE SET last_heartbeat_at = {now}{hostname_too}");
+        self.insert_or(&renewal, id, hostname)?;
+        Ok(())
+    }
+
+    /// Makes the row of a new worker; false when there is one already, also one that was not committed yet.
+    pub fn insert(&self, id: &str, hostname: &str) -> Result<bool> {
+        Ok(self.insert_or("NOTHING", id, hostname)? == 1)
+    }
+
+    fn insert_or(&self, on_conflict: &str, id: &str, hostname: &str) -> Result<usize> {
+        let (column, value) = if self.has_hostname { (", hostname", ", $2") } else { ("", "") };
+        let now = self.stored("pg_catalog.clock_timestamp()");
+        let statement = self.sql(&format!(
+            "INSERT INTO @table@ AS h (worker_id, last_heartbeat_at{column}) VALUES ($1, {now}{value}) \
+             ON CONFLICT (worker_id) DO {on_conflict}"
+        ));
+        self.as_owner(|| sql::execute(&statement, &[id.into(), hostname.into()]))
+    }
+
+    /// Locks a worker's row, waiting for whoever has it, and reads it; `None` when there is none.
+    pub fn lock(&self, id: &str) -> Result<Option<Worker>> {
+        let statement = self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = $1 FOR UPDATE");
+        let rows = self.as_owner(|| sql::update(&statement, &[id.into()], worker))?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Removes a worker's row.
+    pub fn delete(&self, id: &str) -> Result<()> {
+        let statement = self.sql("DELETE FROM @table@ h WHERE h.worker_id = $1");
+        self.as_owner(|| sql::execute(&statement, &[id.into()]))?;
+        Ok(())
+    }
+
+    /// The workers last heard of before `cutoff`, those in `except` apart, in the order of their ids.
+    pub fn silent_since(&self, cutoff: DateTime<Utc>, except: &[String]) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) ORDER BY h.worker_id",
+            self.stored("$1::timestamptz")
+        ));
+        let arguments = [pg::timestamptz(cutoff).into(), except.to_vec().into()];
+        self.as_owner(|| sql::select(&statement, &arguments, worker))
+    }
+
+    /// Of these workers, locks and reads the ones last heard of before `cutoff` whose rows nobody has locked.
+    pub fn lock_silent(&self, ids: &[String], cutoff: DateTime<Utc>) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at < {} \
+             ORDER BY h.worker_id FOR UPDATE SKIP LOCKED",
+            self.stored("$2::timestamptz")
+        ));
+        let arguments = [ids.to_vec().into(), pg::timestamptz(cutoff).into()];
+        self.as_owner(|| sql::update(&statement, &arguments, worker))
+    }
+
+    /// Of these workers, the ones heard of at or after `since`, and after the time that stands beside them.
+    pub fn heard_since(&self, since: DateTime<Utc>, dead: &[Worker]) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM unnest($1::text[], $2::timestamptz[]) AS d (id, last_heartbeat_at) \
+             JOIN @table@ h ON h.worker_id = d.id \
+             WHERE h.last_heartbeat_at >= {} AND h.last_heartbeat_at > {}",
+            self.stored("$3::timestamptz"),
+            self.stored("d.last_heartbeat_at"),
+        ));
+        let ids: Vec<&str> = dead.iter().map(|worker| worker.id.as_str()).collect();
+        let times: Vec<Option<TimestampWithTimeZone>> =
+            dead.iter().map(|worker| pg::timestamptz(worker.last_heartbeat_at)).collect();
+        let arguments = [ids.into(), times.into(), pg::timestamptz(since).into()];
+        self.as_owner(|| sql::select(&statement, &arguments, worker))
+    }
+
+    fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
+        scope::as_role(self.owner, work)
+    }
+
+    /// The expression for a time as the table stores it.
+    fn stored(&self, timestamptz: &str) -> String {
+        match self.has_time_zone {
+            true => timestamptz.to_owned(),
+            false => format!("({timestamptz} AT TIME ZONE 'UTC')"),
+        }
+    }
+
+    /// A statement with the table in the place of `@table@`, and what [`worker`] reads in that of `@columns@`.
+    fn sql(&self, statement: &str) -> String {
+        let hostname = if self.has_hostname { "h.hostname::text" } else { "NULL::text" };
+        let time = match self.has_time_zone {
+            true => "h.last_heartbeat_at",
+            false => "(h.last_heartbeat_at AT TIME ZONE 'UTC')",
+        };
+        let columns = format!("h.worker_id::text, {hostname}, {time}");
+        statement.replace("@columns@", &columns).replace("@table@", &self.name)
+    }
+}
+
+/// Reads the columns that `@columns@` stands for.
+fn worker(row: sql::Row<'_>) -> Result<Worker> {
+    Ok(Worker {
+        id: row.required(1, "worker id")?,
+        hostname: row.optional(2)?,
+        last_heartbeat_at: pg::time_of(row.required(3, "last heartbeat")?),
+    })
+}

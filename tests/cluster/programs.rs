@@ -1,0 +1,128 @@
+//! Finds and runs the server's programs (`PG_CONFIG` picks the installation), and keeps the directory of this
+//! test process. PostgreSQL refuses to run as root: for root everything of the server runs as user postgres.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+const SERVER_USER: &str = "postgres";
+
+/// A socket's whole path must fit into 107 bytes; this leaves room for its name.
+const LONGEST_SOCKET_DIRECTORY: usize = 85;
+
+/// Runs a program to its end.
+///
+/// # Panics
+/// With what the program said, when it fails.
+pub fn run_program(command: &mut Command) -> String {
+    let mut answer = String::new();
+    assert!(try_program(command, &mut answer), "{command:?} failed: {answer}");
+    answer
+}
+
+/// Runs a program to its end, puts what it said into `answer` and tells whether it succeeded.
+pub fn try_program(command: &mut Command, answer: &mut String) -> bool {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+    *answer = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+    output.status.success()
+}
+
+/// One of the server's programs, to be run as the user that the server runs as.
+pub fn server_program(name: &str) -> Command {
+    as_server_user(&bindir().join(name))
+}
+
+pub fn kill(pid: i32) {
+    run_program(Command::new("kill").arg("-9").arg(pid.to_string()));
+}
+
+pub fn is_alive(pid: i32) -> bool {
+    try_program(Command::new("kill").arg("-0").arg(pid.to_string()), &mut String::new())
+}
+
+/// The directory of server `number`, its `data` a fresh copy of the template.
+pub fn new_server_directory(number: usize) -> PathBuf {
+    let workspace = workspace();
+    let dir = workspace.dir.join(number.to_string());
+    make_directory(&dir);
+    run_program(
+        as_server_user(Path::new("cp")).arg("-a").arg(workspace.dir.join("template")).arg(dir.join("data")),
+    );
+    dir
+}
+
+/// What this test process owns on disk: the template, made once because initdb takes seconds, and the
+/// servers.
+struct Workspace {
+    dir: PathBuf,
+    _janitor: Child,
+}
+
+fn workspace() -> &'static Workspace {
+    static WORKSPACE: OnceLock<Workspace> = OnceLock::new();
+    WORKSPACE.get_or_init(|| {
+        let dir = env::temp_dir().join(format!("rgh-{}", std::process::id()));
+        assert!(
+            dir.as_os_str().len() < LONGEST_SOCKET_DIRECTORY,
+            "too long for a socket, set TMPDIR: {dir:?}"
+        );
+        make_directory(&dir);
+        let janitor = start_janitor(&dir);
+        let mut initdb = server_program("initdb");
+        initdb.args(["-U", SERVER_USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
+        run_program(initdb.arg(dir.join("template")));
+        Workspace { dir, _janitor: janitor }
+    })
+}
+
+/// A shell that waits for the end of this process, however it ends, then stops the servers that are left.
+///
+/// Its standard input is a pipe that only this process holds open. Values in statics are never dropped, and a
+/// killed process drops nothing: without it servers would stay behind.
+fn start_janitor(dir: &Path) -> Child {
+    let script = r#"trap '' HUP INT TERM
+        cat >/dev/null
+        dir=$1; shift
+        for data in "$dir"/*/data; do
+            [ -f "$data/postmaster.pid" ] && "$@" stop -w -m immediate -D "$data" </dev/null
+        done
+        rm -rf "$dir""#;
+    let pg_ctl = server_program("pg_ctl");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "janitor"]).arg(dir).arg(pg_ctl.get_program()).args(pg_ctl.get_args());
+    shell.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell.spawn().expect("a shell can be started")
+}
+
+fn make_directory(dir: &Path) {
+    fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{dir:?} cannot be made: {error}"));
+    if is_root() {
+        run_program(Command::new("chown").arg(SERVER_USER).arg(dir));
+    }
+}
+
+fn as_server_user(program: &Path) -> Command {
+    let mut command = if is_root() { Command::new("sudo") } else { Command::new(program) };
+    if is_root() {
+        command.args(["-n", "-u", SERVER_USER, "--"]).arg(program);
+    }
+    // The server's user may not be allowed to look into the directory that the tests are started in.
+    command.current_dir("/");
+    command
+}
+
+fn is_root() -> bool {
+    static ROOT: OnceLock<bool> = OnceLock::new();
+    *ROOT.get_or_init(|| run_program(Command::new("id").arg("-u")) == "0")
+}
+
+fn bindir() -> &'static Path {
+    static BINDIR: OnceLock<PathBuf> = OnceLock::new();
+    BINDIR.get_or_init(|| {
+        let pg_config = env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
+        run_program(Command::new(pg_config).arg("--bindir")).into()
+    })
+}

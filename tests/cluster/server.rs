@@ -1,0 +1,232 @@
+//! A server from its configuration to its end, and the sessions on it.
+
+use super::database::{ask, run};
+use super::rgrid::{executions_table, rgrid_tables};
+use super::{Database, programs, wait_until};
+use postgres::{Client, Config, NoTls};
+use std::fs;
+use std::io::Write;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+pub const SUPERUSER: &str = "postgres";
+
+/// What a server is started with.
+pub struct Builder {
+    preload: bool,
+    settings: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// Whether the library is in `shared_preload_libraries`.
+    pub fn preload(mut self, preload: bool) -> Self {
+        self.preload = preload;
+        self
+    }
+
+    /// A line of postgresql.conf; a later one of the same name wins.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn start(self) -> Cluster {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let cluster = Cluster { dir: programs::new_server_directory(number) };
+        cluster.append_configuration(&self);
+        cluster.start();
+        cluster
+    }
+}
+
+/// A server of a test's own. Dropping it stops the server and removes its directory.
+pub struct Cluster {
+    dir: PathBuf,
+}
+
+impl Cluster {
+    pub fn builder() -> Builder {
+        Builder { preload: true, settings: Vec::new() }
+    }
+
+    /// A server as most tests want it: sweeps every 200 ms, a worker is dead after two seconds of silence.
+    pub fn quick() -> Builder {
+        Self::builder()
+            .setting("rgrid_heartbeat.check_interval", "200ms")
+            .setting("rgrid_heartbeat.stale_threshold", "2s")
+    }
+
+    fn append_configuration(&self, builder: &Builder) {
+        let fixed = [
+            ("listen_addresses", String::new()),
+            ("unix_socket_directories", self.dir.display().to_string()),
+            ("fsync", "off".into()),
+            ("max_worker_processes", "32".into()),
+            ("max_prepared_transactions", "4".into()),
+            ("log_line_prefix", "%m [%p] %b: ".into()),
+            ("timezone", "UTC".into()),
+            (
+                "shared_preload_libraries",
+                if builder.preload { "rgrid_heartbeat".into() } else { String::new() },
+            ),
+        ];
+        let fixed = fixed.iter().map(|(name, value)| (*name, value.as_str()));
+        let chosen = builder.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let lines: Vec<String> =
+            fixed.chain(chosen).map(|(name, value)| format!("{name} = '{value}'\n")).collect();
+        self.append_line(&lines.concat());
+    }
+
+    /// Writes to the end of postgresql.conf, without any check, as an operator's editor would.
+    pub fn append_line(&self, line: &str) {
+        let path = self.data().join("postgresql.conf");
+        let mut file = fs::OpenOptions::new().append(true).open(path).expect("postgresql.conf can be opened");
+        writeln!(file, "{line}").expect("postgresql.conf can be written");
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub(super) fn log_path(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Starts the server, also after [`Cluster::stop`] and [`Cluster::crash`].
+    pub fn start(&self) {
+        let mut answer = String::new();
+        let started = programs::try_program(self.pg_ctl("start").arg("-l").arg(self.log_path()), &mut answer);
+        assert!(started, "the server does not start: {answer}\n{}", self.log_tail());
+    }
+
+    /// Stops the server (`smart`, `fast` or `immediate`) and answers how long that took.
+    pub fn stop(&self, mode: &str) -> Duration {
+        let started = Instant::now();
+        programs::run_program(self.pg_ctl("stop").args(["-m", mode]));
+        started.elapsed()
+    }
+
+    pub fn restart(&self, mode: &str) {
+        self.stop(mode);
+        self.start();
+    }
+
+    /// `kill -9` of the postmaster: nothing is written, nobody is told.
+    ///
+    /// Returns when the others have noticed and gone: until then no new server can start in their shared
+    /// memory.
+    pub fn crash(&self) {
+        let others = self.all_pids();
+        let pid_file =
+            fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server has a pid file");
+        let pid = pid_file.lines().next().and_then(|line| line.trim().parse().ok());
+        programs::kill(pid.expect("the pid file begins with the pid"));
+        wait_until("the server's processes to end", || !others.iter().any(|pid| programs::is_alive(*pid)));
+    }
+
+    /// `kill -9` of one backend: the postmaster restarts all the others. Returns when it takes connections
+    /// again.
+    pub fn crash_backend(&self, pid: i32) {
+        let recoveries = || self.log_lines_with(&["all server processes terminated; reinitializing"]).len();
+        let before = recoveries();
+        programs::kill(pid);
+        wait_until("the postmaster notices the crash", || recoveries() > before);
+        wait_until("connections are taken again", || self.try_connect("postgres", SUPERUSER).is_ok());
+    }
+
+    fn pg_ctl(&self, action: &str) -> Command {
+        let mut command = programs::server_program("pg_ctl");
+        command.arg(action).arg("-D").arg(self.data()).args(["-w", "-t", "60"]);
+        command
+    }
+
+    pub(super) fn try_connect(&self, database: &str, role: &str) -> Result<Client, postgres::Error> {
+        Config::new().host_path(&self.dir).port(5432).user(role).dbname(database).connect(NoTls)
+    }
+
+    /// A session of the superuser.
+    pub fn connect(&self, database: &str) -> Client {
+        self.connect_as(database, SUPERUSER)
+    }
+
+    pub fn connect_as(&self, database: &str, role: &str) -> Client {
+        self.try_connect(database, role).expect("the server takes connections")
+    }
+
+    /// A database without the extension, dropped at the end of the test.
+    pub fn empty_database(&self, name: &str) -> Database<'_> {
+        Database::create(self, name)
+    }
+
+    /// A database with the extension and RGrid's `executions`; the table of heartbeats is the extension's.
+    pub fn database(&self, name: &str) -> Database<'_> {
+        let database = Database::create(self, name);
+        let mut client = database.connect();
+        run(&mut client, "CREATE EXTENSION rgrid_heartbeat");
+        executions_table(&mut client);
+        database
+    }
+
+    /// A database with all of RGrid's tables, as they were before the extension came.
+    pub fn rgrid_database(&self, name: &str) -> Database<'_> {
+        let database = Database::create(self, name);
+        let mut client = database.connect();
+        rgrid_tables(&mut client);
+        run(&mut client, "CREATE EXTENSION rgrid_heartbeat");
+        database
+    }
+
+    /// Returns when the postmaster, and so every process started from now on, knows the new settings.
+    pub fn reload(&self) {
+        let mut client = self.connect("postgres");
+        let asked: String = ask(&mut client, "SELECT clock_timestamp()::text", &[]);
+        run(&mut client, "SELECT pg_reload_conf()");
+        wait_until("the postmaster reloads its settings", || {
+            let sql = "SELECT pg_conf_load_time() > $1::text::timestamptz";
+            ask(&mut self.connect("postgres"), sql, &[&asked])
+        });
+    }
+
+    /// `ALTER SYSTEM` and a reload: what an operator does to change a setting without a restart.
+    pub fn set(&self, setting: &str, value: &str) {
+        run(&mut self.connect("postgres"), &format!("ALTER SYSTEM SET {setting} = '{value}'"));
+        self.reload();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.print_log_of_failure();
+        let mut ignored = String::new();
+        programs::try_program(self.pg_ctl("stop").args(["-m", "immediate"]), &mut ignored);
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// One server for all tests of a file, each in a database of its own. It ends with the test process.
+pub struct Shared(&'static Cluster);
+
+impl Shared {
+    pub fn of(server: &'static OnceLock<Cluster>, builder: impl FnOnce() -> Builder) -> Self {
+        Self(server.get_or_init(|| builder().start()))
+    }
+}
+
+impl Deref for Shared {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.0
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.print_log_of_failure();
+    }
+}
