@@ -54,3 +54,19 @@ pub extern "C-unwind" fn _PG_init() {
     databases::request_shared_memory();
     launcher::register();
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+mod pg_tests;
+
+/// What cargo-pgrx needs to start the server of the `#[pg_test]` functions.
+#[cfg(test)]
+pub mod pg_test {
+    /// Called once before the tests.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Settings of the tests' server.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'rgrid_heartbeat'"]
+    }
+}

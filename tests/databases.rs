@@ -138,7 +138,7 @@ fn a_database_in_another_encoding_is_refused_and_harms_no_other() {
 }
 
 #[test]
-fn databases_that_wait_for_locks_delay_no_other() {
+fn databases_that_wait_for_locks_starve_no_other() {
     let cluster = Cluster::quick().start();
     let stuck = ["stuck1", "stuck2", "stuck3", "stuck4", "stuck5"].map(|name| cluster.database(name));
     let blockers = stuck.each_ref().map(|database| {
@@ -180,7 +180,7 @@ fn what_a_database_sets_for_its_sessions_does_not_stop_the_sweeper() {
         run(&mut admin, &format!("ALTER DATABASE peculiar SET {setting}"));
     }
     let mut client = database.connect();
-    let reset = "RESET role; SET default_transaction_read_only = off; SET search_path = public;
+    let reset = "SET role = none; SET default_transaction_read_only = off; SET search_path = public;
                  SET statement_timeout = 0; SET client_min_messages = notice";
     run(&mut client, reset);
     claim_jobs(&mut client, "victim", 2);

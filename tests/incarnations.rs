@@ -1,5 +1,5 @@
-//! The promise about incarnations, under load: whoever is told a number has no running job of an earlier one, and
-//! loses none of its own to an earlier death.
+//! The promise about incarnations, under load: whoever is told a number has no running job of an earlier one,
+//! and loses none of its own to an earlier death.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -41,7 +41,8 @@ fn while_others_live(over: &AtomicBool, mut work: impl FnMut()) {
     }
 }
 
-/// Ends life after life, in turn by silence, by a restart and by a restart after silence; a zombie claims jobs.
+/// Ends life after life, in turn by silence, by a restart after silence and by a restart alone. A worker that
+/// was silent claims a job after its death, as a zombie does.
 fn live_and_die(mut client: Client, worker: &str) {
     let register = "SELECT incarnation FROM rgrid_register($1)";
     let mut incarnation: i64 = ask(&mut client, register, &[&worker]);
@@ -72,7 +73,7 @@ fn claim_as(client: &mut Client, worker: &str, incarnation: i64) {
 
 fn running_before(client: &mut Client, worker: &str, incarnation: i64) -> i64 {
     let sql = "SELECT count(*) FROM executions
-               WHERE worker_id = $1 AND status = 'running' AND coalesce(batch_index, 0) < $2";
+               WHERE worker_id = $1 AND status = 'running' AND coalesce(batch_index, 0) < $2::bigint";
     ask(client, sql, &[&worker, &incarnation])
 }
 

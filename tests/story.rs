@@ -12,10 +12,10 @@ fn register(client: &mut Client, host: &str) -> (String, i64) {
     (row.get(0), row.get(1))
 }
 
-fn keep_alive(client: Client, worker: &str) -> Beating {
+fn keep_alive(client: Client, worker: &str, host: &'static str) -> Beating {
     let worker = worker.to_owned();
     Beating::start(client, move |client| {
-        let incarnation: i64 = ask(client, "SELECT rgrid_heartbeat($1)", &[&worker]);
+        let incarnation: i64 = ask(client, "SELECT rgrid_heartbeat($1, $2)", &[&worker, &host]);
         assert_eq!(incarnation, 1, "{worker} was declared dead while it beat");
     })
 }
@@ -29,8 +29,8 @@ fn a_worker_that_stops_beating_is_found_and_its_jobs_fail() {
     let (silent, first) = register(&mut client, "silent.example");
     let (healthy, _) = register(&mut client, "healthy.example");
     assert!(silent.starts_with("worker-") && silent.len() == 15 && first == 1, "{silent} {first}");
-    let beats = keep_alive(database.connect(), &silent);
-    let _healthy_beats = keep_alive(database.connect(), &healthy);
+    let beats = keep_alive(database.connect(), &silent, "silent.example");
+    let _healthy_beats = keep_alive(database.connect(), &healthy, "healthy.example");
     claim_jobs(&mut client, &silent, 3);
     claim_jobs(&mut client, &healthy, 2);
     queue_jobs(&mut client, "nobody", 4);

@@ -111,7 +111,7 @@ fn a_heartbeat_without_a_hostname_keeps_the_one_that_was_named() {
     assert_eq!(ask::<String>(&mut client, sql, &[]), "node-8.example");
 }
 
-/// Runs `call` while another session holds the one job of `worker` locked, having changed something else in it.
+/// Runs `call` while another session has changed something in the one job of `worker` and not committed yet.
 fn while_a_job_changes(database: &Database, worker: &'static str, call: &'static str) -> i64 {
     let (mut holder, mut client, mut caller) = (database.connect(), database.connect(), database.connect());
     run(&mut holder, &format!("BEGIN; UPDATE executions SET stdout = 'half' WHERE worker_id = '{worker}'"));
