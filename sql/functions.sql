@@ -1,5 +1,7 @@
--- Who may call what, and what it is. A worker's role needs EXECUTE on the first three and no right on any table.
+-- Who may call what, and what it is. A worker's role needs EXECUTE on
+-- those that it calls and no right on any table.
 REVOKE ALL ON FUNCTION @extschema@.rgrid_heartbeat(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_register(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_deregister(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_sweep(boolean) FROM PUBLIC;
@@ -9,6 +11,8 @@ GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables TO
 
 COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text, text) IS
     'A worker is alive; answers its incarnation, which grows when it was declared dead';
+COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
+    'Many workers of one host are alive; answers their incarnations in the same order';
 COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
     'A worker starts; answers its id, made up when NULL, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS

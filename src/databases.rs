@@ -133,8 +133,8 @@ pub fn announce_launcher() {
     DATABASES.exclusive().launcher = Latch::mine();
 }
 
-/// Forgets the databases that are not among these, and takes note of new ones.
-pub fn keep(databases: &[pg_sys::Oid], now: DateTime<Utc>) {
+/// Forgets the databases that are not among these, and takes note of new ones; whether any was forgotten.
+pub fn keep(databases: &[pg_sys::Oid], now: DateTime<Utc>) -> bool {
     let mut shared = DATABASES.exclusive();
     let mut kept = 0;
     for index in 0..shared.used {
@@ -143,10 +143,12 @@ pub fn keep(databases: &[pg_sys::Oid], now: DateTime<Utc>) {
             kept += 1;
         }
     }
+    let forgotten = kept < shared.used;
     shared.used = kept;
     for oid in databases {
         shared.find_or_add(*oid, now);
     }
+    forgotten
 }
 
 /// What is known of a database; `None` when it did not fit.

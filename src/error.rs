@@ -64,14 +64,16 @@ pub enum Error {
         /// The table whose rows are locked.
         table: String,
     },
+    /// In a transaction with a snapshot of its own, something is newer than the snapshot.
+    SerializationFailure,
     /// The SQL objects are of another version than the library.
     ForeignVersion {
         /// The version of the SQL objects.
         version: String,
     },
-    /// Jobs in some tables could not be settled.
+    /// Some tables could not be dealt with.
     Unsettled {
-        /// Which tables, and why.
+        /// What could not be done, and why.
         problems: String,
     },
     /// Something that an error in another place caused, kept as it was reported there.
@@ -117,6 +119,7 @@ impl Error {
             Self::ColumnType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::NotATable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Caught(caught) => caught.code,
             Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
         }
@@ -142,6 +145,7 @@ impl Error {
             Self::JobsLocked { table } => {
                 format!("could not obtain lock on rows of job table \"{table}\"")
             }
+            Self::SerializationFailure => "could not serialize access due to concurrent update".into(),
             Self::ForeignVersion { version } => {
                 format!("extension \"rgrid_heartbeat\" has version {version}, its library version {VERSION}")
             }
@@ -179,7 +183,9 @@ impl Error {
                 "Run ALTER EXTENSION rgrid_heartbeat UPDATE, or restart the server with the new library."
                     .into(),
             ),
-            Self::Unsettled { .. } => Some("Jobs in other tables are settled; these are tried again.".into()),
+            Self::Unsettled { .. } => Some(
+                "Everything else was done; this is tried again, and logged again when it changes.".into(),
+            ),
             Self::Caught(caught) => caught.hint.clone(),
             _ => None,
         }

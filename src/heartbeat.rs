@@ -12,7 +12,7 @@ use crate::installation::Installation;
 use crate::ledger::{self, Reason};
 use crate::pg::{self, sql};
 use crate::workers::{HeartbeatTable, Worker};
-use crate::{databases, sweep};
+use crate::{buffer, databases, sweep};
 
 /// Characters of a hostname that are stored; a DNS name has at most 253.
 const HOSTNAME_LIMIT: usize = 255;
@@ -21,7 +21,11 @@ const HOSTNAME_LIMIT: usize = 255;
 ///
 /// The number grows by one whenever the worker is given up. A worker that gets another number than before was
 /// declared dead meanwhile and must drop its jobs: they have been settled, and others may be running them.
-/// `hostname` is for people; NULL stands for the client's address, or the server's name on a Unix socket.
+/// `hostname` is for people. NULL leaves the one that is known; a worker of which none is known gets the client's
+/// address, or the server's name on a Unix socket.
+///
+/// Liveness, not data: the heartbeat of a known, living worker is one store in shared memory, and counts even if the
+/// caller's transaction is rolled back. Its row is written a little later.
 ///
 /// # Errors
 ///
@@ -38,14 +42,57 @@ fn rgrid_heartbeat(
 }
 
 fn beat(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
+    let known = worker_id.and_then(|id| buffer::beat(id, hostname));
+    known.map_or_else(|| beat_in_row(worker_id, hostname), Ok)
+}
+
+/// The heartbeat of a worker that has no entry in shared memory: its row tells whether it is alive.
+fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
-    caller.heartbeats.beat(caller.id, &caller.hostname)?;
+    caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
     // The row is locked now, after whoever had it: what the ledger says stays true until this commits.
     let standing = ledger::standing(&caller.installation, caller.id)?;
     if standing.dead {
         sweep::welcome_back(&caller.installation, caller.id)?;
     }
+    buffer::add_at_commit(caller.id, hostname, standing.incarnation);
     Ok(standing.incarnation)
+}
+
+/// "We are alive", from one agent for the many workers of a host. Answers their incarnations in the same order.
+///
+/// # Errors
+///
+/// Those of [`rgrid_heartbeat`]. A NULL array or a bad element refuses the whole call before any worker of it is
+/// heard.
+#[pg_extern(name = "rgrid_heartbeat")]
+fn rgrid_heartbeats(
+    worker_ids: Option<Array<'_, &str>>,
+    hostname: default!(Option<&str>, "NULL"),
+) -> Result<SetOfIterator<'static, i64>, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_heartbeat()");
+    let incarnations = match worker_ids {
+        Some(worker_ids) => beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
+        None => return Err(Error::NullArgument("array of worker ids").into()),
+    };
+    Ok(SetOfIterator::new(incarnations))
+}
+
+fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> Result<Vec<i64>> {
+    let heartbeats = HeartbeatTable::open(&Installation::of_caller()?)?;
+    for worker_id in worker_ids {
+        check_worker_id(worker_id.ok_or(Error::NullArgument("worker id"))?, heartbeats.id_limit)?;
+    }
+    check_hostname(hostname)?;
+    let mut order: Vec<usize> = (0..worker_ids.len()).collect();
+    // Rows are locked in the order of their ids, so that two agents do not wait for each other.
+    order.sort_by_key(|index| worker_ids[*index]);
+    let mut incarnations = vec![0; worker_ids.len()];
+    for index in order {
+        incarnations[index] = beat(worker_ids[index], hostname)?;
+        pg::check_for_interrupts();
+    }
+    Ok(incarnations)
 }
 
 /// A worker starts. Answers its id, made up when none is given, and its incarnation.
@@ -72,9 +119,11 @@ fn rgrid_register(
 
 fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, i64)> {
     let caller = Caller::new(worker_id, hostname)?;
-    let Caller { installation, heartbeats, id, hostname } = &caller;
-    let is_new = heartbeats.insert(id, hostname)?;
+    let Caller { installation, heartbeats, id, .. } = &caller;
+    let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
+    // From here on the earlier process, if it beats, waits for the row.
+    buffer::remove(id);
     let standing = ledger::standing(installation, id)?;
     let mut incarnation = standing.incarnation;
     if standing.dead {
@@ -85,8 +134,9 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, 
         incarnation += i64::from(sweep::give_up(installation, &worker, Reason::Restarted, always)?);
     }
     if !is_new {
-        heartbeats.beat(id, hostname)?;
+        heartbeats.beat(id, caller.hostname(), default_hostname)?;
     }
+    buffer::add_at_commit(id, hostname, incarnation);
     Ok(((*id).to_owned(), incarnation))
 }
 
@@ -94,8 +144,10 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, 
 fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
     loop {
         let id = format!("worker-{}", &Uuid::new_v4().simple().to_string()[..8]);
-        let Caller { installation, heartbeats, hostname, .. } = &Caller::new(Some(&id), hostname)?;
-        if ledger::standing(installation, &id)?.incarnation == 1 && heartbeats.insert(&id, hostname)? {
+        let caller = Caller::new(Some(&id), hostname)?;
+        let is_unused = ledger::standing(&caller.installation, &id)?.incarnation == 1;
+        if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
+            buffer::add_at_commit(&id, hostname, 1);
             return Ok((id, 1));
         }
         pg::check_for_interrupts();
@@ -119,6 +171,7 @@ fn rgrid_deregister(worker_id: Option<&str>) -> Result<bool, ErrorReport> {
 fn deregister(worker_id: Option<&str>) -> Result<bool> {
     let Caller { installation, heartbeats, id, .. } = &Caller::new(worker_id, None)?;
     let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
+    buffer::remove(id);
     if ledger::standing(installation, id)?.dead {
         sweep::settle_dead(installation, id)?;
     } else {
@@ -133,7 +186,7 @@ struct Caller<'a> {
     installation: Installation,
     heartbeats: HeartbeatTable,
     id: &'a str,
-    hostname: String,
+    hostname: Option<String>,
 }
 
 impl<'a> Caller<'a> {
@@ -142,20 +195,24 @@ impl<'a> Caller<'a> {
         let installation = Installation::of_caller()?;
         let heartbeats = HeartbeatTable::open(&installation)?;
         check_worker_id(id, heartbeats.id_limit)?;
-        let hostname = match hostname {
-            Some(name) if name.chars().any(char::is_control) => {
-                return Err(Error::ControlCharacter("hostname"));
-            }
-            Some(name) => name.chars().take(HOSTNAME_LIMIT).collect(),
-            None => client_address()?.unwrap_or_else(pg::server_hostname),
-        };
+        check_hostname(hostname)?;
+        let hostname = hostname.map(|name| name.chars().take(HOSTNAME_LIMIT).collect());
         Ok(Self { installation, heartbeats, id, hostname })
+    }
+
+    fn hostname(&self) -> Option<&str> {
+        self.hostname.as_deref()
     }
 
     /// The caller as a row that was written just now.
     fn worker(&self) -> Worker {
-        Worker { id: self.id.to_owned(), hostname: Some(self.hostname.clone()), last_heartbeat_at: pg::now() }
+        Worker { id: self.id.to_owned(), hostname: self.hostname.clone(), last_heartbeat_at: pg::now() }
     }
+}
+
+/// What stands in for a hostname that a new worker does not name.
+fn default_hostname() -> Result<String> {
+    Ok(client_address()?.unwrap_or_else(pg::server_hostname))
 }
 
 /// The address of this session's client; `None` on a Unix socket, and in a process without a client.
@@ -163,6 +220,13 @@ fn client_address() -> Result<Option<String>> {
     let addresses =
         sql::select("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[], |row| row.optional(1))?;
     Ok(addresses.into_iter().flatten().next())
+}
+
+fn check_hostname(hostname: Option<&str>) -> Result<()> {
+    match hostname {
+        Some(name) if name.chars().any(char::is_control) => Err(Error::ControlCharacter("hostname")),
+        _ => Ok(()),
+    }
 }
 
 /// Checks a worker id against the table that takes it. SQL in it is no fault: it is never part of a statement.

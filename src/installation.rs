@@ -2,9 +2,9 @@
 
 use pgrx::prelude::*;
 
-use crate::databases;
 use crate::error::{Error, Result};
 use crate::pg::{self, catalog, scope, sql};
+use crate::{buffer, databases};
 
 /// The version of this library, and of the SQL objects that it works with.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -66,10 +66,12 @@ impl Installation {
 
 /// The last statement of the extension's script; it drops this function again.
 ///
-/// When the script's transaction commits, silence starts to count, and the launcher looks at the database.
+/// When the script's transaction commits, silence starts to count, nobody of an earlier installation is known any
+/// more, and the launcher looks at the database.
 #[pg_extern]
 fn rgrid_installed() {
     scope::at_commit(|| {
+        buffer::forget(pg::current_database());
         databases::observe_from(pg::current_database(), pg::now());
         databases::request_visit();
     });

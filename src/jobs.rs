@@ -101,7 +101,10 @@ impl JobTable {
     /// When the table lacks a column, when its owner may not update it, when one of its triggers refuses, or
     /// when a lock is not to be had. The caller wraps this in a subtransaction.
     pub fn settle(&self, workers: &[String], now: DateTime<Utc>, locked: Locked) -> Result<Vec<Settled>> {
-        let statement = self.settling_statement(locked)?;
+        let statement = self.settling_statement()?;
+        if locked == Locked::Wait {
+            self.lock(workers)?;
+        }
         let arguments =
             [workers.to_vec().into(), self.error_message.as_str().into(), pg::timestamptz(now).into()];
         self.as_owner(|| {
@@ -113,6 +116,16 @@ impl JobTable {
                 })
             })
         })
+    }
+
+    /// Locks the running jobs of these workers, waiting for whoever has them. A statement of its own: what a
+    /// job has become in the meantime, only a later statement sees.
+    fn lock(&self, workers: &[String]) -> Result<()> {
+        let Self { name: table, .. } = self;
+        let (worker, running) = (spi::quote_identifier(&self.worker_column), self.is_running());
+        let statement = format!("SELECT FROM {table} j WHERE j.{worker} = ANY ($1) AND {running} FOR UPDATE");
+        self.as_owner(|| sql::execute(&statement, &[workers.to_vec().into()]))?;
+        Ok(())
     }
 
     /// How many jobs each of these workers is running; workers that run none are left out.
@@ -137,7 +150,7 @@ impl JobTable {
 
     /// One statement that locks the jobs, marks them, and counts them for each worker. Joined by row
     /// identity, not by key: the rows that are changed are exactly those that were locked.
-    fn settling_statement(&self, locked: Locked) -> Result<String> {
+    fn settling_statement(&self) -> Result<String> {
         let finished = self.check()?;
         let status = spi::quote_identifier(&self.status_column);
         let mut assignments = format!("{status} = {}", spi::quote_literal(&self.dead_status));
@@ -147,16 +160,12 @@ impl JobTable {
         if let Some((column, expression)) = self.finished_column.as_ref().zip(finished) {
             assignments += &format!(", {} = {expression}", spi::quote_identifier(column));
         }
-        let skip = match locked {
-            Locked::Skip => "SKIP LOCKED",
-            Locked::Wait => "",
-        };
         let Self { name: table, .. } = self;
         let (worker, running) = (spi::quote_identifier(&self.worker_column), self.is_running());
         Ok(format!(
             "WITH abandoned AS MATERIALIZED ( \
                  SELECT j.tableoid AS t, j.ctid AS c FROM {table} j \
-                 WHERE j.{worker} = ANY ($1) AND {running} FOR UPDATE {skip}), \
+                 WHERE j.{worker} = ANY ($1) AND {running} FOR UPDATE SKIP LOCKED), \
              settled AS ( \
                  UPDATE {table} j SET {assignments} FROM abandoned a \
                  WHERE j.ctid = a.c AND j.tableoid = a.t \
@@ -207,7 +216,7 @@ impl JobTable {
 
     /// Runs `work` as the table's owner; a lock that is not to be had for a second is an error.
     fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        scope::as_role_without_waiting(self.relation.owner, work)
+        scope::as_role_waiting(self.relation.owner, c"1s", work)
     }
 }
 

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::liveness::{self, Moment, Visit};
+use crate::liveness::{self, Intervals, Moment, Task, Visit};
 use crate::pg::catalog::{self, Database};
 use crate::pg::{process, process::Worker, scope};
-use crate::{databases, pg, settings, sweeper};
+use crate::{buffer, databases, pg, settings, sweeper};
 
 const KIND: &str = "rgrid_heartbeat launcher";
 
@@ -54,10 +54,21 @@ struct Launcher {
     was_enabled: bool,
     /// Sweepers that have not been seen to end.
     sweepers: HashMap<pg_sys::Oid, Sweeper>,
-    /// When the last sweeper of each database was started.
-    last_started: HashMap<pg_sys::Oid, Duration>,
+    /// When the last sweepers of each database were started.
+    visits: HashMap<pg_sys::Oid, LastVisits>,
     /// Whether the lack of worker slots has been logged and has not ended.
     out_of_slots: bool,
+    /// How often a heartbeat had found no entry in shared memory at the last round.
+    refused: u64,
+}
+
+/// When sweepers of a database were started.
+#[derive(Clone, Copy)]
+struct LastVisits {
+    /// The last one, for whatever.
+    any: Duration,
+    /// The last one that was to sweep.
+    sweep: Option<Duration>,
 }
 
 /// A sweeper at work.
@@ -75,8 +86,9 @@ impl Launcher {
             last_round: Moment { wall: pg::now(), monotonic: started.elapsed() },
             was_enabled: settings::enabled(),
             sweepers: HashMap::new(),
-            last_started: HashMap::new(),
+            visits: HashMap::new(),
             out_of_slots: false,
+            refused: 0,
         }
     }
 
@@ -85,6 +97,7 @@ impl Launcher {
         process::reload_if_requested();
         self.watch_clock();
         self.watch_pause();
+        self.watch_buffer();
         self.collect_ended();
         let databases = list_databases();
         self.take_note(&databases);
@@ -111,6 +124,15 @@ impl Launcher {
         self.was_enabled = enabled;
     }
 
+    /// Says, once, when heartbeats begin not to fit in shared memory.
+    fn watch_buffer(&mut self) {
+        let refused = buffer::refused();
+        if self.refused == 0 && refused > 0 {
+            warn_refused();
+        }
+        self.refused = refused;
+    }
+
     /// Lets go of sweepers that have ended; one that did not count its round has failed.
     fn collect_ended(&mut self) {
         self.sweepers.retain(|oid, sweeper| {
@@ -129,42 +151,67 @@ impl Launcher {
     /// Forgets databases that are gone.
     fn take_note(&mut self, databases: &[Database]) {
         let oids: Vec<pg_sys::Oid> = databases.iter().map(|database| database.oid).collect();
-        databases::keep(&oids, self.last_round.wall);
-        self.last_started.retain(|oid, _| oids.contains(oid));
+        if databases::keep(&oids, self.last_round.wall) {
+            buffer::retain(&oids);
+        }
+        self.visits.retain(|oid, _| oids.contains(oid));
     }
 
-    /// Starts the sweepers that are due. Returns the time until the next one is.
+    /// Starts the sweepers that are due, the most overdue first. Returns the time until the next one is.
     fn start_due(&mut self, databases: &[Database]) -> Duration {
-        let interval = settings::check_interval();
-        let mut next = liveness::longest_sleep(interval);
-        if !settings::enabled() {
-            return next;
-        }
-        for database in databases {
-            // The end of a sweeper wakes this process.
-            if self.sweepers.contains_key(&database.oid) {
-                continue;
-            }
-            let Some(state) = databases::state(database.oid) else { continue };
-            let visit = Visit {
-                presence: state.presence,
-                last_started: self.last_started.get(&database.oid).copied(),
-                failures: state.failures,
-                requested: state.requested,
-            };
-            let due_in = visit.due_in(self.started.elapsed(), interval);
+        let intervals = Intervals {
+            check: settings::enabled().then(settings::check_interval),
+            flush: settings::flush_interval(),
+        };
+        let now = self.started.elapsed();
+        let mut next = intervals.longest_sleep();
+        for (at, task, database) in self.agenda(databases, &intervals) {
+            let due_in = at.saturating_sub(now);
             if !due_in.is_zero() {
-                next = next.min(due_in);
-            } else if self.sweepers.len() < SWEEPERS_AT_ONCE && !self.start(database, state.rounds) {
-                return Duration::from_secs(1);
+                return next.min(due_in);
+            }
+            // The end of a sweeper wakes this process.
+            if self.sweepers.len() >= SWEEPERS_AT_ONCE {
+                return next;
+            }
+            if !self.start(database, task) {
+                next = next.min(Duration::from_secs(1));
             }
         }
         next
     }
 
+    /// What is to be done in which database and when, the earliest first.
+    fn agenda<'a>(
+        &self,
+        databases: &'a [Database],
+        intervals: &Intervals,
+    ) -> Vec<(Duration, Task, &'a Database)> {
+        let unwritten = buffer::unwritten_databases();
+        let mut agenda: Vec<_> = databases
+            .iter()
+            .filter(|database| !self.sweepers.contains_key(&database.oid))
+            .filter_map(|database| {
+                let state = databases::state(database.oid)?;
+                let last = self.visits.get(&database.oid);
+                let visit = Visit {
+                    presence: state.presence,
+                    last_started: last.map(|last| last.any),
+                    last_sweep: last.and_then(|last| last.sweep),
+                    failures: state.failures,
+                    requested: state.requested,
+                    unwritten: unwritten.contains(&database.oid),
+                };
+                visit.due(intervals).map(|(at, task)| (at, task, database))
+            })
+            .collect();
+        agenda.sort_by_key(|(at, ..)| *at);
+        agenda
+    }
+
     /// Starts a sweeper; false when there is no slot for it.
-    fn start(&mut self, database: &Database, rounds: u64) -> bool {
-        let Some(worker) = sweeper::start(database) else {
+    fn start(&mut self, database: &Database, task: Task) -> bool {
+        let Some(worker) = sweeper::start(database, task) else {
             if !self.out_of_slots {
                 warn_out_of_slots();
             }
@@ -172,9 +219,17 @@ impl Launcher {
             return false;
         };
         self.out_of_slots = false;
-        databases::change(database.oid, |state| state.requested = false);
-        self.last_started.insert(database.oid, self.started.elapsed());
-        self.sweepers.insert(database.oid, Sweeper { worker, rounds });
+        let rounds = databases::change(database.oid, |state| {
+            state.requested &= task != Task::Sweep;
+            state.rounds
+        });
+        let now = self.started.elapsed();
+        let last = self.visits.entry(database.oid).or_insert(LastVisits { any: now, sweep: None });
+        last.any = now;
+        if task == Task::Sweep {
+            last.sweep = Some(now);
+        }
+        self.sweepers.insert(database.oid, Sweeper { worker, rounds: rounds.unwrap_or(0) });
         true
     }
 }
@@ -196,5 +251,21 @@ fn warn_out_of_slots() {
     )
     .set_detail("Databases are not swept for dead workers until there is a free slot.")
     .set_hint("You might need to increase \"max_worker_processes\".")
+    .report(PgLogLevel::WARNING);
+}
+
+fn warn_refused() {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        "some heartbeats do not fit in shared memory",
+        "rgrid_heartbeat",
+    )
+    .set_detail(format!(
+        "There are more than {} workers, or worker ids longer than {} bytes. Their heartbeats are written to the \
+         table at once, which is slower.",
+        settings::max_workers(),
+        buffer::table::ID_LENGTH
+    ))
+    .set_hint("You might need to increase \"rgrid_heartbeat.max_workers\".")
     .report(PgLogLevel::WARNING);
 }

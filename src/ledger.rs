@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, sql};
 use crate::workers::Worker;
@@ -61,18 +61,17 @@ pub struct Death {
 }
 
 /// What the ledger says of a worker. Call with its row of `worker_heartbeats` locked.
+///
+/// The lock orders this with sweeps only if it sees what they committed before the lock was had: so it looks at
+/// this moment, whatever the caller's isolation level.
 pub fn standing(installation: &Installation, worker: &str) -> Result<Standing> {
     let statement = installation.sql(
         "SELECT coalesce(pg_catalog.max(d.incarnation), 0) + 1, \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
     );
-    let rows = installation.as_owner(|| {
-        sql::update(&statement, &[worker.into()], |row| {
-            Ok(Standing { incarnation: row.required(1, "incarnation")?, dead: row.required(2, "state")? })
-        })
-    })?;
-    rows.into_iter().next().ok_or(Error::MissingValue("standing"))
+    let (incarnation, dead) = installation.as_owner(|| sql::latest_number_and_flag(&statement, worker))?;
+    Ok(Standing { incarnation, dead })
 }
 
 /// The dead workers, as they were when they were given up.

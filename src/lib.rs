@@ -14,6 +14,7 @@
 //! - [`jobs`]: the watched tables
 //! - [`sweep`]: declaring deaths, settling jobs
 //! - [`heartbeat`]: the functions that a worker calls
+//! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
 //! - [`stats`]: what operators read
 //! - [`databases`]: what the processes tell one another, in shared memory
 //! - [`launcher`], [`sweeper`]: the two processes
@@ -21,8 +22,10 @@
 
 use pgrx::prelude::*;
 
+pub mod buffer;
 pub mod databases;
 pub mod error;
+pub mod flush;
 pub mod heartbeat;
 pub mod installation;
 pub mod jobs;
@@ -52,6 +55,7 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     databases::request_shared_memory();
+    buffer::request_shared_memory();
     launcher::register();
 }
 

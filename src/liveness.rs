@@ -60,36 +60,80 @@ pub enum Presence {
     Present,
 }
 
-/// What the launcher knows of a database when it asks whether a sweeper is due.
+/// What a sweeper is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Write heartbeats to their rows.
+    Flush,
+    /// That, and look for dead workers.
+    Sweep,
+}
+
+/// The settings that say when a sweeper is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Intervals {
+    /// Time between sweeps; `None` while sweeping is switched off.
+    pub check: Option<Duration>,
+    /// How long heartbeats may stay in memory.
+    pub flush: Duration,
+}
+
+impl Intervals {
+    /// The longest that the launcher sleeps: databases and heartbeats come without telling it.
+    pub fn longest_sleep(&self) -> Duration {
+        self.check.unwrap_or(DISCOVERY_INTERVAL).min(self.flush).min(DISCOVERY_INTERVAL)
+    }
+}
+
+/// What the launcher knows of a database when it asks whether a sweeper is due. Times are of the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Visit {
     /// What the last sweeper found.
     pub presence: Presence,
-    /// When the last sweeper was started, by the monotonic clock.
+    /// When the last sweeper was started, for whatever.
     pub last_started: Option<Duration>,
+    /// When the last one was started to sweep.
+    pub last_sweep: Option<Duration>,
     /// How many sweepers in a row have failed.
     pub failures: u32,
     /// Somebody asked for a look: the extension was created, a worker registered.
     pub requested: bool,
+    /// There are heartbeats in memory that are not in their rows.
+    pub unwritten: bool,
 }
 
 impl Visit {
-    /// How long until a sweeper is due; zero when it is due now, or should already have been started.
-    pub fn due_in(&self, now: Duration, check_interval: Duration) -> Duration {
-        let Some(last_started) = self.last_started else { return Duration::ZERO };
-        let pause = match (self.failures, self.presence) {
-            (1.., _) => retry_pause(self.failures),
-            (0, _) if self.requested => Duration::ZERO,
-            (0, Presence::Present) => check_interval,
-            (0, _) => DISCOVERY_INTERVAL,
+    /// When a sweeper is due and for what; a time that has passed when it should already have been started, `None`
+    /// when nothing is to be done until something changes.
+    pub fn due(&self, intervals: &Intervals) -> Option<(Duration, Task)> {
+        let retry_at = match (self.failures, self.last_started) {
+            (1.., Some(last_started)) => last_started + retry_pause(self.failures),
+            _ => Duration::ZERO,
         };
-        (last_started + pause).saturating_sub(now)
+        let sweep = self.sweep_due(intervals).map(|at| (at.max(retry_at), Task::Sweep));
+        let flush = self.flush_due(intervals).map(|at| (at.max(retry_at), Task::Flush));
+        match (sweep, flush) {
+            // A sweep flushes, too.
+            (Some(sweep), Some(flush)) => Some(if flush.0 < sweep.0 { flush } else { sweep }),
+            (sweep, flush) => sweep.or(flush),
+        }
     }
-}
 
-/// The longest that the launcher sleeps: databases come and go without telling it.
-pub fn longest_sleep(check_interval: Duration) -> Duration {
-    check_interval.min(DISCOVERY_INTERVAL)
+    fn sweep_due(&self, intervals: &Intervals) -> Option<Duration> {
+        let check = intervals.check?;
+        let Some(last_sweep) = self.last_sweep else { return Some(Duration::ZERO) };
+        let pause = match self.presence {
+            _ if self.failures > 0 || self.requested => Duration::ZERO,
+            Presence::Present => check,
+            _ => DISCOVERY_INTERVAL,
+        };
+        Some(last_sweep + pause)
+    }
+
+    fn flush_due(&self, intervals: &Intervals) -> Option<Duration> {
+        let is_due = self.unwritten && self.presence != Presence::Absent;
+        is_due.then(|| self.last_started.map_or(Duration::ZERO, |at| at + intervals.flush))
+    }
 }
 
 /// The pause after the n-th failure in a row: one second, doubled each time, up to five minutes.
@@ -114,8 +158,22 @@ mod tests {
         DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
     }
 
+    const INTERVALS: Intervals = Intervals { check: Some(INTERVAL), flush: Duration::from_secs(10) };
+
+    /// A database with the extension that was swept at second 60.
     fn visit() -> Visit {
-        Visit { presence: Presence::Present, last_started: Some(INTERVAL), failures: 0, requested: false }
+        Visit {
+            presence: Presence::Present,
+            last_started: Some(INTERVAL),
+            last_sweep: Some(INTERVAL),
+            failures: 0,
+            requested: false,
+            unwritten: false,
+        }
+    }
+
+    fn due_at(visit: Visit) -> Option<(u64, Task)> {
+        visit.due(&INTERVALS).map(|(at, task)| (at.as_secs(), task))
     }
 
     #[test]
@@ -155,30 +213,58 @@ mod tests {
 
     #[test]
     fn a_database_never_visited_is_due_now() {
-        let unknown = Visit { presence: Presence::Unknown, last_started: None, ..visit() };
-        assert_eq!(unknown.due_in(Duration::ZERO, INTERVAL), Duration::ZERO);
+        let unknown = Visit { presence: Presence::Unknown, last_started: None, last_sweep: None, ..visit() };
+        assert_eq!(due_at(unknown), Some((0, Task::Sweep)));
     }
 
     #[test]
     fn a_sweep_is_due_one_interval_after_the_last_one_started() {
-        assert_eq!(visit().due_in(Duration::from_secs(100), INTERVAL), Duration::from_secs(20));
-        assert_eq!(visit().due_in(Duration::from_secs(300), INTERVAL), Duration::ZERO);
+        assert_eq!(due_at(visit()), Some((120, Task::Sweep)));
     }
 
     #[test]
     fn a_database_without_the_extension_is_looked_at_every_minute() {
         let absent = Visit { presence: Presence::Absent, ..visit() };
-        let hour = Duration::from_secs(3_600);
-        assert_eq!(absent.due_in(INTERVAL, hour), Duration::from_secs(60));
-        assert_eq!(absent.due_in(INTERVAL, Duration::from_millis(10)), Duration::from_secs(60));
+        for check in [Duration::from_secs(3_600), Duration::from_millis(10)] {
+            let due = absent.due(&Intervals { check: Some(check), ..INTERVALS });
+            assert_eq!(due, Some((Duration::from_secs(120), Task::Sweep)));
+        }
     }
 
     #[test]
     fn a_request_makes_a_database_due_unless_its_sweeper_fails() {
         let requested = Visit { presence: Presence::Absent, requested: true, ..visit() };
-        assert_eq!(requested.due_in(INTERVAL, INTERVAL), Duration::ZERO);
-        let failing = Visit { failures: 3, ..requested };
-        assert_eq!(failing.due_in(INTERVAL, INTERVAL), Duration::from_secs(4));
+        assert_eq!(due_at(requested), Some((60, Task::Sweep)));
+        assert_eq!(due_at(Visit { failures: 3, ..requested }), Some((64, Task::Sweep)));
+    }
+
+    #[test]
+    fn a_sweeper_that_failed_is_tried_again_before_its_interval_is_over() {
+        assert_eq!(due_at(Visit { failures: 1, ..visit() }), Some((61, Task::Sweep)));
+    }
+
+    #[test]
+    fn heartbeats_in_memory_are_flushed_between_sweeps() {
+        let unwritten = Visit { unwritten: true, ..visit() };
+        assert_eq!(due_at(unwritten), Some((70, Task::Flush)));
+        let flushed = Visit { last_started: Some(Duration::from_secs(110)), ..unwritten };
+        assert_eq!(due_at(flushed), Some((120, Task::Sweep)));
+    }
+
+    #[test]
+    fn a_flush_waits_for_a_failing_sweeper_too() {
+        let failing = Visit { unwritten: true, failures: 6, ..visit() };
+        assert_eq!(due_at(failing), Some((92, Task::Sweep)));
+    }
+
+    #[test]
+    fn without_sweeping_there_is_nothing_but_flushes() {
+        let off = Intervals { check: None, ..INTERVALS };
+        assert_eq!(visit().due(&off), None);
+        let unwritten = Visit { unwritten: true, ..visit() };
+        assert_eq!(unwritten.due(&off), Some((Duration::from_secs(70), Task::Flush)));
+        let absent = Visit { presence: Presence::Absent, ..unwritten };
+        assert_eq!(absent.due(&off), None);
     }
 
     #[test]
@@ -189,7 +275,10 @@ mod tests {
 
     #[test]
     fn the_launcher_never_sleeps_longer_than_a_minute() {
-        assert_eq!(longest_sleep(Duration::from_secs(3_600)), Duration::from_secs(60));
-        assert_eq!(longest_sleep(Duration::from_millis(100)), Duration::from_millis(100));
+        let sleep =
+            |check, flush| Intervals { check, flush: Duration::from_secs(flush) }.longest_sleep().as_secs();
+        let hour = Some(Duration::from_secs(3_600));
+        assert_eq!((sleep(hour, 3_600), sleep(None, 3_600)), (60, 60));
+        assert_eq!((sleep(hour, 10), sleep(Some(Duration::from_secs(1)), 10)), (10, 1));
     }
 }

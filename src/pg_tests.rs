@@ -21,7 +21,7 @@ mod tests {
     fn work_runs_as_the_role_with_settings_of_its_own() {
         let role = role("somebody");
         Spi::run("SET search_path = public; SET row_security = on").unwrap();
-        let inside = scope::as_role_without_waiting(role, || {
+        let inside = scope::as_role_waiting(role, c"1s", || {
             text(
                 "SELECT concat_ws('; ', current_user, current_setting('search_path'), \
                   current_setting('row_security'), current_setting('lock_timeout'))",

@@ -11,6 +11,8 @@ use crate::pg;
 
 static CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static STALE_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(120_000);
+static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
@@ -54,6 +56,29 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.flush_interval",
+        c"How long a heartbeat may stay in memory before its row is written.",
+        c"Functions and views of the extension always see it; a crash of the server loses at most this much.",
+        &FLUSH_INTERVAL,
+        10,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    if pg::is_preloading() {
+        // Cannot be defined later: it fixes the size of shared memory.
+        GucRegistry::define_int_guc(
+            c"rgrid_heartbeat.max_workers",
+            c"Workers whose heartbeats fit in shared memory.",
+            c"Heartbeats of more workers than these are written to their rows at once. About 120 bytes each.",
+            &MAX_WORKERS,
+            0,
+            16_777_216,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
     pg::reserve_setting_prefix(c"rgrid_heartbeat");
 }
 
@@ -65,6 +90,16 @@ pub fn check_interval() -> Duration {
 /// Silence after which a worker is dead.
 pub fn stale_threshold() -> Duration {
     milliseconds(STALE_THRESHOLD.get())
+}
+
+/// How long a heartbeat may stay in memory.
+pub fn flush_interval() -> Duration {
+    milliseconds(FLUSH_INTERVAL.get())
+}
+
+/// Workers that fit in shared memory.
+pub fn max_workers() -> usize {
+    usize::try_from(MAX_WORKERS.get()).unwrap_or(0)
 }
 
 /// Dead workers settled in one transaction.

@@ -20,21 +20,30 @@ use crate::jobs::{self, JobTable, Locked, Settled};
 use crate::ledger::{self, Death, Reason};
 use crate::pg::{self, scope};
 use crate::workers::{HeartbeatTable, Worker};
-use crate::{databases, liveness, settings};
+use crate::{buffer, databases, liveness, settings};
 
-/// A job table that could not be settled, and why.
-#[derive(Clone, Debug)]
+/// A table that could not be dealt with, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The table's qualified name.
-    pub table: String,
-    /// What it said.
-    pub message: String,
+    /// What could not be done.
+    attempt: String,
+    /// What the table said.
+    reason: String,
 }
 
 impl Problem {
+    fn of_jobs(table: &JobTable, error: &Error) -> Self {
+        Self { attempt: format!("settle jobs in table {}", table.name), reason: error.message() }
+    }
+
+    /// Heartbeats that could not be written to their rows.
+    pub fn of_flush(error: &Error) -> Self {
+        Self { attempt: "write heartbeats".into(), reason: error.message() }
+    }
+
     /// The problem as a line of the log.
     pub fn message(&self) -> String {
-        format!("could not settle jobs in table {}: {}", self.table, self.message)
+        format!("could not {}: {}", self.attempt, self.reason)
     }
 }
 
@@ -81,7 +90,7 @@ impl Report {
     /// Adds problems, each table's once.
     fn add_problems(&mut self, problems: Vec<Problem>) {
         for problem in problems {
-            if self.problems.iter().all(|known| known.table != problem.table) {
+            if !self.problems.contains(&problem) {
                 self.problems.push(problem);
             }
         }
@@ -147,7 +156,9 @@ impl Sweep {
     /// The workers that are to be declared dead, without locking anything.
     pub fn silent(&self, dead: &[Worker]) -> Result<Vec<Worker>> {
         let Some(cutoff) = self.cutoff else { return Ok(Vec::new()) };
-        self.heartbeats.silent_since(cutoff, &ids(dead))
+        let mut silent = self.heartbeats.silent_since(cutoff, &ids(dead))?;
+        silent.retain(|worker| buffer::beat_at(&worker.id).is_none_or(|beat_at| beat_at < cutoff));
+        Ok(silent)
     }
 
     /// Declares these workers dead, those that have beaten meanwhile or that others are at work on apart.
@@ -157,7 +168,11 @@ impl Sweep {
         let workers = self.heartbeats.lock_silent(silent, cutoff)?;
         // Another sweep may have been faster: with the rows locked, the ledger tells for good.
         let known = ledger::dead_among(&self.installation, &ids(&workers))?;
-        let workers: Vec<Worker> = workers.into_iter().filter(|worker| !known.contains(&worker.id)).collect();
+        // The second look: who has beaten meanwhile is alive; the others' heartbeats wait for the row from here on.
+        let workers: Vec<Worker> = workers
+            .into_iter()
+            .filter(|worker| !known.contains(&worker.id) && buffer::remove_silent(&worker.id, cutoff))
+            .collect();
         if workers.is_empty() {
             return Ok(report);
         }
@@ -243,7 +258,10 @@ pub fn welcome_back(installation: &Installation, worker: &str) -> Result<()> {
     if failed + requeued > 0 {
         ledger::add_jobs(installation, worker, failed, requeued)?;
     }
-    ledger::close(installation, &[worker], now)?;
+    if ledger::close(installation, &[worker], now)?.is_empty() {
+        // Its death is newer than the snapshot of this transaction, which cannot change it.
+        return Err(Error::SerializationFailure);
+    }
     log_at_commit(format!("worker \"{}\" came back after it was declared dead", printable(worker)));
     Ok(())
 }
@@ -277,7 +295,7 @@ fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc>) -
     for table in jobs::watched(installation)? {
         match scope::subtransaction(|| table.settle(workers, now, Locked::Skip)) {
             Ok(settled) => settlement.add(&table, settled),
-            Err(error) => settlement.problems.push(Problem { table: table.name, message: error.message() }),
+            Err(error) => settlement.problems.push(Problem::of_jobs(&table, &error)),
         }
     }
     Ok(settlement)
@@ -296,10 +314,7 @@ fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> 
         match scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)) {
             Ok(settled) => settlement.add(&table, settled),
             Err(error) if jobs::is_locked(&error) => return Err(Error::JobsLocked { table: table.name }),
-            Err(error) => {
-                let problem = Problem { table: table.name, message: error.message() };
-                warning!("{}", problem.message());
-            }
+            Err(error) => warning!("{}", Problem::of_jobs(&table, &error).message()),
         }
     }
     Ok(settlement)
@@ -314,7 +329,7 @@ fn running(installation: &Installation, workers: &[String]) -> Result<Settlement
     for table in jobs::watched(installation)? {
         match scope::subtransaction(|| table.running(workers)) {
             Ok(jobs) => found.add(&table, jobs),
-            Err(error) => found.problems.push(Problem { table: table.name, message: error.message() }),
+            Err(error) => found.problems.push(Problem::of_jobs(&table, &error)),
         }
     }
     Ok(found)

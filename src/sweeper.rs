@@ -1,7 +1,7 @@
-//! The sweeper: a short-lived process that sweeps one database once.
+//! The sweeper: a short-lived process that writes heartbeats and sweeps in one database once.
 //!
 //! Started by the launcher, one at a time for a database. It connects, leaves if the extension is not there or
-//! not of its version, sweeps, and ends, so that nobody waits for it who wants to drop or copy the database. Each
+//! not of its version, flushes, sweeps, and ends, so that nobody waits for it who wants to drop or copy the database. Each
 //! batch of workers is a transaction of its own; before each the extension is looked up again. A problem is
 //! logged when it is new, and not again until it changes.
 #![allow(unsafe_code, reason = "the entry point is called by name")]
@@ -9,35 +9,38 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::databases;
 use crate::error::{Error, Result};
 use crate::installation::{Installation, VERSION};
-use crate::liveness::Presence;
+use crate::liveness::{Presence, Task};
 use crate::pg::catalog::Database;
 use crate::pg::process::{self, Worker};
 use crate::pg::{self, scope};
-use crate::settings;
 use crate::sweep::{Problem, Sweep};
+use crate::{buffer, databases, flush, settings};
 
 const KIND: &str = "rgrid_heartbeat sweeper";
 
 /// Starts a sweeper; `None` when there is no slot for it.
-pub fn start(database: &Database) -> Option<Worker> {
+pub fn start(database: &Database, task: Task) -> Option<Worker> {
     let name = format!("{KIND} for database {}", database.name);
-    Worker::start(KIND, &name, "rgrid_heartbeat_sweeper_main", database.oid)
+    let argument = u64::from(database.oid.to_u32()) | if task == Task::Sweep { SWEEP } else { 0 };
+    Worker::start(KIND, &name, "rgrid_heartbeat_sweeper_main", argument)
 }
 
-/// Where a sweeper's process begins; the argument is the database's OID.
+/// Set in a sweeper's argument when it is to sweep, and not only to flush; the lower half is the database's OID.
+const SWEEP: u64 = 1 << 32;
+
+/// Where a sweeper's process begins.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
-    let Ok(oid) = u32::try_from(argument.value()) else { return };
+    let argument = argument.value() as u64;
+    let task = if argument & SWEEP == 0 { Task::Flush } else { Task::Sweep };
     process::accept_signals();
-    process::connect(pg_sys::Oid::from(oid));
+    process::connect(pg_sys::Oid::from((argument & !SWEEP) as u32));
     process::report_name(c"rgrid_heartbeat sweeper");
     process::reset_session_settings();
-    let outcome = round();
-    finish(outcome);
+    finish(round(task));
 }
 
 /// How a round without an error ended.
@@ -49,20 +52,30 @@ enum Outcome {
         /// Their version.
         version: String,
     },
-    /// It was swept.
-    Swept {
-        /// Tables that could not be settled.
+    /// What was to be done is done.
+    Done {
+        /// What of it could not be done.
         problems: Vec<Problem>,
     },
 }
 
-/// Sweeps the database.
-fn round() -> Result<Outcome> {
+/// Does what the sweeper was started for.
+fn round(task: Task) -> Result<Outcome> {
+    if let Some(outcome) = scope::transaction(recognise)? {
+        return Ok(outcome);
+    }
+    process::report_activity("writing heartbeats");
+    // A table that refuses heartbeats does not stop the sweep: that looks into memory, too.
+    let flush_problem = flush::flush().err().map(|error| Problem::of_flush(&error));
+    let mut problems = if task == Task::Sweep { sweep()? } else { Vec::new() };
+    problems.extend(flush_problem);
+    Ok(Outcome::Done { problems })
+}
+
+/// Sweeps the database. Returns the tables that could not be settled.
+fn sweep() -> Result<Vec<Problem>> {
     process::report_activity("looking for dead workers");
-    let Found { silent, leftovers, mut problems } = match scope::transaction(look)? {
-        Look::Sweep(found) => found,
-        Look::Leave(outcome) => return Ok(outcome),
-    };
+    let Found { silent, leftovers, mut problems } = scope::transaction(look)?;
     if silent.len() + leftovers.len() > 0 {
         process::report_activity("settling jobs of dead workers");
     }
@@ -72,32 +85,39 @@ fn round() -> Result<Outcome> {
     for batch in leftovers.chunks(settings::batch_size()) {
         problems.append(&mut with_sweep(|sweep| Ok(sweep.settle_leftovers(batch)?.problems))?);
     }
-    Ok(Outcome::Swept { problems })
+    Ok(problems)
+}
+
+/// The first transaction of a round: is this a database to work in? How the round ends if not.
+fn recognise() -> Result<Option<Outcome>> {
+    match Installation::find()? {
+        None => {
+            buffer::forget(pg::current_database());
+            Ok(Some(Outcome::Absent))
+        }
+        Some(installation) if installation.version != VERSION => {
+            Ok(Some(Outcome::Foreign { version: installation.version }))
+        }
+        Some(_) => Ok(None),
+    }
 }
 
 /// Whom the sweep has to deal with, by id.
+#[derive(Default)]
 struct Found {
     silent: Vec<String>,
     leftovers: Vec<String>,
     problems: Vec<Problem>,
 }
 
-enum Look {
-    Sweep(Found),
-    Leave(Outcome),
-}
-
-/// The first transaction of a round: is there anything to do?
-fn look() -> Result<Look> {
-    let Some(installation) = Installation::find()? else { return Ok(Look::Leave(Outcome::Absent)) };
-    if installation.version != VERSION {
-        return Ok(Look::Leave(Outcome::Foreign { version: installation.version }));
-    }
+/// The first transaction of a sweep: is there anything to do?
+fn look() -> Result<Found> {
+    let Some(installation) = Installation::find()? else { return Ok(Found::default()) };
     let sweep = Sweep::new(installation)?;
     let dead = sweep.close_returned()?;
     let silent = sweep.silent(&dead)?.into_iter().map(|worker| worker.id).collect();
     let (leftovers, problems) = sweep.with_leftovers(&dead)?;
-    Ok(Look::Sweep(Found { silent, leftovers, problems }))
+    Ok(Found { silent, leftovers, problems })
 }
 
 /// Runs one batch in a transaction; nothing when the extension was dropped meanwhile.
@@ -137,8 +157,8 @@ fn problem(outcome: Result<Outcome>) -> Option<ErrorReport> {
     match outcome {
         Ok(Outcome::Absent) => None,
         Ok(Outcome::Foreign { version }) => Some(Error::ForeignVersion { version }.into()),
-        Ok(Outcome::Swept { problems }) if problems.is_empty() => None,
-        Ok(Outcome::Swept { problems }) => {
+        Ok(Outcome::Done { problems }) if problems.is_empty() => None,
+        Ok(Outcome::Done { problems }) => {
             let mut lines: Vec<String> = problems.iter().map(Problem::message).collect();
             lines.sort_unstable();
             lines.dedup();

@@ -4,9 +4,10 @@
 //! transaction, and every statement on it runs with its owner's rights.
 
 use std::cmp::min;
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use pgrx::datum::TimestampWithTimeZone;
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
@@ -81,28 +82,100 @@ impl HeartbeatTable {
         })
     }
 
-    /// Writes down that a worker is alive. Waits for a sweep that has its row.
-    pub fn beat(&self, id: &str, hostname: &str) -> Result<()> {
-        let hostname_too = if self.has_hostname { ", hostname = EXCLUDED.hostname" } else { "" };
+    /// Writes down that a worker is alive. Waits for a sweep that has its row. A hostname that is not given
+    /// leaves the one that is there; a new row gets `elsewise`.
+    pub fn beat(
+        &self,
+        id: &str,
+        hostname: Option<&str>,
+        elsewise: impl FnOnce() -> Result<String>,
+    ) -> Result<()> {
         let now = self.stored("pg_catalog.clock_timestamp()");
-        let renewal = format!("UPDATE SET last_heartbeat_at = {now}{hostname_too}");
-        self.insert_or(&renewal, id, hostname)?;
+        let assignment = match hostname {
+            Some(_) if self.has_hostname => ", hostname = EXCLUDED.hostname",
+            _ => "",
+        };
+        let renewal = format!("UPDATE SET last_heartbeat_at = {now}{assignment}");
+        self.insert_or(&renewal, id, hostname, elsewise)?;
         Ok(())
     }
 
     /// Makes the row of a new worker; false when there is one already, also one that was not committed yet.
-    pub fn insert(&self, id: &str, hostname: &str) -> Result<bool> {
-        Ok(self.insert_or("NOTHING", id, hostname)? == 1)
+    pub fn insert(
+        &self,
+        id: &str,
+        hostname: Option<&str>,
+        elsewise: impl FnOnce() -> Result<String>,
+    ) -> Result<bool> {
+        Ok(self.insert_or("NOTHING", id, hostname, elsewise)? == 1)
     }
 
-    fn insert_or(&self, on_conflict: &str, id: &str, hostname: &str) -> Result<usize> {
+    fn insert_or(
+        &self,
+        on_conflict: &str,
+        id: &str,
+        hostname: Option<&str>,
+        elsewise: impl FnOnce() -> Result<String>,
+    ) -> Result<usize> {
         let (column, value) = if self.has_hostname { (", hostname", ", $2") } else { ("", "") };
         let now = self.stored("pg_catalog.clock_timestamp()");
         let statement = self.sql(&format!(
             "INSERT INTO @table@ AS h (worker_id, last_heartbeat_at{column}) VALUES ($1, {now}{value}) \
              ON CONFLICT (worker_id) DO {on_conflict}"
         ));
+        let hostname = match hostname {
+            Some(hostname) => hostname.to_owned(),
+            None if self.has_hostname => elsewise()?,
+            None => String::new(),
+        };
         self.as_owner(|| sql::execute(&statement, &[id.into(), hostname.into()]))
+    }
+
+    /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
+    /// that are newer stay; ones from the future, which only a set clock can explain, do not. The number of rows.
+    pub fn write_all(&self, beats: &[(String, DateTime<Utc>)]) -> Result<usize> {
+        let statement = self.sql(&format!(
+            "UPDATE @table@ h SET last_heartbeat_at = {at} \
+             FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) \
+             WHERE h.worker_id = b.id AND (h.last_heartbeat_at < {at} OR h.last_heartbeat_at > {now})",
+            at = self.stored("b.at"),
+            now = self.stored("pg_catalog.clock_timestamp()"),
+        ));
+        scope::as_role_waiting(self.owner, c"50ms", || sql::execute(&statement, &arrays(beats)))
+    }
+
+    /// Writes heartbeats to the rows that nobody has locked.
+    pub fn write_unlocked(&self, beats: &[(String, DateTime<Utc>)]) -> Result<usize> {
+        let statement = self.sql(&format!(
+            "WITH unlocked AS MATERIALIZED ( \
+                 SELECT h.tableoid AS t, h.ctid AS c, b.at \
+                 FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) JOIN @table@ h ON h.worker_id = b.id \
+                 WHERE h.last_heartbeat_at < {at} FOR UPDATE OF h SKIP LOCKED) \
+             UPDATE @table@ h SET last_heartbeat_at = {written} FROM unlocked u \
+             WHERE h.ctid = u.c AND h.tableoid = u.t",
+            at = self.stored("b.at"),
+            written = self.stored("u.at"),
+        ));
+        self.as_owner(|| sql::execute(&statement, &arrays(beats)))
+    }
+
+    /// Of these heartbeats, the workers whose rows are older still, and those who have no row.
+    pub fn unwritten(&self, beats: &[(String, DateTime<Utc>)]) -> Result<(HashSet<String>, HashSet<String>)> {
+        let statement = self.sql(&format!(
+            "SELECT b.id, h.worker_id IS NULL \
+             FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) LEFT JOIN @table@ h ON h.worker_id = b.id \
+             WHERE h.worker_id IS NULL OR h.last_heartbeat_at < {}",
+            self.stored("b.at"),
+        ));
+        // As an update, to see what was committed meanwhile.
+        let rows: Vec<(String, bool)> = self.as_owner(|| {
+            sql::update(&statement, &arrays(beats), |row| {
+                Ok((row.required(1, "worker id")?, row.required(2, "absence")?))
+            })
+        })?;
+        let (gone, left): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, gone)| *gone);
+        let ids = |rows: Vec<(String, bool)>| rows.into_iter().map(|(id, _)| id).collect();
+        Ok((ids(left), ids(gone)))
     }
 
     /// Locks a worker's row, waiting for whoever has it, and reads it; `None` when there is none.
@@ -151,10 +224,9 @@ impl HeartbeatTable {
             self.stored("$3::timestamptz"),
             self.stored("d.last_heartbeat_at"),
         ));
-        let ids: Vec<&str> = dead.iter().map(|worker| worker.id.as_str()).collect();
-        let times: Vec<Option<TimestampWithTimeZone>> =
-            dead.iter().map(|worker| pg::timestamptz(worker.last_heartbeat_at)).collect();
-        let arguments = [ids.into(), times.into(), pg::timestamptz(since).into()];
+        let dead: Vec<_> = dead.iter().map(|worker| (worker.id.clone(), worker.last_heartbeat_at)).collect();
+        let [ids, times] = arrays(&dead);
+        let arguments = [ids, times, pg::timestamptz(since).into()];
         self.as_owner(|| sql::select(&statement, &arguments, worker))
     }
 
@@ -180,6 +252,14 @@ impl HeartbeatTable {
         let columns = format!("h.worker_id::text, {hostname}, {time}");
         statement.replace("@columns@", &columns).replace("@table@", &self.name)
     }
+}
+
+/// Ids and times as the arrays that `unnest` takes.
+fn arrays(beats: &[(String, DateTime<Utc>)]) -> [DatumWithOid<'static>; 2] {
+    let ids: Vec<&str> = beats.iter().map(|(id, _)| id.as_str()).collect();
+    let times: Vec<Option<TimestampWithTimeZone>> =
+        beats.iter().map(|(_, at)| pg::timestamptz(*at)).collect();
+    [ids.into(), times.into()]
 }
 
 /// Reads the columns that `@columns@` stands for.

@@ -66,13 +66,13 @@ impl Worker {
     /// Starts a worker that is never restarted; this process is woken when it starts and ends.
     ///
     /// `None` when Postgres has no slot left for it.
-    pub fn start(kind: &str, name: &str, function: &str, argument: pg_sys::Oid) -> Option<Self> {
+    pub fn start(kind: &str, name: &str, function: &str, argument: u64) -> Option<Self> {
         let builder = BackgroundWorkerBuilder::new(truncated(name, NAME_LENGTH))
             .set_type(kind)
             .set_library(LIBRARY)
             .set_function(function)
             .enable_spi_access()
-            .set_argument(Some(argument.into()))
+            .set_argument(Some(pg_sys::Datum::from(argument)))
             // SAFETY: set when this process started, never changed.
             .set_notify_pid(unsafe { pg_sys::MyProcPid });
         let mut worker: pg_sys::BackgroundWorker = (&builder).into();
@@ -83,7 +83,7 @@ impl Worker {
         let started = unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle) };
         // SAFETY: the context found above.
         unsafe { pg_sys::MemoryContextSwitchTo(context) };
-        started.then_some(Self(handle))
+        started.then(|| Self(handle))
     }
 
     /// Whether it has ended, or never came to run.

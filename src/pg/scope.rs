@@ -22,10 +22,10 @@ pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Runs `work` as `role`, as [`as_role`] does, and gives up on any lock after a second.
-pub fn as_role_without_waiting<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+/// Runs `work` as `role`, as [`as_role`] does, and gives up on a lock that is not to be had for so long.
+pub fn as_role_waiting<T>(role: pg_sys::Oid, lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
     as_role(role, || {
-        set_local(c"lock_timeout", c"1s");
+        set_local(c"lock_timeout", lock_timeout);
         work()
     })
 }
@@ -154,6 +154,18 @@ fn caught(error: CaughtError) -> Error {
         detail: report.detail().map(str::to_owned),
         hint: report.hint().map(str::to_owned),
     })
+}
+
+/// Runs `work` with a snapshot of this moment, also in a transaction that keeps an older one.
+pub fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: in a transaction.
+    let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
+    // SAFETY: popped below; dropped by the abort of the (sub)transaction when an error passes.
+    unsafe { pg_sys::PushActiveSnapshot(snapshot) };
+    let result = work();
+    // SAFETY: the one pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
 }
 
 /// Runs `work` when the present transaction has committed; never, when it or a subtransaction that this is

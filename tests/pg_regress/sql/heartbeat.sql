@@ -2,10 +2,12 @@
 SELECT rgrid_heartbeat('worker-1', 'host-1');
 SELECT worker_id, hostname, last_heartbeat_at > clock_timestamp() - interval '10 seconds' AS just_now
 FROM worker_heartbeats;
--- A heartbeat moves the time; a new hostname replaces the old one.
+-- A new hostname replaces the old one; none leaves it.
 UPDATE worker_heartbeats SET last_heartbeat_at = '2000-01-01';
 SELECT rgrid_heartbeat('worker-1', 'host-2');
 SELECT worker_id, hostname, last_heartbeat_at > '2001-01-01' AS moved FROM worker_heartbeats;
+SELECT rgrid_heartbeat('worker-1');
+SELECT worker_id, hostname FROM worker_heartbeats;
 -- On a Unix socket, a worker without a hostname is on the server's host.
 SELECT rgrid_heartbeat('worker-2');
 SELECT length(hostname) > 0 AS has_hostname FROM worker_heartbeats WHERE worker_id = 'worker-2';
@@ -25,6 +27,14 @@ BEGIN;
 SELECT rgrid_heartbeat('worker-4', 'host');
 ROLLBACK;
 SELECT count(*) FROM worker_heartbeats WHERE worker_id = 'worker-4';
+-- One call for many workers, in their order.
+SELECT rgrid_heartbeat(ARRAY['worker-7', 'worker-6', 'worker-7', 'worker-1'], 'host-7');
+SELECT worker_id, hostname FROM worker_heartbeats WHERE hostname = 'host-7' ORDER BY worker_id;
+SELECT rgrid_heartbeat('{}'::text[]);
+SELECT rgrid_heartbeat(ARRAY['worker-8', '']);
+SELECT rgrid_heartbeat(ARRAY['worker-8', NULL]);
+SELECT rgrid_heartbeat(NULL::text[]);
+SELECT count(*) FROM worker_heartbeats WHERE worker_id = 'worker-8';
 -- Registration makes up an id, or takes the worker's own.
 SELECT id ~ '^worker-[0-9a-f]{8}$' AS like_rgrids, incarnation FROM rgrid_register(hostname => 'host');
 SELECT * FROM rgrid_register('worker-5', 'host');
@@ -47,4 +57,4 @@ ROLLBACK;
 BEGIN READ ONLY;
 SELECT rgrid_deregister('worker-2');
 ROLLBACK;
-TRUNCATE worker_heartbeats, rgrid_worker_deaths;
+SELECT forget_all();

@@ -18,7 +18,7 @@ ORDER BY 1, 2;
 
 -- The settings.
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
-WHERE name LIKE 'rgrid\_heartbeat.%' AND name <> 'rgrid_heartbeat.check_interval' ORDER BY name;
+WHERE name LIKE 'rgrid\_heartbeat.%' AND context <> 'postmaster' AND name <> 'rgrid_heartbeat.check_interval' ORDER BY name;
 
 -- Free space on the pages, and no index on the time: a heartbeat is a HOT update.
 SELECT reloptions FROM pg_class WHERE oid = 'worker_heartbeats'::regclass;
@@ -47,3 +47,8 @@ CREATE TABLE executions (
     execution_error text,
     completed_at timestamp
 );
+-- Workers leave no trace for the next test.
+CREATE FUNCTION forget_all() RETURNS void LANGUAGE sql AS $$
+    SELECT rgrid_deregister(worker_id) FROM worker_heartbeats;
+    TRUNCATE rgrid_worker_deaths, executions, rgrid_job_tables;
+$$;

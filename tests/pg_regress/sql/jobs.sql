@@ -76,5 +76,5 @@ INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) SELECT 'many-' || i
 SELECT count(*) FROM rgrid_sweep();
 SELECT count(*) FROM rgrid_sweep();
 SELECT count(*) FROM rgrid_sweep();
-TRUNCATE worker_heartbeats, rgrid_worker_deaths, executions, rgrid_job_tables;
+SELECT forget_all();
 DROP SCHEMA "Odd ""names""" CASCADE;

@@ -118,7 +118,7 @@ SELECT worker_id, job_table, jobs_failed FROM rgrid_sweep();
 SELECT status, execution_error FROM executions;
 DROP TRIGGER greedy ON executions;
 DROP FUNCTION greedy();
-TRUNCATE worker_heartbeats, rgrid_worker_deaths, executions;
+SELECT forget_all();
 SET client_min_messages = warning;
 DROP SCHEMA trap CASCADE;
 REVOKE ALL ON FUNCTION rgrid_heartbeat(text, text), rgrid_register(text, text), rgrid_deregister(text)

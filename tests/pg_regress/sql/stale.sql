@@ -1,7 +1,7 @@
 -- Who is silent, by the plain clock.
-SELECT rgrid_heartbeat(id, 'host') FROM unnest('{alive,quiet,silent}'::text[]) AS id;
-UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '3 minutes' WHERE worker_id = 'quiet';
-UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '1 hour' WHERE worker_id = 'silent';
+SELECT rgrid_heartbeat('alive', 'host');
+INSERT INTO worker_heartbeats (worker_id, hostname, last_heartbeat_at) VALUES
+    ('quiet', 'host', clock_timestamp() - interval '3 minutes'), ('silent', 'host', clock_timestamp() - interval '1 hour');
 -- The longest silence first.
 SELECT worker_id, hostname, round(seconds_since_heartbeat) AS seconds, state,
        last_heartbeat_at < clock_timestamp() - interval '2 minutes' AS before
@@ -15,6 +15,10 @@ RESET rgrid_heartbeat.stale_threshold;
 SET TimeZone = 'Asia/Kolkata';
 SELECT worker_id, round(seconds_since_heartbeat) AS seconds FROM rgrid_stale_workers();
 RESET TimeZone;
+-- One who beats is not silent, whatever its row says by now.
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '1 day' WHERE worker_id = 'alive';
+SELECT rgrid_heartbeat('alive', 'host');
+SELECT worker_id FROM rgrid_stale_workers();
 -- Reading needs no right to write.
 BEGIN READ ONLY;
 SELECT worker_id, state FROM rgrid_stale_workers();
@@ -25,4 +29,4 @@ SELECT rgrid_stale_workers('-1 minute');
 UPDATE worker_heartbeats SET last_heartbeat_at = 'infinity' WHERE worker_id = 'quiet';
 UPDATE worker_heartbeats SET last_heartbeat_at = '-infinity' WHERE worker_id = 'silent';
 SELECT worker_id, state FROM rgrid_stale_workers();
-TRUNCATE worker_heartbeats;
+SELECT forget_all();

@@ -1,9 +1,9 @@
 -- A sweep by hand.
 SET rgrid_heartbeat.stale_threshold = '100ms';
 SELECT wait_until_judging();
-SELECT rgrid_heartbeat(id, 'host') FROM unnest('{alive,dead,idle}'::text[]) AS id;
-UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '1 hour' WHERE worker_id IN ('dead', 'idle');
-UPDATE worker_heartbeats SET last_heartbeat_at = 'infinity' WHERE worker_id = 'alive';
+INSERT INTO worker_heartbeats (worker_id, hostname, last_heartbeat_at) VALUES
+    ('alive', 'host', 'infinity'), ('dead', 'host', clock_timestamp() - interval '1 hour'),
+    ('idle', 'host', clock_timestamp() - interval '1 hour');
 INSERT INTO executions (status, worker_id) VALUES
     ('running', 'dead'), ('running', 'dead'), ('queued', 'dead'), ('completed', 'dead'), ('failed', 'dead'),
     ('running', 'alive'), ('running', NULL), ('running', 'unheard of');
@@ -58,6 +58,13 @@ SELECT incarnation, reason FROM rgrid_worker_deaths WHERE worker_id = 'idle' ORD
 SELECT rgrid_deregister('dead');
 SELECT incarnation, reason, jobs_failed, returned_at IS NOT NULL AS returned
 FROM rgrid_worker_deaths WHERE worker_id = 'dead' ORDER BY 1;
+-- A worker that beats is not dead, whatever its row says by now.
+SELECT rgrid_heartbeat('beating', 'host');
+UPDATE worker_heartbeats SET last_heartbeat_at = '2000-01-01' WHERE worker_id = 'beating';
+SET rgrid_heartbeat.stale_threshold = '1min';
+SELECT count(*) FROM rgrid_sweep() WHERE worker_id = 'beating';
+SET rgrid_heartbeat.stale_threshold = '100ms';
+SELECT rgrid_deregister('beating');
 -- Registering settles what still runs under the id, also when nobody ever heard of it.
 SELECT * FROM rgrid_register('unheard of', 'host');
 SELECT incarnation, reason, jobs_failed, returned_at IS NOT NULL AS returned
@@ -71,4 +78,4 @@ UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '1
 BEGIN ISOLATION LEVEL SERIALIZABLE;
 SELECT worker_id, jobs_failed FROM rgrid_sweep();
 COMMIT;
-TRUNCATE worker_heartbeats, rgrid_worker_deaths, executions;
+SELECT forget_all();

@@ -1,0 +1,67 @@
+//! Writing heartbeats behind: from shared memory to the rows of `worker_heartbeats`. Done by the sweeper, before
+//! each sweep and once a flush interval where somebody has beaten.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use crate::buffer::{self, Unwritten};
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::jobs::is_locked;
+use crate::pg::scope;
+use crate::workers::HeartbeatTable;
+
+/// Rows written in one transaction: few enough that a worker which must write its own row does not wait long,
+/// and enough that reading the whole table for each batch, as the planner will with many workers, pays.
+const BATCH: usize = 100_000;
+
+/// Writes all heartbeats of the present database that are not in their rows, each batch in a transaction of its
+/// own. What cannot be written now, because its row is locked, stays for the next time.
+pub fn flush() -> Result<()> {
+    let started = Instant::now();
+    let heartbeats = buffer::unwritten();
+    if heartbeats.is_empty() {
+        return Ok(());
+    }
+    for batch in heartbeats.chunks(BATCH) {
+        let written = scope::transaction(|| write(batch))?;
+        buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.id())));
+        for id in &written.gone {
+            buffer::remove(id);
+        }
+    }
+    let count = heartbeats.len();
+    debug1!("flushed {count} heartbeats in {:.1} ms", milliseconds(started.elapsed()));
+    Ok(())
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct Written {
+    /// Workers whose rows were locked.
+    left: HashSet<String>,
+    /// Workers whose rows are gone, deleted by hand or by a cascade: they are to register anew.
+    gone: HashSet<String>,
+}
+
+fn write(batch: &[Unwritten]) -> Result<Written> {
+    let Some(installation) = Installation::find()? else { return Ok(Written::default()) };
+    let table = HeartbeatTable::open(&installation)?;
+    let beats: Vec<_> = batch.iter().map(|heartbeat| (heartbeat.id(), heartbeat.beat_at())).collect();
+    // Nobody has locked any of the rows, nearly always; finding that out first would cost as much as writing.
+    match scope::subtransaction(|| table.write_all(&beats)) {
+        Ok(count) if count == beats.len() => return Ok(Written::default()),
+        Ok(_) => {}
+        Err(error) if is_locked(&error) => {
+            table.write_unlocked(&beats)?;
+        }
+        Err(error) => return Err(error),
+    }
+    table.unwritten(&beats).map(|(left, gone)| Written { left, gone })
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
