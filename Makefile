@@ -17,7 +17,8 @@ export PG_CONFIG
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install package demo test test-unit test-backend test-regress test-server check clean
+.PHONY: help deps build install package demo test test-unit test-backend test-regress test-server check \
+	bench bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +49,12 @@ check: deps ## everything that CI runs: format, lints, tests
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
+
+bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and 20 GB
+	scripts/bench $$($(PG_CONFIG) --bindir)
+
+bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
+	scripts/bench $$($(PG_CONFIG) --bindir) --quick
 
 clean: ## remove what was built
 	cargo clean

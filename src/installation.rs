@@ -27,21 +27,22 @@ impl Installation {
     /// database does not have it.
     pub fn find() -> Result<Option<Self>> {
         let Some(oid) = catalog::lock_extension(c"rgrid_heartbeat") else { return Ok(None) };
-        let found = sql::select(
+        let statement = sql::Kept::new(
             "SELECT x.extnamespace, x.extowner, x.extversion, pg_catalog.quote_ident(n.nspname) \
              FROM pg_catalog.pg_extension x \
              JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) x.extnamespace \
-             WHERE x.oid OPERATOR(pg_catalog.=) $1",
-            &[oid.into()],
-            |row| {
-                Ok(Self {
-                    schema: row.required(1, "schema")?,
-                    owner: row.required(2, "owner")?,
-                    version: row.required(3, "version")?,
-                    quoted_schema: row.required(4, "schema name")?,
-                })
-            },
-        )?;
+             WHERE x.oid OPERATOR(pg_catalog.=) $1"
+                .into(),
+            &[pg_sys::OIDOID],
+        );
+        let found = statement.select(&[oid.into()], |row| {
+            Ok(Self {
+                schema: row.required(1, "schema")?,
+                owner: row.required(2, "owner")?,
+                version: row.required(3, "version")?,
+                quoted_schema: row.required(4, "schema name")?,
+            })
+        })?;
         Ok(found.into_iter().next())
     }
 

@@ -13,6 +13,8 @@ use crate::pg::{self, catalog, scope, sql};
 /// What to do about job rows that another session has locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locked {
+    /// Fail at once. Nearly always nobody has locked any, and this is the cheapest way to find out.
+    Refuse,
     /// Leave them for the next sweep.
     Skip,
     /// Wait, for a second at most, and fail.
@@ -101,13 +103,14 @@ impl JobTable {
     /// When the table lacks a column, when its owner may not update it, when one of its triggers refuses, or
     /// when a lock is not to be had. The caller wraps this in a subtransaction.
     pub fn settle(&self, workers: &[String], now: DateTime<Utc>, locked: Locked) -> Result<Vec<Settled>> {
-        let statement = self.settling_statement()?;
+        let statement = self.settling_statement(locked)?;
         if locked == Locked::Wait {
             self.lock(workers)?;
         }
         let arguments =
             [workers.to_vec().into(), self.error_message.as_str().into(), pg::timestamptz(now).into()];
-        self.as_owner(|| {
+        let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
+        scope::as_role_waiting(self.relation.owner, timeout, || {
             sql::update(&statement, &arguments, |row| {
                 Ok(Settled {
                     worker: row.required(1, "worker")?,
@@ -148,9 +151,35 @@ impl JobTable {
         })
     }
 
-    /// One statement that locks the jobs, marks them, and counts them for each worker. Joined by row
-    /// identity, not by key: the rows that are changed are exactly those that were locked.
-    fn settling_statement(&self) -> Result<String> {
+    /// One statement that marks the running jobs and counts them for each worker. To skip locked rows it must lock
+    /// the others first; the two parts are joined by row identity, not by key, so that the rows that are changed
+    /// are exactly those that were locked.
+    fn settling_statement(&self, locked: Locked) -> Result<String> {
+        let assignments = self.assignments()?;
+        let Self { name: table, .. } = self;
+        let (worker, running) = (spi::quote_identifier(&self.worker_column), self.is_running());
+        let jobs = format!("j.{worker} = ANY ($1) AND {running}");
+        let (first, condition) = match locked {
+            Locked::Refuse | Locked::Wait => (String::new(), jobs),
+            Locked::Skip => (
+                format!(
+                    "unlocked AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c FROM {table} j \
+                     WHERE {jobs} FOR UPDATE SKIP LOCKED), "
+                ),
+                "(j.tableoid, j.ctid) IN (SELECT u.t, u.c FROM unlocked u)".to_owned(),
+            ),
+        };
+        Ok(format!(
+            "WITH {first}settled AS ( \
+                 UPDATE {table} j SET {assignments} \
+                 WHERE {condition} AND $2::text IS NOT NULL AND $3::timestamptz IS NOT NULL \
+                 RETURNING j.{worker}::text AS worker) \
+             SELECT worker, pg_catalog.count(*) FROM settled GROUP BY worker",
+        ))
+    }
+
+    /// What becomes of a job; `$2` is the error message, `$3` the time.
+    fn assignments(&self) -> Result<String> {
         let finished = self.check()?;
         let status = spi::quote_identifier(&self.status_column);
         let mut assignments = format!("{status} = {}", spi::quote_literal(&self.dead_status));
@@ -160,19 +189,7 @@ impl JobTable {
         if let Some((column, expression)) = self.finished_column.as_ref().zip(finished) {
             assignments += &format!(", {} = {expression}", spi::quote_identifier(column));
         }
-        let Self { name: table, .. } = self;
-        let (worker, running) = (spi::quote_identifier(&self.worker_column), self.is_running());
-        Ok(format!(
-            "WITH abandoned AS MATERIALIZED ( \
-                 SELECT j.tableoid AS t, j.ctid AS c FROM {table} j \
-                 WHERE j.{worker} = ANY ($1) AND {running} FOR UPDATE SKIP LOCKED), \
-             settled AS ( \
-                 UPDATE {table} j SET {assignments} FROM abandoned a \
-                 WHERE j.ctid = a.c AND j.tableoid = a.t \
-                   AND $2::text IS NOT NULL AND $3::timestamptz IS NOT NULL \
-                 RETURNING j.{worker}::text AS worker) \
-             SELECT worker, pg_catalog.count(*) FROM settled GROUP BY worker",
-        ))
+        Ok(assignments)
     }
 
     /// The condition for a job `j` that is running; the shape that a partial index on it has.

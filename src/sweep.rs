@@ -293,7 +293,12 @@ pub fn settle_dead(installation: &Installation, worker: &str) -> Result<()> {
 fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc>) -> Result<Settlement> {
     let mut settlement = Settlement::default();
     for table in jobs::watched(installation)? {
-        match scope::subtransaction(|| table.settle(workers, now, Locked::Skip)) {
+        let attempt = |locked| scope::subtransaction(|| table.settle(workers, now, locked));
+        let result = match attempt(Locked::Refuse) {
+            Err(error) if jobs::is_locked(&error) => attempt(Locked::Skip),
+            result => result,
+        };
+        match result {
             Ok(settled) => settlement.add(&table, settled),
             Err(error) => settlement.problems.push(Problem::of_jobs(&table, &error)),
         }

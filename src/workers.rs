@@ -4,7 +4,7 @@
 //! transaction, and every statement on it runs with its owner's rights.
 
 use std::cmp::min;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
@@ -128,7 +128,9 @@ impl HeartbeatTable {
             None if self.has_hostname => elsewise()?,
             None => String::new(),
         };
-        self.as_owner(|| sql::execute(&statement, &[id.into(), hostname.into()]))
+        // A parameter that the statement does not use is allowed.
+        let statement = sql::Kept::new(statement, &[pg_sys::TEXTOID, pg_sys::TEXTOID]);
+        self.as_owner(|| statement.execute(&[id.into(), hostname.into()]))
     }
 
     /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
@@ -215,19 +217,20 @@ impl HeartbeatTable {
         self.as_owner(|| sql::update(&statement, &arguments, worker))
     }
 
-    /// Of these workers, the ones heard of at or after `since`, and after the time that stands beside them.
-    pub fn heard_since(&self, since: DateTime<Utc>, dead: &[Worker]) -> Result<Vec<Worker>> {
+    /// Of these dead workers, as they were when they were given up, the ones heard of since, and since `cutoff`.
+    pub fn heard_since(&self, cutoff: DateTime<Utc>, dead: &[Worker]) -> Result<Vec<Worker>> {
+        // The ids as one array: the planner then looks each up, and does not read the whole table.
         let statement = self.sql(&format!(
-            "SELECT @columns@ FROM unnest($1::text[], $2::timestamptz[]) AS d (id, last_heartbeat_at) \
-             JOIN @table@ h ON h.worker_id = d.id \
-             WHERE h.last_heartbeat_at >= {} AND h.last_heartbeat_at > {}",
-            self.stored("$3::timestamptz"),
-            self.stored("d.last_heartbeat_at"),
+            "SELECT @columns@ FROM @table@ h WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at >= {}",
+            self.stored("$2::timestamptz"),
         ));
-        let dead: Vec<_> = dead.iter().map(|worker| (worker.id.clone(), worker.last_heartbeat_at)).collect();
-        let [ids, times] = arrays(&dead);
-        let arguments = [ids, times, pg::timestamptz(since).into()];
-        self.as_owner(|| sql::select(&statement, &arguments, worker))
+        let ids: Vec<&str> = dead.iter().map(|worker| worker.id.as_str()).collect();
+        let arguments = [ids.into(), pg::timestamptz(cutoff).into()];
+        let mut heard = self.as_owner(|| sql::select(&statement, &arguments, worker))?;
+        let died: HashMap<&str, DateTime<Utc>> =
+            dead.iter().map(|worker| (worker.id.as_str(), worker.last_heartbeat_at)).collect();
+        heard.retain(|worker| died.get(worker.id.as_str()).is_some_and(|at| worker.last_heartbeat_at > *at));
+        Ok(heard)
     }
 
     fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {

@@ -1,10 +1,13 @@
 //! SQL statements through SPI, with the rows as values.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
 
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::SpiHeapTupleData;
-use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
+use pgrx::pg_sys::{self, PgOid};
+use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
+use pgrx::{FromDatum, IntoDatum, Spi};
 
 use super::scope;
 use crate::error::{Error, Result};
@@ -47,48 +50,116 @@ pub fn execute(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<usize>
     Spi::connect_mut(|client| Ok(client.update(statement, None, arguments)?.len()))
 }
 
+/// A statement of a worker's every call, whose plan is kept for the session. Not for arrays of any length: the
+/// plan does not know how long they are.
+pub struct Kept {
+    statement: String,
+    types: Vec<PgOid>,
+}
+
+thread_local! {
+    /// The kept plans by their statements, of which there are few: the texts differ in the extension's schema
+    /// and the shape of the table of heartbeats. Never freed: the process ends without asking.
+    static PLANS: RefCell<HashMap<String, &'static OwnedPreparedStatement>> = RefCell::default();
+}
+
+impl Kept {
+    /// A statement with parameters of these types.
+    pub fn new(statement: String, types: &[pg_sys::Oid]) -> Self {
+        Self { statement, types: types.iter().map(|oid| PgOid::from(*oid)).collect() }
+    }
+
+    fn plan(&self, client: &SpiClient<'_>) -> Result<&'static OwnedPreparedStatement> {
+        if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&self.statement).copied()) {
+            return Ok(plan);
+        }
+        let plan: &'static _ =
+            Box::leak(Box::new(client.prepare_mut(self.statement.as_str(), &self.types)?.keep()));
+        PLANS.with_borrow_mut(|plans| plans.insert(self.statement.clone(), plan));
+        Ok(plan)
+    }
+
+    /// Runs a statement that changes nothing, with a snapshot of its own where the isolation level has one a
+    /// statement.
+    pub fn select<T>(
+        &self,
+        arguments: &[DatumWithOid<'_>],
+        read: impl Fn(Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        Spi::connect(|client| {
+            let plan = self.plan(client)?;
+            client.select(plan, None, arguments)?.map(|row| read(Row(row))).collect()
+        })
+    }
+
+    /// Runs a statement that changes rows and returns none; the number of rows it changed.
+    pub fn execute(&self, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
+        Spi::connect_mut(|client| {
+            let plan = self.plan(client)?;
+            Ok(client.update(plan, None, arguments)?.len())
+        })
+    }
+}
+
+thread_local! {
+    /// As [`PLANS`], for [`latest_number_and_flag`].
+    static LATEST: RefCell<HashMap<String, pg_sys::SPIPlanPtr>> = RefCell::default();
+}
+
 /// Runs a statement that changes nothing, sees what was committed until this moment in whatever isolation level,
-/// and returns one row of two columns, an integer and a boolean.
+/// and returns one row of two columns, an integer and a boolean. Its plan is kept.
 #[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
 pub fn latest_number_and_flag(statement: &str, argument: &str) -> Result<(i64, bool)> {
-    let statement = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
-    let mut types = [pg_sys::TEXTOID];
     let mut values = [argument.into_datum().ok_or(Error::MissingValue("argument"))?];
     scope::with_latest_snapshot(|| {
         Spi::connect(|_client| {
-            // SAFETY: connected; the arrays are as long as said. Read-only, and so with the snapshot pushed above.
-            let status = unsafe {
-                pg_sys::SPI_execute_with_args(
-                    statement.as_ptr(),
-                    1,
-                    types.as_mut_ptr(),
-                    values.as_mut_ptr(),
-                    std::ptr::null(),
-                    true,
-                    1,
-                )
-            };
+            let plan = latest_plan(statement)?;
+            // SAFETY: a kept plan of one parameter. Read-only, and so with the snapshot pushed above.
+            let status =
+                unsafe { pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), true, 1) };
             Spi::check_status(status)?;
             // SAFETY: a result of the statement above, valid until the connection ends.
             let table = unsafe { pg_sys::SPI_tuptable.as_ref() }.ok_or(Error::MissingValue("table"))?;
             if table.numvals == 0 {
                 return Err(Error::MissingValue("row"));
             }
-            let column = |number| {
-                let mut is_null = false;
-                // SAFETY: there is a first row, and it has two columns.
-                let row = unsafe { *table.vals };
-                // SAFETY: as above.
-                let datum = unsafe { pg_sys::SPI_getbinval(row, table.tupdesc, number, &mut is_null) };
-                (datum, is_null)
-            };
-            let ((number, no_number), (flag, no_flag)) = (column(1), column(2));
-            // SAFETY: the types are the caller's promise, which one statement keeps.
-            let number =
-                unsafe { i64::from_datum(number, no_number) }.ok_or(Error::MissingValue("number"))?;
+            // SAFETY: there is a first row, and the types are the caller's promise.
+            let number = unsafe { first_row::<i64>(table, 1) }.ok_or(Error::MissingValue("number"))?;
             // SAFETY: as above.
-            let flag = unsafe { bool::from_datum(flag, no_flag) }.ok_or(Error::MissingValue("flag"))?;
+            let flag = unsafe { first_row::<bool>(table, 2) }.ok_or(Error::MissingValue("flag"))?;
             Ok((number, flag))
         })
     })
+}
+
+/// # Safety
+///
+/// The table has a row, and the column is of the type.
+#[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
+unsafe fn first_row<T: FromDatum>(table: &pg_sys::SPITupleTable, column: i32) -> Option<T> {
+    let mut is_null = false;
+    // SAFETY: the caller's promise.
+    let row = unsafe { *table.vals };
+    // SAFETY: as above.
+    let datum = unsafe { pg_sys::SPI_getbinval(row, table.tupdesc, column, &mut is_null) };
+    // SAFETY: as above.
+    unsafe { T::from_datum(datum, is_null) }
+}
+
+#[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
+fn latest_plan(statement: &str) -> Result<pg_sys::SPIPlanPtr> {
+    if let Some(plan) = LATEST.with_borrow(|plans| plans.get(statement).copied()) {
+        return Ok(plan);
+    }
+    let text = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
+    let mut types = [pg_sys::TEXTOID];
+    // SAFETY: connected; the text and the type outlive the call.
+    let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), 1, types.as_mut_ptr()) };
+    if plan.is_null() {
+        return Err(Error::MissingValue("plan"));
+    }
+    // SAFETY: a plan that was just made, and is never freed.
+    unsafe { pg_sys::SPI_keepplan(plan) };
+    LATEST.with_borrow_mut(|plans| plans.insert(statement.to_owned(), plan));
+    Ok(plan)
 }

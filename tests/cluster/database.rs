@@ -2,7 +2,7 @@
 
 use super::Cluster;
 use super::server::SUPERUSER;
-use postgres::Client;
+use postgres::{Client, Config};
 use postgres::types::{FromSqlOwned, ToSql};
 use std::thread;
 
@@ -27,6 +27,11 @@ impl<'a> Database<'a> {
 
     pub fn connect_as(&self, role: &str) -> Client {
         self.cluster.connect_as(&self.name, role)
+    }
+
+    /// How to connect, for whoever has to do so again after a crash.
+    pub fn config(&self) -> Config {
+        self.cluster.config(&self.name, SUPERUSER)
     }
 }
 

@@ -3,7 +3,8 @@
 //! test is over.
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and
-//! log, `database` gives each test a database, `rgrid` plays RGrid's workers.
+//! log, `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has
+//! their heartbeats one at a time, `standby` copies a server.
 
 #![allow(
     dead_code,
@@ -12,12 +13,15 @@
 )]
 
 mod database;
+mod heartbeats;
 mod observe;
 mod programs;
 mod rgrid;
 mod server;
+mod standby;
 
 pub use database::{Database, ask, run, sqlstate};
+pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};

@@ -54,6 +54,13 @@ pub fn new_server_directory(number: usize) -> PathBuf {
     dir
 }
 
+/// The directory of server `number`, for a program that makes its `data` itself.
+pub fn new_empty_directory(number: usize) -> PathBuf {
+    let dir = workspace().dir.join(number.to_string());
+    make_directory(&dir);
+    dir
+}
+
 /// What this test process owns on disk: the template, made once because initdb takes seconds, and the
 /// servers.
 struct Workspace {

@@ -1,9 +1,9 @@
 //! Plays RGrid: its tables as an existing installation has them, its Python workers, and the workers that use
 //! the extension's functions.
 
-use super::{ask, run, wait_until};
+use super::{Database, ask, run, wait_until};
 use chrono::{DateTime, NaiveDateTime};
-use postgres::Client;
+use postgres::{Client, NoTls};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -185,6 +185,18 @@ impl Beating {
     pub fn calling(client: Client, worker: &'static str) -> Self {
         Self::start(client, move |client| {
             let _: i64 = ask(client, "SELECT rgrid_heartbeat($1)", &[&worker]);
+        })
+    }
+
+    /// A worker that calls `rgrid_heartbeat`, and connects again when the server ends its session.
+    pub fn through_crashes(database: &Database<'_>, worker: &'static str) -> Self {
+        let config = database.config();
+        Self::start(database.connect(), move |client| {
+            if client.execute("SELECT rgrid_heartbeat($1)", &[&worker]).is_err()
+                && let Ok(again) = config.connect(NoTls)
+            {
+                *client = again;
+            }
         })
     }
 

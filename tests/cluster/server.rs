@@ -35,18 +35,22 @@ impl Builder {
     }
 
     pub fn start(self) -> Cluster {
-        static STARTED: AtomicUsize = AtomicUsize::new(0);
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let cluster = Cluster { dir: programs::new_server_directory(number) };
+        let cluster = Cluster { dir: programs::new_server_directory(next_number()) };
         cluster.append_configuration(&self);
         cluster.start();
         cluster
     }
 }
 
+/// A number that no other server of this test process has.
+pub(super) fn next_number() -> usize {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    STARTED.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A server of a test's own. Dropping it stops the server and removes its directory.
 pub struct Cluster {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
 }
 
 impl Cluster {
@@ -89,7 +93,7 @@ impl Cluster {
         writeln!(file, "{line}").expect("postgresql.conf can be written");
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
 
@@ -139,14 +143,21 @@ impl Cluster {
         wait_until("connections are taken again", || self.try_connect("postgres", SUPERUSER).is_ok());
     }
 
-    fn pg_ctl(&self, action: &str) -> Command {
+    pub(super) fn pg_ctl(&self, action: &str) -> Command {
         let mut command = programs::server_program("pg_ctl");
         command.arg(action).arg("-D").arg(self.data()).args(["-w", "-t", "60"]);
         command
     }
 
     pub(super) fn try_connect(&self, database: &str, role: &str) -> Result<Client, postgres::Error> {
-        Config::new().host_path(&self.dir).port(5432).user(role).dbname(database).connect(NoTls)
+        self.config(database, role).connect(NoTls)
+    }
+
+    /// How to connect, for whoever has to do so again after a crash.
+    pub(super) fn config(&self, database: &str, role: &str) -> Config {
+        let mut config = Config::new();
+        config.host_path(&self.dir).port(5432).user(role).dbname(database);
+        config
     }
 
     /// A session of the superuser.

@@ -1,0 +1,102 @@
+//! Heartbeats one at a time: what they answer, where they are kept, and what is known of them.
+
+use super::{Cluster, Database, ask, deaths, run, wait_until};
+use chrono::{DateTime, Utc};
+use postgres::Client;
+
+/// One heartbeat; the worker's incarnation.
+pub fn beat(client: &mut Client, worker: &str) -> i64 {
+    ask(client, "SELECT rgrid_heartbeat($1)", &[&worker])
+}
+
+/// One heartbeat; whether it was kept in memory, which needs no transaction id.
+pub fn beats_in_memory(client: &mut Client, worker: &str) -> bool {
+    let sql = "SELECT rgrid_heartbeat($1) IS NOT NULL AND pg_current_xact_id_if_assigned() IS NULL";
+    ask(client, sql, &[&worker])
+}
+
+/// Lets the worker be known and then beat in memory.
+///
+/// # Panics
+/// When it does not.
+pub fn known_worker(client: &mut Client, worker: &str) {
+    beat(client, worker);
+    assert!(beats_in_memory(client, worker), "{worker} should be known in memory");
+}
+
+/// What the worker's row says; `None` when it has none.
+pub fn row_time(client: &mut Client, worker: &str) -> Option<DateTime<Utc>> {
+    let sql = "SELECT max(last_heartbeat_at::timestamptz) FROM worker_heartbeats WHERE worker_id = $1";
+    ask(client, sql, &[&worker])
+}
+
+/// Makes the worker's row an hour old, behind the back of whoever keeps its heartbeats in memory.
+pub fn age_row(client: &mut Client, worker: &str) {
+    let sql = "UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '1 hour'
+               WHERE worker_id = $1";
+    assert_eq!(client.execute(sql, &[&worker]).expect("a row can be changed"), 1);
+}
+
+/// When the extension last heard the worker, by its own account; `None` when it does not know it.
+pub fn last_heard(client: &mut Client, worker: &str) -> Option<DateTime<Utc>> {
+    let sql = "SELECT max(last_heartbeat_at) FROM rgrid_stale_workers(interval '1 microsecond')
+               WHERE worker_id = $1";
+    ask(client, sql, &[&worker])
+}
+
+/// The server's clock.
+pub fn server_time(client: &mut Client) -> DateTime<Utc> {
+    ask(client, "SELECT clock_timestamp()", &[])
+}
+
+/// Sweeps by hand, with a short threshold, until the worker is dead, and with it all who do not beat meanwhile.
+pub fn sweep_away(client: &mut Client, worker: &str) {
+    let before = deaths(client, worker);
+    run(client, "SET rgrid_heartbeat.stale_threshold = '200ms'");
+    wait_until(&format!("a sweep by hand that finds {worker}"), || {
+        run(client, "SELECT rgrid_sweep()");
+        deaths(client, worker) == before + 1
+    });
+    run(client, "RESET rgrid_heartbeat.stale_threshold");
+}
+
+/// The process that serves a session.
+pub fn pid(client: &mut Client) -> i32 {
+    ask(client, "SELECT pg_backend_pid()", &[])
+}
+
+/// Returns when the process waits for an event of this type, such as 'Lock', or of this name, such as 'SyncRep'.
+pub fn await_waiting(cluster: &Cluster, pid: i32, event: &str) {
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND $2 IN (wait_event_type, wait_event)";
+    wait_until(&format!("a session that waits for {event}"), || {
+        ask::<i64>(&mut client, sql, &[&pid, &event]) == 1
+    });
+}
+
+impl Cluster {
+    /// How many sweepers were started for a database. Needs `log_min_messages = debug1`.
+    pub fn sweepers_started(&self, database: &str) -> usize {
+        self.log_lines_with(&["starting background worker", &format!("sweeper for database {database}\"")])
+            .len()
+    }
+
+    /// A database as [`Cluster::database`] makes it, which the sweeper that its installation calls for has left.
+    /// Needs `log_min_messages = debug1`.
+    pub fn visited_database(&self, name: &str) -> Database<'_> {
+        let database = self.database(name);
+        self.await_visit(name);
+        database
+    }
+
+    /// Returns when a sweeper has been in the database, and none is at work anywhere.
+    pub fn await_visit(&self, database: &str) {
+        wait_until("a sweeper to come and go", || {
+            let log = self.log();
+            let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+            let started = lines("starting background worker process \"rgrid_heartbeat sweeper");
+            let ended = lines("background worker \"rgrid_heartbeat sweeper\" (PID ");
+            self.sweepers_started(database) > 0 && started == ended
+        });
+    }
+}
