@@ -189,15 +189,17 @@ pub fn observe_all_from(now: DateTime<Utc>) {
     }
 }
 
-/// Asks the launcher to look at the present database as soon as it can.
+/// Asks the launcher to look at the present database as soon as it can, unless it is known to have the extension:
+/// then it is looked at anyway, and a thousand workers that register at once are no reason for a thousand sweeps.
 pub fn request_visit() {
     if !is_preloaded() {
         return;
     }
     let launcher = {
         let mut shared = DATABASES.exclusive();
-        if let Some(state) = shared.find_or_add(pg::current_database(), pg::now()) {
-            state.requested = true;
+        match shared.find_or_add(pg::current_database(), pg::now()) {
+            Some(state) if state.presence != Presence::Present => state.requested = true,
+            _ => return,
         }
         shared.launcher
     };

@@ -12,7 +12,8 @@
 //! - [`workers`]: the rows of `worker_heartbeats`, the extension's own or an adopted table
 //! - [`ledger`]: the deaths
 //! - [`jobs`]: the watched tables
-//! - [`sweep`]: declaring deaths, settling jobs
+//! - [`settle`]: settling jobs over all watched tables
+//! - [`sweep`]: declaring deaths
 //! - [`heartbeat`]: the functions that a worker calls
 //! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
 //! - [`stats`]: what operators read
@@ -34,6 +35,7 @@ pub mod ledger;
 pub mod liveness;
 pub mod pg;
 pub mod settings;
+pub mod settle;
 pub mod stats;
 pub mod sweep;
 pub mod sweeper;

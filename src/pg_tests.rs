@@ -1,4 +1,5 @@
 //! What one backend can show of the code that no SQL function shows: scopes, conversions, look-ups.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 #[pgrx::pg_schema]
 mod tests {

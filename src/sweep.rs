@@ -5,9 +5,8 @@
 //! holds it from the judgement until the jobs are settled and the ledger is written; a heartbeat takes it before
 //! it reads the ledger. Jobs left over from a death that is already in the ledger are settled under the lock on
 //! the ledger's row, which a returning worker must change.
-//! Each job table is settled in a subtransaction of its own, so that one which fails does not stop the others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -16,58 +15,11 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::jobs::{self, JobTable, Locked, Settled};
 use crate::ledger::{self, Death, Reason};
 use crate::pg::{self, scope};
+use crate::settle::{Problem, Settlement, running, settle, settle_now};
 use crate::workers::{HeartbeatTable, Worker};
 use crate::{buffer, databases, liveness, settings};
-
-/// A table that could not be dealt with, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What could not be done.
-    attempt: String,
-    /// What the table said.
-    reason: String,
-}
-
-impl Problem {
-    fn of_jobs(table: &JobTable, error: &Error) -> Self {
-        Self { attempt: format!("settle jobs in table {}", table.name), reason: error.message() }
-    }
-
-    /// Heartbeats that could not be written to their rows.
-    pub fn of_flush(error: &Error) -> Self {
-        Self { attempt: "write heartbeats".into(), reason: error.message() }
-    }
-
-    /// The problem as a line of the log.
-    pub fn message(&self) -> String {
-        format!("could not {}: {}", self.attempt, self.reason)
-    }
-}
-
-/// What was settled, for each worker and table, and what could not be.
-#[derive(Default)]
-pub struct Settlement {
-    by_worker: HashMap<String, Vec<(String, Settled)>>,
-    /// Tables that failed.
-    pub problems: Vec<Problem>,
-}
-
-impl Settlement {
-    fn add(&mut self, table: &JobTable, settled: Vec<Settled>) {
-        for jobs in settled {
-            self.by_worker.entry(jobs.worker.clone()).or_default().push((table.name.clone(), jobs));
-        }
-    }
-
-    /// Jobs of a worker that were failed and requeued, over all tables.
-    fn totals(&self, worker: &str) -> (i64, i64) {
-        let jobs = self.by_worker.get(worker).into_iter().flatten();
-        jobs.fold((0, 0), |(failed, requeued), (_, jobs)| (failed + jobs.failed, requeued + jobs.requeued))
-    }
-}
 
 /// One row of `rgrid_sweep()`.
 pub struct Line {
@@ -287,57 +239,6 @@ pub fn settle_dead(installation: &Installation, worker: &str) -> Result<()> {
         ledger::add_jobs(installation, worker, failed, requeued)?;
     }
     Ok(())
-}
-
-/// Settles the running jobs of workers in all watched tables; locked rows stay for the next sweep.
-fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc>) -> Result<Settlement> {
-    let mut settlement = Settlement::default();
-    for table in jobs::watched(installation)? {
-        let attempt = |locked| scope::subtransaction(|| table.settle(workers, now, locked));
-        let result = match attempt(Locked::Refuse) {
-            Err(error) if jobs::is_locked(&error) => attempt(Locked::Skip),
-            result => result,
-        };
-        match result {
-            Ok(settled) => settlement.add(&table, settled),
-            Err(error) => settlement.problems.push(Problem::of_jobs(&table, &error)),
-        }
-    }
-    Ok(settlement)
-}
-
-/// Settles all running jobs of a worker that waits for it: locked rows are waited for.
-///
-/// # Errors
-///
-/// When a row stays locked. A table that fails otherwise is warned of and left alone: no worker must stay away
-/// because of it.
-fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Settlement> {
-    let workers = [worker.to_owned()];
-    let mut settlement = Settlement::default();
-    for table in jobs::watched(installation)? {
-        match scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)) {
-            Ok(settled) => settlement.add(&table, settled),
-            Err(error) if jobs::is_locked(&error) => return Err(Error::JobsLocked { table: table.name }),
-            Err(error) => warning!("{}", Problem::of_jobs(&table, &error).message()),
-        }
-    }
-    Ok(settlement)
-}
-
-/// What these workers are running, in all watched tables.
-fn running(installation: &Installation, workers: &[String]) -> Result<Settlement> {
-    let mut found = Settlement::default();
-    if workers.is_empty() {
-        return Ok(found);
-    }
-    for table in jobs::watched(installation)? {
-        match scope::subtransaction(|| table.running(workers)) {
-            Ok(jobs) => found.add(&table, jobs),
-            Err(error) => found.problems.push(Problem::of_jobs(&table, &error)),
-        }
-    }
-    Ok(found)
 }
 
 fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, settlement: &Settlement) -> Death {

@@ -15,7 +15,8 @@ use crate::liveness::{Presence, Task};
 use crate::pg::catalog::Database;
 use crate::pg::process::{self, Worker};
 use crate::pg::{self, scope};
-use crate::sweep::{Problem, Sweep};
+use crate::settle::Problem;
+use crate::sweep::Sweep;
 use crate::{buffer, databases, flush, settings};
 
 const KIND: &str = "rgrid_heartbeat sweeper";

@@ -141,6 +141,8 @@ pub fn reset_session_settings() {
         (c"lock_timeout", c"1s"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"session_replication_role", c"origin"),
+        // Worker slots are for others.
+        (c"max_parallel_workers_per_gather", c"0"),
     ];
     for (name, value) in settings {
         // SAFETY: static strings; the values are valid.
