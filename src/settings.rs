@@ -18,6 +18,20 @@ static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is reported.
 pub fn define() {
+    define_times();
+    define_sizes();
+    GucRegistry::define_bool_guc(
+        c"rgrid_heartbeat.enabled",
+        c"Sweeps databases for dead workers.",
+        c"Off pauses sweeping, for a restore or for maintenance; heartbeats go on being taken.",
+        &ENABLED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    pg::reserve_setting_prefix(c"rgrid_heartbeat");
+}
+
+fn define_times() {
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.check_interval",
         c"Time between two sweeps of a database.",
@@ -39,6 +53,19 @@ pub fn define() {
         GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.flush_interval",
+        c"How long a heartbeat may stay in memory before its row is written.",
+        c"The extension's functions always see it; a crash of the server loses at most this much.",
+        &FLUSH_INTERVAL,
+        10,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn define_sizes() {
+    GucRegistry::define_int_guc(
         c"rgrid_heartbeat.batch_size",
         c"Dead workers settled in one transaction.",
         c"Also the most that one call of rgrid_sweep() settles.",
@@ -48,38 +75,20 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    GucRegistry::define_bool_guc(
-        c"rgrid_heartbeat.enabled",
-        c"Sweeps databases for dead workers.",
-        c"Off pauses sweeping, for a restore or for maintenance; heartbeats go on being taken.",
-        &ENABLED,
-        GucContext::Sighup,
+    if !pg::is_preloading() {
+        // The next one fixes the size of shared memory, and cannot be defined later.
+        return;
+    }
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.max_workers",
+        c"Workers whose heartbeats fit in shared memory.",
+        c"Heartbeats of more workers than these are written to their rows at once. About 120 bytes each.",
+        &MAX_WORKERS,
+        0,
+        16_777_216,
+        GucContext::Postmaster,
         GucFlags::default(),
     );
-    GucRegistry::define_int_guc(
-        c"rgrid_heartbeat.flush_interval",
-        c"How long a heartbeat may stay in memory before its row is written.",
-        c"Functions and views of the extension always see it; a crash of the server loses at most this much.",
-        &FLUSH_INTERVAL,
-        10,
-        i32::MAX,
-        GucContext::Sighup,
-        GucFlags::UNIT_MS,
-    );
-    if pg::is_preloading() {
-        // Cannot be defined later: it fixes the size of shared memory.
-        GucRegistry::define_int_guc(
-            c"rgrid_heartbeat.max_workers",
-            c"Workers whose heartbeats fit in shared memory.",
-            c"Heartbeats of more workers than these are written to their rows at once. About 120 bytes each.",
-            &MAX_WORKERS,
-            0,
-            16_777_216,
-            GucContext::Postmaster,
-            GucFlags::default(),
-        );
-    }
-    pg::reserve_setting_prefix(c"rgrid_heartbeat");
 }
 
 /// Time between two sweeps of a database.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, sql};
 use crate::workers::{HeartbeatTable, Worker};
-use crate::{buffer, ledger, liveness, settings};
+use crate::{ledger, liveness, settings};
 
 /// The workers silent for longer than a threshold, the configured one when NULL, the longest silence first.
 ///
@@ -62,11 +62,7 @@ fn stale_workers(
     };
     let installation = Installation::of_caller()?;
     let mut workers = HeartbeatTable::open(&installation)?.silent_since(cutoff, &[])?;
-    for worker in &mut workers {
-        if let Some(beat_at) = buffer::beat_at(&worker.id) {
-            worker.last_heartbeat_at = worker.last_heartbeat_at.max(beat_at);
-        }
-    }
+    workers.iter_mut().for_each(Worker::renew);
     workers.retain(|worker| worker.last_heartbeat_at < cutoff);
     workers.sort_by_key(|worker| worker.last_heartbeat_at);
     let dead = ledger::dead(&installation)?.into_iter().map(|worker| worker.id).collect();

@@ -109,7 +109,8 @@ impl Sweep {
     pub fn silent(&self, dead: &[Worker]) -> Result<Vec<Worker>> {
         let Some(cutoff) = self.cutoff else { return Ok(Vec::new()) };
         let mut silent = self.heartbeats.silent_since(cutoff, &ids(dead))?;
-        silent.retain(|worker| buffer::beat_at(&worker.id).is_none_or(|beat_at| beat_at < cutoff));
+        silent.iter_mut().for_each(Worker::renew);
+        silent.retain(|worker| worker.last_heartbeat_at < cutoff);
         Ok(silent)
     }
 
@@ -117,14 +118,12 @@ impl Sweep {
     pub fn declare_dead(&self, silent: &[String]) -> Result<Report> {
         let mut report = Report::default();
         let Some(cutoff) = self.cutoff else { return Ok(report) };
-        let workers = self.heartbeats.lock_silent(silent, cutoff)?;
+        let mut workers = self.heartbeats.lock_silent(silent, cutoff)?;
         // Another sweep may have been faster: with the rows locked, the ledger tells for good.
         let known = ledger::dead_among(&self.installation, &ids(&workers))?;
+        workers.iter_mut().for_each(Worker::renew);
         // The second look: who has beaten meanwhile is alive; the others' heartbeats wait for the row from here on.
-        let workers: Vec<Worker> = workers
-            .into_iter()
-            .filter(|worker| !known.contains(&worker.id) && buffer::remove_silent(&worker.id, cutoff))
-            .collect();
+        workers.retain(|worker| !known.contains(&worker.id) && buffer::remove_silent(&worker.id, cutoff));
         if workers.is_empty() {
             return Ok(report);
         }
@@ -210,7 +209,8 @@ pub fn welcome_back(installation: &Installation, worker: &str) -> Result<()> {
     if failed + requeued > 0 {
         ledger::add_jobs(installation, worker, failed, requeued)?;
     }
-    if ledger::close(installation, &[worker], now)?.is_empty() {
+    let closed = ledger::close(installation, &[worker], now)?;
+    if closed.is_empty() && ledger::standing(installation, worker)?.dead {
         // Its death is newer than the snapshot of this transaction, which cannot change it.
         return Err(Error::SerializationFailure);
     }

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 
+use crate::buffer;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, catalog, scope, sql};
@@ -26,6 +27,15 @@ pub struct Worker {
     pub hostname: Option<String>,
     /// When it was last heard of, by the server's clock.
     pub last_heartbeat_at: DateTime<Utc>,
+}
+
+impl Worker {
+    /// The newer of row and memory is the truth.
+    pub fn renew(&mut self) {
+        if let Some(beat_at) = buffer::beat_at(&self.id) {
+            self.last_heartbeat_at = self.last_heartbeat_at.max(beat_at);
+        }
+    }
 }
 
 /// The table, with what differs between the extension's own and an adopted one.
@@ -180,10 +190,11 @@ impl HeartbeatTable {
         Ok((ids(left), ids(gone)))
     }
 
-    /// Locks a worker's row, waiting for whoever has it, and reads it; `None` when there is none.
+    /// Locks a worker's row, waiting for whoever has it, and reads it and memory; `None` when there is none.
     pub fn lock(&self, id: &str) -> Result<Option<Worker>> {
         let statement = self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = $1 FOR UPDATE");
-        let rows = self.as_owner(|| sql::update(&statement, &[id.into()], worker))?;
+        let mut rows = self.as_owner(|| sql::update(&statement, &[id.into()], worker))?;
+        rows.iter_mut().for_each(Worker::renew);
         Ok(rows.into_iter().next())
     }
 
