@@ -123,15 +123,16 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashSet<S
         "INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
               jobs_failed, jobs_requeued, returned_at) \
-         SELECT n.worker_id, \
-                coalesce((SELECT pg_catalog.max(d.incarnation) FROM @extschema@.rgrid_worker_deaths d \
-                          WHERE d.worker_id = n.worker_id), 0) + 1, \
+         SELECT n.worker_id, coalesce(d.incarnation, 0) + 1, \
                 n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
                 n.jobs_failed, n.jobs_requeued, n.returned_at \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
-                                $6::bigint[], $7::bigint[], $8::timestamptz[]) \
+                     $6::bigint[], $7::bigint[], $8::timestamptz[]) \
               AS n (worker_id, hostname, last_heartbeat_at, declared_dead_at, reason, \
                     jobs_failed, jobs_requeued, returned_at) \
+         LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS incarnation \
+                    FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
+             ON d.worker_id = n.worker_id \
          ON CONFLICT DO NOTHING RETURNING worker_id",
     );
     let column = |value: fn(&Death) -> &str| deaths.iter().map(value).collect::<Vec<_>>();

@@ -2,8 +2,8 @@
 
 use super::Cluster;
 use super::server::SUPERUSER;
-use postgres::{Client, Config};
 use postgres::types::{FromSqlOwned, ToSql};
+use postgres::{Client, Config};
 use std::thread;
 
 /// A database that a test has for itself.
