@@ -17,7 +17,7 @@ export PG_CONFIG
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install package demo test test-unit test-backend test-regress test-server check \
+.PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server check \
 	bench bench-quick clean
 
 help: ## list the targets
@@ -43,7 +43,7 @@ demo: install ## start a throw-away server with three real workers, kill one, an
 	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
 
 test: deps ## all tests
-	$(MAKE) test-unit test-backend do-install test-regress test-server
+	$(MAKE) test-unit test-backend do-install test-regress test-readme test-server
 
 check: deps ## everything that CI runs: format, lints, tests
 	cargo fmt --check
@@ -94,6 +94,9 @@ PG_REGRESS ?= $(firstword $(wildcard $(shell $(PG_CONFIG) --pkglibdir)/pgxs/src/
 
 test-regress: # the SQL contract, by PostgreSQL's own pg_regress
 	scripts/as-server-user tests/pg_regress ./run $$($(PG_CONFIG) --bindir) $(PG_REGRESS)
+
+test-readme: # every statement that the README shows
+	scripts/as-server-user tests/readme ./run $$($(PG_CONFIG) --bindir) - <README.md
 
 test-server: # whole servers: processes, crashes, rights
 	cargo test $(FEATURES) $(foreach file,$(wildcard tests/*.rs),--test $(basename $(notdir $(file))))

@@ -27,6 +27,7 @@ BEGIN
             'The host that the worker named, or the address that it called from';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.last_heartbeat_at IS
             'When it was last heard of, by the server''s clock';
+        GRANT SELECT ON @extschema@.worker_heartbeats TO pg_monitor;
         RETURN;
     END IF;
 

@@ -1,6 +1,7 @@
 //! What operators read.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -45,10 +46,16 @@ fn rgrid_stale_workers(
             worker.id,
             worker.hostname,
             pg::timestamptz(worker.last_heartbeat_at),
-            liveness::silence(now, worker.last_heartbeat_at).as_secs_f64(),
+            seconds(liveness::silence(now, worker.last_heartbeat_at)),
             state.to_owned(),
         )
     })))
+}
+
+/// Seconds, from whole microseconds: otherwise the last digits are noise.
+#[allow(clippy::cast_precision_loss, reason = "exact for 285 years")]
+fn seconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e6
 }
 
 /// The silent workers, and the ids of all dead ones.

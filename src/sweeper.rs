@@ -67,7 +67,8 @@ fn round(task: Task) -> Result<Outcome> {
     }
     process::report_activity("writing heartbeats");
     // A table that refuses heartbeats does not stop the sweep: that looks into memory, too.
-    let flush_problem = flush::flush().err().map(|error| Problem::of_flush(&error));
+    let flushed = process::without_waiting_for_commits(flush::flush);
+    let flush_problem = flushed.err().map(|error| Problem::of_flush(&error));
     let mut problems = if task == Task::Sweep { sweep()? } else { Vec::new() };
     problems.extend(flush_problem);
     Ok(Outcome::Done { problems })

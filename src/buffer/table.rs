@@ -37,7 +37,7 @@ pub trait Locks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     database: u32,
-    length: u32,
+    /// The id, eight bytes a word, filled up with zeroes, which no text of Postgres contains.
     words: [u64; WORDS],
 }
 
@@ -50,14 +50,13 @@ impl Key {
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
         }
-        Some(Self { database, length: u32::try_from(id.len()).ok()?, words })
+        Some(Self { database, words })
     }
 
     /// The worker's id.
     pub fn id(&self) -> String {
         let bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_be_bytes()).collect();
-        let length = usize::try_from(self.length).unwrap_or(0).min(ID_LENGTH);
-        String::from_utf8_lossy(&bytes[..length]).into_owned()
+        String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
     }
 
     fn hash(&self) -> u64 {
@@ -87,9 +86,9 @@ pub struct Slot {
     hash: AtomicU64,
     /// The database's OID; zero while the slot is free.
     database: AtomicU32,
-    /// Bytes of the id.
-    length: AtomicU32,
-    /// The id, eight bytes a word, filled up with zeroes.
+    /// The next slot of the chain, or of the free list.
+    next: AtomicU32,
+    /// The id, as in a [`Key`].
     words: [AtomicU64; WORDS],
     /// The last heartbeat, in Postgres' microseconds. Stored with the partition locked in either mode.
     beat_at: AtomicI64,
@@ -99,8 +98,6 @@ pub struct Slot {
     incarnation: AtomicI64,
     /// A hash of the hostname.
     hostname: AtomicU64,
-    /// The next slot of the chain, or of the free list.
-    next: AtomicU32,
 }
 
 /// Counters and the free list.
@@ -294,7 +291,6 @@ impl<'a, L: Locks> Table<'a, L> {
         let number = self.pop_free()?;
         let slot = self.slot(number)?;
         slot.hash.store(hash, Relaxed);
-        slot.length.store(key.length, Relaxed);
         for (stored, word) in slot.words.iter().zip(key.words) {
             stored.store(word, Relaxed);
         }
@@ -355,7 +351,6 @@ impl Slot {
     fn key(&self) -> Key {
         Key {
             database: self.database.load(Relaxed),
-            length: self.length.load(Relaxed),
             words: std::array::from_fn(|word| self.words[word].load(Relaxed)),
         }
     }

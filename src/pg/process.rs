@@ -157,6 +157,27 @@ pub fn reset_session_settings() {
     }
 }
 
+/// Runs `work`, whose commits wait neither for the disk nor for a standby: for what is written again soon.
+pub fn without_waiting_for_commits<T>(work: impl FnOnce() -> T) -> T {
+    set_synchronous_commit(c"off".as_ptr());
+    let result = work();
+    set_synchronous_commit(std::ptr::null());
+    result
+}
+
+/// Null for the configured value.
+fn set_synchronous_commit(value: *const std::ffi::c_char) {
+    // SAFETY: static strings, or null; any user may set this one.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"synchronous_commit".as_ptr(),
+            value,
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        )
+    };
+}
+
 /// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process.
 pub fn wait(timeout: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;

@@ -119,11 +119,6 @@ fn the_same_id_in_two_databases_is_two_workers() {
 }
 
 #[test]
-fn an_id_is_not_the_id_with_a_zero_byte_behind_it() {
-    assert_ne!(key("a"), key("a\0"));
-}
-
-#[test]
 fn what_a_first_heartbeat_wrote_needs_no_flush_and_what_came_later_does() {
     let memory = Memory::new(10);
     let table = memory.table();
