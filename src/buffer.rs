@@ -186,6 +186,14 @@ pub fn remove_silent(id: &str, cutoff: DateTime<Utc>) -> bool {
     }
 }
 
+/// Forgets the workers of the present database who have not beaten since the cutoff and whose rows say so: a worker
+/// whose row was deleted would otherwise keep its place for ever.
+pub fn forget_silent(cutoff: DateTime<Utc>) {
+    if let Some(table) = table() {
+        table.forget_silent(pg::current_database().to_u32(), pg::to_postgres(cutoff));
+    }
+}
+
 /// Forgets the workers of a database.
 pub fn forget(database: pg_sys::Oid) {
     if let Some(table) = table() {

@@ -173,10 +173,15 @@ pub fn observing_since() -> DateTime<Utc> {
     state(pg::current_database()).map_or_else(pg::now, |state| pg::from_postgres(state.observing_since))
 }
 
-/// Starts observation anew in one database: silence until now proves nothing.
-pub fn observe_from(oid: pg_sys::Oid, now: DateTime<Utc>) {
+/// The extension was created in the present database: silence before it proves nothing about anybody, and whatever
+/// was known of its absence is out of date.
+pub fn installed(now: DateTime<Utc>) {
     if is_preloaded() {
-        change(oid, |state| state.observing_since = pg::to_postgres(now));
+        change(pg::current_database(), |state| {
+            state.observing_since = pg::to_postgres(now);
+            state.presence = Presence::Unknown;
+        });
+        request_visit();
     }
 }
 

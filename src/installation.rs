@@ -73,7 +73,6 @@ impl Installation {
 fn rgrid_installed() {
     scope::at_commit(|| {
         buffer::forget(pg::current_database());
-        databases::observe_from(pg::current_database(), pg::now());
-        databases::request_visit();
+        databases::installed(pg::now());
     });
 }

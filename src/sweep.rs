@@ -114,6 +114,13 @@ impl Sweep {
         Ok(silent)
     }
 
+    /// Frees the places in memory of those who are silent: their rows tell as much.
+    pub fn forget_silent(&self) {
+        if let Some(cutoff) = self.cutoff {
+            buffer::forget_silent(cutoff);
+        }
+    }
+
     /// Declares these workers dead, those that have beaten meanwhile or that others are at work on apart.
     pub fn declare_dead(&self, silent: &[String]) -> Result<Report> {
         let mut report = Report::default();

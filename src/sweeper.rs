@@ -119,6 +119,7 @@ fn look() -> Result<Found> {
     let dead = sweep.close_returned()?;
     let silent = sweep.silent(&dead)?.into_iter().map(|worker| worker.id).collect();
     let (leftovers, problems) = sweep.with_leftovers(&dead)?;
+    sweep.forget_silent();
     Ok(Found { silent, leftovers, problems })
 }
 

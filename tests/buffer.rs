@@ -105,7 +105,8 @@ fn one_call_for_many_known_workers_assigns_no_xid_and_answers_in_their_order() {
     let many = "array_agg('w' || lpad(n::text, 3, '0') ORDER BY n DESC) FROM generate_series(1, 300) n";
     let answers = format!(
         "SELECT string_agg(incarnation::text, '' ORDER BY place) FROM
-             (SELECT {many}) AS w (ids), rgrid_heartbeat(w.ids, 'host') WITH ORDINALITY AS a (incarnation, place)"
+             (SELECT {many}) AS w (ids), rgrid_heartbeat(w.ids, 'host')
+                 WITH ORDINALITY AS a (incarnation, place)"
     );
     let wanted: String = (1..=300).rev().map(|n| if n == 7 { '2' } else { '1' }).collect();
     assert_eq!(ask::<String>(&mut client, &answers, &[]), wanted);
@@ -566,7 +567,8 @@ fn more_workers_than_fit_are_all_heard_and_the_log_says_so_once() {
     let began = server_time(&mut client);
     everyone_beats(&mut client);
     wait_until("all rows to be written", || {
-        let sql = "SELECT count(*) FROM worker_heartbeats WHERE worker_id LIKE 'worker-%' AND last_heartbeat_at >= $1";
+        let sql = "SELECT count(*) FROM worker_heartbeats
+                   WHERE worker_id LIKE 'worker-%' AND last_heartbeat_at >= $1";
         ask::<i64>(&mut client, sql, &[&began]) == WORKERS
     });
     wait_until("everybody's death", || deaths_of_others(&mut client) == WORKERS);

@@ -165,17 +165,15 @@ impl<'a, L: Locks> Table<'a, L> {
         if self.header.removals[partition].load(Relaxed) != mark {
             return;
         }
-        let slot = match self.find(key, hash) {
-            Some(slot) => slot,
-            None => match self.take_free(key, hash) {
-                Some(slot) => slot,
-                None => {
-                    self.refuse();
-                    return;
-                }
+        let (slot, beat_at) = match (self.find(key, hash), entry.beat_at) {
+            // Heartbeats may have come while the row's transaction was still open.
+            (Some(slot), beat_at) => (slot, slot.beat_at.load(Relaxed).max(beat_at)),
+            (None, beat_at) => match self.take_free(key, hash) {
+                Some(slot) => (slot, beat_at),
+                None => return self.refuse(),
             },
         };
-        slot.beat_at.store(entry.beat_at, Relaxed);
+        slot.beat_at.store(beat_at, Relaxed);
         slot.written.store(entry.beat_at, Relaxed);
         slot.incarnation.store(entry.incarnation, Relaxed);
         slot.hostname.store(entry.hostname, Relaxed);
@@ -207,15 +205,26 @@ impl<'a, L: Locks> Table<'a, L> {
 
     /// Takes out all entries of the databases that fail the test.
     pub fn retain(&self, keep: impl Fn(u32) -> bool) {
-        for slot in self.used() {
-            let database = slot.database.load(Relaxed);
-            if database == 0 || keep(database) {
-                continue;
-            }
+        self.remove_all(|slot| !keep(slot.database.load(Relaxed)));
+    }
+
+    /// Takes out the entries of a database that have not beaten since `cutoff` and have nothing left to write.
+    pub fn forget_silent(&self, database: u32, cutoff: i64) {
+        self.remove_all(|slot| {
+            slot.database.load(Relaxed) == database
+                && slot.beat_at.load(Relaxed) < cutoff
+                && !slot.is_unwritten()
+        });
+    }
+
+    fn remove_all(&self, condition: impl Fn(&Slot) -> bool) {
+        let is_used = |slot: &Slot| slot.database.load(Relaxed) != 0;
+        for slot in self.used().filter(|slot| is_used(slot) && condition(slot)) {
             let hash = slot.hash.load(Relaxed);
             let _locked = self.locks.exclusive(partition(hash));
-            // It may have become another worker's before the lock was had; that one is looked at, too.
-            if slot.hash.load(Relaxed) == hash && slot.database.load(Relaxed) == database {
+            // Without the lock this was only a hint. If it is another worker's by now, the hash tells, mostly;
+            // otherwise that one is asked, too.
+            if slot.hash.load(Relaxed) == hash && is_used(slot) && condition(slot) {
                 self.unlink(slot, hash);
                 self.header.removals[partition(hash)].fetch_add(1, Relaxed);
             }

@@ -49,7 +49,7 @@ pub fn server_time(client: &mut Client) -> DateTime<Utc> {
     ask(client, "SELECT clock_timestamp()", &[])
 }
 
-/// Sweeps by hand, with a short threshold, until the worker is dead, and with it all who do not beat meanwhile.
+/// Sweeps by hand, with a short threshold, until the worker is dead, and with it all who do not beat.
 pub fn sweep_away(client: &mut Client, worker: &str) {
     let before = deaths(client, worker);
     run(client, "SET rgrid_heartbeat.stale_threshold = '200ms'");
@@ -65,7 +65,7 @@ pub fn pid(client: &mut Client) -> i32 {
     ask(client, "SELECT pg_backend_pid()", &[])
 }
 
-/// Returns when the process waits for an event of this type, such as 'Lock', or of this name, such as 'SyncRep'.
+/// Returns when the process waits for an event of this type, as 'Lock', or of this name, as 'SyncRep'.
 pub fn await_waiting(cluster: &Cluster, pid: i32, event: &str) {
     let mut client = cluster.connect("postgres");
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND $2 IN (wait_event_type, wait_event)";
@@ -81,8 +81,8 @@ impl Cluster {
             .len()
     }
 
-    /// A database as [`Cluster::database`] makes it, which the sweeper that its installation calls for has left.
-    /// Needs `log_min_messages = debug1`.
+    /// A database as [`Cluster::database`] makes it, which the sweeper that its installation asks for has
+    /// left. Needs `log_min_messages = debug1`.
     pub fn visited_database(&self, name: &str) -> Database<'_> {
         let database = self.database(name);
         self.await_visit(name);

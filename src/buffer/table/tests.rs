@@ -170,6 +170,44 @@ fn an_entry_is_not_added_when_one_was_taken_out_since_its_row_was_seen() {
 }
 
 #[test]
+fn a_heartbeat_is_not_taken_back_by_an_older_transaction_that_commits_after_it() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    add(&table, &key("a"), 5);
+    let mark = table.mark(&key("a"));
+    table.beat(&key("a"), None, 9);
+    table.add(&key("a"), entry(7), mark);
+    assert_eq!(table.beat_at(&key("a")), Some(9));
+    assert_eq!(table.unwritten(1), [(key("a"), 9)]);
+}
+
+#[test]
+fn a_slot_does_not_remember_who_had_it_before() {
+    let memory = Memory::new(1);
+    let table = memory.table();
+    add(&table, &key("a"), 9);
+    table.remove(&key("a"));
+    add(&table, &key("b"), 5);
+    assert_eq!(table.beat_at(&key("b")), Some(5));
+}
+
+#[test]
+fn the_silent_are_forgotten_unless_something_is_left_to_write() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    for id in ["silent", "unwritten", "alive"] {
+        add(&table, &key(id), 5);
+    }
+    table.beat(&key("unwritten"), None, 6);
+    table.beat(&key("alive"), None, 7);
+    table.forget_silent(2, 7);
+    assert_eq!(table.beat_at(&key("silent")), Some(5));
+    table.forget_silent(1, 7);
+    let left = ["silent", "unwritten", "alive"].map(|id| table.beat_at(&key(id)));
+    assert_eq!(left, [None, Some(6), Some(7)]);
+}
+
+#[test]
 fn a_full_table_refuses_and_counts_until_a_slot_is_free() {
     let memory = Memory::new(2);
     let table = memory.table();
