@@ -45,23 +45,24 @@ demo: install ## start a throw-away server with three real workers, kill one, an
 test: deps ## all tests
 	$(MAKE) test-unit test-backend do-install test-regress test-readme test-server
 
-check: deps ## everything that CI runs: format, lints, tests
+check: deps ## everything that CI runs: format, lints, tests, the benchmarks at small sizes
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
+	$(MAKE) do-bench-quick
 
 bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)
 
 bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
-	scripts/bench $$($(PG_CONFIG) --bindir) --quick
+	$(MAKE) do-bench-quick
 
 clean: ## remove what was built
 	cargo clean
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-lint
+.PHONY: do-build do-install do-package do-lint do-bench-quick
 
 do-build: $(PGRX_HOME)/config.toml
 	cargo build --release $(FEATURES)
@@ -81,6 +82,9 @@ do-package: $(PGRX_HOME)/config.toml
 
 do-lint: $(PGRX_HOME)/config.toml
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
+
+do-bench-quick:
+	scripts/bench $$($(PG_CONFIG) --bindir) --quick
 
 test-unit: $(PGRX_HOME)/config.toml # the rules that need no server
 	cargo test --lib $(FEATURES) -- --skip pg_test

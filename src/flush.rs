@@ -27,7 +27,12 @@ pub fn flush() -> Result<()> {
     }
     for batch in heartbeats.chunks(BATCH) {
         let written = scope::transaction(|| write(batch))?;
-        buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.id())));
+        match written.left.is_empty() {
+            true => buffer::written(batch),
+            false => {
+                buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.id())))
+            }
+        }
         for id in &written.gone {
             buffer::remove(id);
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const DATABASES: usize = 20;
 const SESSIONS: usize = 8;
 const WORKERS: usize = 40;
-const LENGTH: Duration = Duration::from_secs(12);
+const LENGTH: Duration = Duration::from_secs(30);
 
 /// More than fit: the ones that find no room go to their rows.
 const ROOM: usize = DATABASES * WORKERS * 3 / 4;
