@@ -171,6 +171,20 @@ pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
     scope::at_commit(move || table.add(&key, Entry { beat_at, incarnation, hostname }, mark));
 }
 
+/// Has a worker's heartbeats go to its row from here on. Its row is locked, and it may be given up.
+pub fn close(id: &str) {
+    if let Some((table, key)) = table().zip(key(id)) {
+        table.close(&key);
+    }
+}
+
+/// Takes a worker's entry out once the present transaction has committed.
+pub fn remove_at_commit(id: &str) {
+    if let Some((table, key)) = table().zip(key(id)) {
+        scope::at_commit(move || table.remove(&key));
+    }
+}
+
 /// Takes a worker's entry out: its heartbeats go to its row from here on. Its row is locked.
 pub fn remove(id: &str) {
     if let Some((table, key)) = table().zip(key(id)) {

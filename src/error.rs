@@ -76,6 +76,16 @@ pub enum Error {
         /// What could not be done, and why.
         problems: String,
     },
+    /// A name of ours means another relation by now.
+    Replaced {
+        /// The other relation.
+        table: String,
+    },
+    /// A rule or a trigger kept a row from being written.
+    NotWritten {
+        /// The table.
+        table: String,
+    },
     /// Something that an error in another place caused, kept as it was reported there.
     Caught(Caught),
     /// SPI refused a statement: a fault of this extension.
@@ -97,6 +107,12 @@ pub struct Caught {
     pub hint: Option<String>,
 }
 
+impl From<serde_json::Error> for Error {
+    fn from(_: serde_json::Error) -> Self {
+        Self::MissingValue("JSON")
+    }
+}
+
 impl From<SpiError> for Error {
     fn from(error: SpiError) -> Self {
         Self::Spi(error)
@@ -104,6 +120,13 @@ impl From<SpiError> for Error {
 }
 
 impl Error {
+    /// Whether the whole transaction should be tried again: a serialization failure or a deadlock.
+    pub fn is_rollback(&self) -> bool {
+        let code = self.code();
+        code == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
+            || code == PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+    }
+
     fn code(&self) -> PgSqlErrorCode {
         match self {
             Self::NullArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -120,6 +143,8 @@ impl Error {
             Self::NotATable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Self::Replaced { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::NotWritten { .. } => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::Caught(caught) => caught.code,
             Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
         }
@@ -150,6 +175,10 @@ impl Error {
                 format!("extension \"rgrid_heartbeat\" has version {version}, its library version {VERSION}")
             }
             Self::Unsettled { problems } => problems.clone(),
+            Self::Replaced { table } => format!("relation \"{table}\" is not the one that was expected"),
+            Self::NotWritten { table } => {
+                format!("a rule or trigger of table \"{table}\" suppressed the write")
+            }
             Self::Caught(caught) => caught.message.clone(),
             Self::Spi(error) => format!("SPI failed: {error}"),
             Self::MissingValue(what) => format!("statement returned no {what}"),
@@ -160,6 +189,9 @@ impl Error {
         match self {
             Self::WorkerIdTooLong { length, limit } => {
                 Some(format!("It has {length} characters; at most {limit} are possible."))
+            }
+            Self::Replaced { .. } => {
+                Some("A schema or table was renamed while the extension was using it.".into())
             }
             Self::JobsLocked { .. } => Some(
                 "The worker was given up, and jobs of its earlier incarnation are locked by another session."

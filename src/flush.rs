@@ -25,20 +25,32 @@ pub fn flush() -> Result<()> {
     if heartbeats.is_empty() {
         return Ok(());
     }
+    let mut outcome = Ok(());
     for batch in heartbeats.chunks(BATCH) {
-        let written = scope::transaction(|| write(batch))?;
-        match written.left.is_empty() {
-            true => buffer::written(batch),
-            false => {
-                buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.id())))
-            }
-        }
-        for id in &written.gone {
-            buffer::remove(id);
-        }
+        outcome = flush_batch(batch).and(outcome);
     }
     let count = heartbeats.len();
     debug1!("flushed {count} heartbeats in {:.1} ms", milliseconds(started.elapsed()));
+    outcome
+}
+
+/// Writes a batch; if the table refuses it, each half by itself, so that one bad row keeps nobody else back.
+fn flush_batch(batch: &[Unwritten]) -> Result<()> {
+    let written = match scope::transaction(|| write(batch)) {
+        Ok(written) => written,
+        Err(error) if batch.len() == 1 => return Err(error),
+        Err(_) => {
+            let (first, second) = batch.split_at(batch.len() / 2);
+            return flush_batch(first).and(flush_batch(second));
+        }
+    };
+    match written.left.is_empty() {
+        true => buffer::written(batch),
+        false => buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.id()))),
+    }
+    for id in &written.gone {
+        buffer::remove(id);
+    }
     Ok(())
 }
 

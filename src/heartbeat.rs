@@ -14,9 +14,6 @@ use crate::pg::{self, sql};
 use crate::workers::{HeartbeatTable, Worker};
 use crate::{buffer, databases, sweep};
 
-/// Characters of a hostname that are stored; a DNS name has at most 253.
-const HOSTNAME_LIMIT: usize = 255;
-
 /// "I am alive." Answers the worker's incarnation.
 ///
 /// The number grows by one whenever the worker is given up. A worker that gets another number than before was
@@ -123,7 +120,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, 
     let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
     // From here on the earlier process, if it beats, waits for the row.
-    buffer::remove(id);
+    buffer::close(id);
     let standing = ledger::standing(installation, id)?;
     let mut incarnation = standing.incarnation;
     if standing.dead {
@@ -171,13 +168,14 @@ fn rgrid_deregister(worker_id: Option<&str>) -> Result<bool, ErrorReport> {
 fn deregister(worker_id: Option<&str>) -> Result<bool> {
     let Caller { installation, heartbeats, id, .. } = &Caller::new(worker_id, None)?;
     let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
-    buffer::remove(id);
+    buffer::close(id);
     if ledger::standing(installation, id)?.dead {
         sweep::settle_dead(installation, id)?;
     } else {
         sweep::give_up(installation, &worker, Reason::Deregistered, false)?;
     }
     heartbeats.delete(id)?;
+    buffer::remove_at_commit(id);
     Ok(true)
 }
 
@@ -196,7 +194,7 @@ impl<'a> Caller<'a> {
         let heartbeats = HeartbeatTable::open(&installation)?;
         check_worker_id(id, heartbeats.id_limit)?;
         check_hostname(hostname)?;
-        let hostname = hostname.map(|name| name.chars().take(HOSTNAME_LIMIT).collect());
+        let hostname = hostname.map(str::to_owned);
         Ok(Self { installation, heartbeats, id, hostname })
     }
 

@@ -20,6 +20,8 @@ pub struct Installation {
     pub version: String,
     /// The schema's name, quoted where SQL needs it.
     quoted_schema: String,
+    /// The extension's own tables but that of the heartbeats.
+    tables: Vec<pg_sys::Oid>,
 }
 
 impl Installation {
@@ -36,8 +38,15 @@ impl Installation {
             &[pg_sys::OIDOID],
         );
         let found = statement.select(&[oid.into()], |row| {
+            let schema = row.required(1, "schema")?;
+            let tables = ["rgrid_worker_deaths", "rgrid_job_tables"];
             Ok(Self {
-                schema: row.required(1, "schema")?,
+                tables: tables
+                    .iter()
+                    .filter_map(|name| catalog::relation_named(schema, name))
+                    .map(|table| table.oid)
+                    .collect(),
+                schema,
                 owner: row.required(2, "owner")?,
                 version: row.required(3, "version")?,
                 quoted_schema: row.required(4, "schema name")?,
@@ -61,7 +70,7 @@ impl Installation {
 
     /// Runs `work` with the rights that the extension's own tables need.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        scope::as_role(self.owner, work)
+        scope::as_role(self.owner, &self.tables, work)
     }
 }
 

@@ -110,7 +110,7 @@ impl JobTable {
         let arguments =
             [workers.to_vec().into(), self.error_message.as_str().into(), pg::timestamptz(now).into()];
         let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
-        scope::as_role_waiting(self.relation.owner, timeout, || {
+        scope::as_role_waiting(self.relation.owner, &[self.relation.oid], timeout, || {
             sql::update(&statement, &arguments, |row| {
                 Ok(Settled {
                     worker: row.required(1, "worker")?,
@@ -233,7 +233,7 @@ impl JobTable {
 
     /// Runs `work` as the table's owner; a lock that is not to be had for a second is an error.
     fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        scope::as_role_waiting(self.relation.owner, c"1s", work)
+        scope::as_role_waiting(self.relation.owner, &[self.relation.oid], c"1s", work)
     }
 }
 

@@ -22,6 +22,13 @@ const KIND: &str = "rgrid_heartbeat launcher";
 /// Sweepers that run at once. One takes milliseconds when there is nothing to do, and worker slots are scarce.
 const SWEEPERS_AT_ONCE: usize = 3;
 
+/// A sweeper that takes longer than this hangs, in code of a table's owner most likely, and does not count: it must
+/// not keep the other databases waiting.
+const HANGING: Duration = Duration::from_secs(5);
+
+/// Sweepers that run at once when some of them hang.
+const SWEEPERS_AT_MOST: usize = 16;
+
 /// Has the postmaster start the launcher. Only while the library is being preloaded.
 pub fn register() {
     process::register_launcher(KIND, "rgrid_heartbeat_launcher_main");
@@ -33,6 +40,7 @@ pub fn register() {
 pub extern "C-unwind" fn rgrid_heartbeat_launcher_main(_argument: pg_sys::Datum) {
     process::accept_signals();
     process::connect(pg_sys::InvalidOid);
+    process::reset_session_settings();
     process::report_name(c"rgrid_heartbeat launcher");
     databases::announce_launcher();
     log!("rgrid_heartbeat launcher started");
@@ -56,6 +64,8 @@ struct Launcher {
     sweepers: HashMap<pg_sys::Oid, Sweeper>,
     /// When the last sweepers of each database were started.
     visits: HashMap<pg_sys::Oid, LastVisits>,
+    /// What was logged last about listing databases.
+    listing_problem: Option<String>,
     /// Whether the lack of worker slots has been logged and has not ended.
     out_of_slots: bool,
     /// How often a heartbeat had found no entry in shared memory at the last round.
@@ -87,6 +97,7 @@ impl Launcher {
             was_enabled: settings::enabled(),
             sweepers: HashMap::new(),
             visits: HashMap::new(),
+            listing_problem: None,
             out_of_slots: false,
             refused: 0,
         }
@@ -99,9 +110,13 @@ impl Launcher {
         self.watch_pause();
         self.watch_buffer();
         self.collect_ended();
-        let databases = list_databases();
-        self.take_note(&databases);
-        self.start_due(&databases)
+        match self.list_databases() {
+            Some(databases) => {
+                self.take_note(&databases);
+                self.start_due(&databases)
+            }
+            None => Duration::from_secs(1),
+        }
     }
 
     /// After a step of the wall clock, or a sleep of the machine, nobody's silence counts.
@@ -148,6 +163,25 @@ impl Launcher {
         });
     }
 
+    /// The databases that can be swept; `None` when they cannot be listed, which the next round tries again.
+    fn list_databases(&mut self) -> Option<Vec<Database>> {
+        process::report_activity("listing databases");
+        match scope::transaction(|| Ok(catalog::databases())) {
+            Ok(databases) => {
+                self.listing_problem = None;
+                Some(databases)
+            }
+            Err(error) => {
+                let problem = error.message();
+                if self.listing_problem.as_ref() != Some(&problem) {
+                    warning!("could not list databases: {problem}");
+                }
+                self.listing_problem = Some(problem);
+                None
+            }
+        }
+    }
+
     /// Forgets databases that are gone.
     fn take_note(&mut self, databases: &[Database]) {
         let oids: Vec<pg_sys::Oid> = databases.iter().map(|database| database.oid).collect();
@@ -171,7 +205,7 @@ impl Launcher {
                 return next.min(due_in);
             }
             // The end of a sweeper wakes this process.
-            if self.sweepers.len() >= SWEEPERS_AT_ONCE {
+            if self.is_busy() {
                 return next;
             }
             if !self.start(database, task) {
@@ -179,6 +213,14 @@ impl Launcher {
             }
         }
         next
+    }
+
+    /// Whether no more sweepers are to be started: enough are at work, or too many hang.
+    fn is_busy(&self) -> bool {
+        let now = self.started.elapsed();
+        let started_at = |oid| self.visits.get(oid).map_or(Duration::ZERO, |last| last.any);
+        let at_work = self.sweepers.keys().filter(|oid| now.saturating_sub(started_at(oid)) < HANGING);
+        at_work.count() >= SWEEPERS_AT_ONCE || self.sweepers.len() >= SWEEPERS_AT_MOST
     }
 
     /// What is to be done in which database and when, the earliest first.
@@ -232,15 +274,6 @@ impl Launcher {
         self.sweepers.insert(database.oid, Sweeper { worker, rounds: rounds.unwrap_or(0) });
         true
     }
-}
-
-/// The databases that can be swept; none when they cannot be listed, which the next round tries again.
-fn list_databases() -> Vec<Database> {
-    process::report_activity("listing databases");
-    scope::transaction(|| Ok(catalog::databases())).unwrap_or_else(|error| {
-        warning!("could not list databases: {}", error.message());
-        Vec::new()
-    })
 }
 
 fn warn_out_of_slots() {

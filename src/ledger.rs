@@ -3,7 +3,7 @@
 //! A worker is dead while one of its rows has no `returned_at`; a unique index allows one such row a worker.
 //! Whoever adds or closes a row of a worker holds the lock on its row of `worker_heartbeats`, when it has one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 
@@ -114,11 +114,11 @@ fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
     Ok(Worker { id: row.required(1, "worker id")?, hostname: row.optional(2)?, last_heartbeat_at: time })
 }
 
-/// Writes deaths down, each with the worker's next number. Returns the workers whose death is new.
+/// Writes deaths down, each with the worker's next number. Returns the workers whose death is new, and its number.
 ///
 /// Two sessions can only try to write down the same death when the worker has no row in `worker_heartbeats`
 /// to lock; then the second one's is no death.
-pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashSet<String>> {
+pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<String, i64>> {
     let statement = installation.sql(
         "INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
@@ -133,7 +133,7 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashSet<S
          LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS incarnation \
                     FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
              ON d.worker_id = n.worker_id \
-         ON CONFLICT DO NOTHING RETURNING worker_id",
+         ON CONFLICT DO NOTHING RETURNING worker_id, incarnation",
     );
     let column = |value: fn(&Death) -> &str| deaths.iter().map(value).collect::<Vec<_>>();
     let time = |value: fn(&Death) -> Option<DateTime<Utc>>| {
@@ -151,8 +151,11 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashSet<S
         number(|death| death.jobs_requeued).into(),
         time(|death| death.returned_at).into(),
     ];
-    let new =
-        installation.as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "worker id")))?;
+    let new = installation.as_owner(|| {
+        sql::update(&statement, &arguments, |row| {
+            Ok((row.required(1, "worker id")?, row.required(2, "incarnation")?))
+        })
+    })?;
     Ok(new.into_iter().collect())
 }
 

@@ -14,6 +14,7 @@
 //! - [`jobs`]: the watched tables
 //! - [`settle`]: settling jobs over all watched tables
 //! - [`sweep`]: declaring deaths
+//! - [`notify`]: telling whoever listens
 //! - [`heartbeat`]: the functions that a worker calls
 //! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
 //! - [`stats`]: what operators read
@@ -33,6 +34,7 @@ pub mod jobs;
 pub mod launcher;
 pub mod ledger;
 pub mod liveness;
+pub mod notify;
 pub mod pg;
 pub mod settings;
 pub mod settle;
@@ -53,6 +55,7 @@ extension_sql_file!("../sql/functions.sql", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    pg::names::install();
     if pg::is_binary_upgrade() || !pg::is_preloading() {
         return;
     }

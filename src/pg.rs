@@ -12,6 +12,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 
 pub mod catalog;
+pub mod names;
 pub mod process;
 pub mod scope;
 pub mod sql;

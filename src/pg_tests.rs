@@ -22,7 +22,7 @@ mod tests {
     fn work_runs_as_the_role_with_settings_of_its_own() {
         let role = role("somebody");
         Spi::run("SET search_path = public; SET row_security = on").unwrap();
-        let inside = scope::as_role_waiting(role, c"1s", || {
+        let inside = scope::as_role_waiting(role, &[], c"1s", || {
             text(
                 "SELECT concat_ws('; ', current_user, current_setting('search_path'), \
                   current_setting('row_security'), current_setting('lock_timeout'))",
@@ -39,8 +39,9 @@ mod tests {
     #[pg_test]
     fn an_error_in_the_work_puts_the_role_back() {
         let role = role("somebody");
-        let failed: Result<()> =
-            scope::subtransaction(|| scope::as_role(role, || sql::execute("SELECT 1 / 0", &[]).map(|_| ())));
+        let failed: Result<()> = scope::subtransaction(|| {
+            scope::as_role(role, &[], || sql::execute("SELECT 1 / 0", &[]).map(|_| ()))
+        });
         assert!(matches!(failed, Err(Error::Caught(caught)) if caught.message == "division by zero"));
         let after =
             text("SELECT concat_ws('; ', current_user = session_user, current_setting('row_security'))");

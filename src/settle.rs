@@ -90,6 +90,7 @@ pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>)
         match scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)) {
             Ok(settled) => settlement.add(&table, settled),
             Err(error) if jobs::is_locked(&error) => return Err(Error::JobsLocked { table: table.name }),
+            Err(error) if error.is_rollback() => return Err(error),
             Err(error) => warning!("{}", Problem::of_jobs(&table, &error).message()),
         }
     }

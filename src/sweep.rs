@@ -19,7 +19,7 @@ use crate::ledger::{self, Death, Reason};
 use crate::pg::{self, scope};
 use crate::settle::{Problem, Settlement, running, settle, settle_now};
 use crate::workers::{HeartbeatTable, Worker};
-use crate::{buffer, databases, liveness, settings};
+use crate::{buffer, databases, liveness, notify, settings};
 
 /// One row of `rgrid_sweep()`.
 pub struct Line {
@@ -70,7 +70,9 @@ pub struct Sweep {
     installation: Installation,
     heartbeats: HeartbeatTable,
     now: DateTime<Utc>,
-    /// Workers last heard of before it are dead; `None` while nobody can be judged.
+    /// Workers last heard of before it are silent.
+    recent: DateTime<Utc>,
+    /// The same, for who is dead; `None` while nobody can be judged.
     cutoff: Option<DateTime<Utc>>,
 }
 
@@ -79,8 +81,9 @@ impl Sweep {
     pub fn new(installation: Installation) -> Result<Self> {
         let heartbeats = HeartbeatTable::open(&installation)?;
         let now = pg::now();
-        let cutoff = liveness::cutoff(now, databases::observing_since(), settings::stale_threshold());
-        Ok(Self { installation, heartbeats, now, cutoff })
+        let threshold = settings::stale_threshold();
+        let cutoff = liveness::cutoff(now, databases::observing_since(), threshold);
+        Ok(Self { installation, heartbeats, now, recent: now - pg::delta(threshold), cutoff })
     }
 
     /// Writes down the return of workers that are in the ledger as dead and whose rows others have renewed
@@ -99,9 +102,9 @@ impl Sweep {
     }
 
     fn returned(&self, dead: &[Worker]) -> Result<Vec<Worker>> {
-        match self.cutoff {
-            Some(cutoff) if !dead.is_empty() => self.heartbeats.heard_since(cutoff, dead),
-            _ => Ok(Vec::new()),
+        match dead {
+            [] => Ok(Vec::new()),
+            dead => self.heartbeats.heard_since(self.recent, dead),
         }
     }
 
@@ -137,7 +140,9 @@ impl Sweep {
         let settlement = settle(&self.installation, &ids(&workers), self.now)?;
         let deaths: Vec<Death> =
             workers.iter().map(|worker| death(worker, Reason::Stale, self.now, &settlement)).collect();
-        record(&self.installation, &deaths)?;
+        record(&self.installation, &deaths, &settlement)?;
+        // A trigger may have beaten for its worker while the death was not written yet.
+        ids(&workers).iter().for_each(|id| buffer::remove(id));
         report.add(workers, settlement, true);
         Ok(report)
     }
@@ -154,7 +159,10 @@ impl Sweep {
     /// Settles what these workers still run, those that have come back meanwhile apart.
     pub fn settle_leftovers(&self, dead: &[String]) -> Result<Report> {
         let mut report = Report::default();
-        let workers = ledger::lock_dead(&self.installation, dead)?;
+        let mut workers = ledger::lock_dead(&self.installation, dead)?;
+        // Who writes its own row may be back without having asked for this lock.
+        let back = ids(&self.returned(&workers)?);
+        workers.retain(|worker| !back.contains(&worker.id));
         if workers.is_empty() {
             return Ok(report);
         }
@@ -221,7 +229,10 @@ pub fn welcome_back(installation: &Installation, worker: &str) -> Result<()> {
         // Its death is newer than the snapshot of this transaction, which cannot change it.
         return Err(Error::SerializationFailure);
     }
-    log_at_commit(format!("worker \"{}\" came back after it was declared dead", printable(worker)));
+    buffer::close(worker);
+    if !closed.is_empty() {
+        log_at_commit(format!("worker \"{}\" came back after it was declared dead", printable(worker)));
+    }
     Ok(())
 }
 
@@ -235,7 +246,8 @@ pub fn give_up(installation: &Installation, worker: &Worker, reason: Reason, alw
     }
     let mut death = death(worker, reason, now, &settlement);
     death.returned_at = (reason == Reason::Restarted).then_some(now);
-    record(installation, &[death])?;
+    record(installation, &[death], &settlement)?;
+    buffer::close(&worker.id);
     Ok(true)
 }
 
@@ -260,11 +272,14 @@ fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, settlement: &Settl
     }
 }
 
-/// Writes deaths into the ledger, and into the log once they are committed.
-fn record(installation: &Installation, deaths: &[Death]) -> Result<()> {
+/// Writes deaths into the ledger and, once they are committed, into the log, and tells those who listen.
+fn record(installation: &Installation, deaths: &[Death], settlement: &Settlement) -> Result<()> {
     let new = ledger::record(installation, deaths)?;
-    for death in deaths.iter().filter(|death| new.contains(&death.worker.id)) {
-        log_at_commit(epitaph(death));
+    for death in deaths {
+        if let Some(incarnation) = new.get(&death.worker.id) {
+            notify::notify(death, *incarnation, settlement)?;
+            log_at_commit(epitaph(death));
+        }
     }
     Ok(())
 }
@@ -306,8 +321,12 @@ fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// To the server's log alone: what goes to a client may fail, and nothing may fail after the commit.
 fn log_at_commit(line: String) {
-    scope::at_commit(move || log!("{line}"));
+    scope::at_commit(move || {
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line, "rgrid_heartbeat")
+            .report(PgLogLevel::LOG_SERVER_ONLY);
+    });
 }
 
 fn ids(workers: &[Worker]) -> Vec<String> {

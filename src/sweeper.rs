@@ -37,6 +37,7 @@ const SWEEP: u64 = 1 << 32;
 pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
     let argument = argument.value() as u64;
     let task = if argument & SWEEP == 0 { Task::Flush } else { Task::Sweep };
+    process::become_sweeper();
     process::accept_signals();
     process::connect(pg_sys::Oid::from((argument & !SWEEP) as u32));
     process::report_name(c"rgrid_heartbeat sweeper");

@@ -18,6 +18,9 @@ use crate::pg::{self, catalog, scope, sql};
 /// Characters that a worker id may have in the extension's own table.
 const ID_LIMIT: usize = 255;
 
+/// Characters of a hostname that are stored; a DNS name has at most 253.
+const HOSTNAME_LIMIT: usize = 255;
+
 /// A row of the table.
 #[derive(Clone, Debug)]
 pub struct Worker {
@@ -43,12 +46,16 @@ impl Worker {
 pub struct HeartbeatTable {
     /// The qualified, quoted name.
     name: String,
+    /// Statements name this relation.
+    oid: pg_sys::Oid,
     /// Statements run as this role.
     owner: pg_sys::Oid,
     /// Whether times are stored with a time zone; without one they are UTC.
     has_time_zone: bool,
     /// Whether there is a column for the hostname.
     has_hostname: bool,
+    /// Characters that fit in it.
+    hostname_limit: usize,
     /// Characters that fit in the column of the worker's id.
     pub id_limit: usize,
 }
@@ -84,9 +91,14 @@ impl HeartbeatTable {
             }
         };
         Ok(Self {
+            oid: relation.oid,
             owner: relation.owner,
             has_time_zone,
             has_hostname: column("hostname").is_ok(),
+            hostname_limit: column("hostname")
+                .ok()
+                .and_then(|column| column.character_limit())
+                .map_or(HOSTNAME_LIMIT, |limit| min(limit, HOSTNAME_LIMIT)),
             id_limit: id.character_limit().map_or(ID_LIMIT, |limit| min(limit, ID_LIMIT)),
             name,
         })
@@ -106,8 +118,10 @@ impl HeartbeatTable {
             _ => "",
         };
         let renewal = format!("UPDATE SET last_heartbeat_at = {now}{assignment}");
-        self.insert_or(&renewal, id, hostname, elsewise)?;
-        Ok(())
+        match self.insert_or(&renewal, id, hostname, elsewise)? {
+            0 => Err(Error::NotWritten { table: self.name.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the row of a new worker; false when there is one already, also one that was not committed yet.
@@ -138,9 +152,14 @@ impl HeartbeatTable {
             None if self.has_hostname => elsewise()?,
             None => String::new(),
         };
+        let hostname: String = hostname.chars().take(self.hostname_limit).collect();
         // A parameter that the statement does not use is allowed.
         let statement = sql::Kept::new(statement, &[pg_sys::TEXTOID, pg_sys::TEXTOID]);
-        self.as_owner(|| statement.execute(&[id.into(), hostname.into()]))
+        let count = self.as_owner(|| statement.execute(&[id.into(), hostname.into()]))?;
+        if count == 0 {
+            statement.forget();
+        }
+        Ok(count)
     }
 
     /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
@@ -153,7 +172,7 @@ impl HeartbeatTable {
             at = self.stored("b.at"),
             now = self.stored("pg_catalog.clock_timestamp()"),
         ));
-        scope::as_role_waiting(self.owner, c"50ms", || sql::execute(&statement, &arrays(beats)))
+        scope::as_role_waiting(self.owner, &[self.oid], c"50ms", || sql::execute(&statement, &arrays(beats)))
     }
 
     /// Writes heartbeats to the rows that nobody has locked.
@@ -201,8 +220,10 @@ impl HeartbeatTable {
     /// Removes a worker's row.
     pub fn delete(&self, id: &str) -> Result<()> {
         let statement = self.sql("DELETE FROM @table@ h WHERE h.worker_id = $1");
-        self.as_owner(|| sql::execute(&statement, &[id.into()]))?;
-        Ok(())
+        match self.as_owner(|| sql::execute(&statement, &[id.into()]))? {
+            0 => Err(Error::NotWritten { table: self.name.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// The workers last heard of before `cutoff`, those in `except` apart, in the order of their ids.
@@ -221,7 +242,7 @@ impl HeartbeatTable {
         let statement = self.sql(&format!(
             "SELECT @columns@ FROM @table@ h \
              WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at < {} \
-             ORDER BY h.worker_id FOR UPDATE SKIP LOCKED",
+             ORDER BY h.worker_id FOR NO KEY UPDATE SKIP LOCKED",
             self.stored("$2::timestamptz")
         ));
         let arguments = [ids.to_vec().into(), pg::timestamptz(cutoff).into()];
@@ -236,7 +257,9 @@ impl HeartbeatTable {
         ));
         let ids: Vec<&str> = dead.iter().map(|worker| worker.id.as_str()).collect();
         let arguments = [ids.into(), pg::timestamptz(cutoff).into()];
-        let mut heard = scope::as_role_in_memory(self.owner, || sql::select(&statement, &arguments, worker))?;
+        let mut heard = scope::as_role_in_memory(self.owner, &[self.oid], || {
+            sql::select(&statement, &arguments, worker)
+        })?;
         let died: HashMap<&str, DateTime<Utc>> =
             dead.iter().map(|worker| (worker.id.as_str(), worker.last_heartbeat_at)).collect();
         heard.retain(|worker| died.get(worker.id.as_str()).is_some_and(|at| worker.last_heartbeat_at > *at));
@@ -244,7 +267,7 @@ impl HeartbeatTable {
     }
 
     fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        scope::as_role(self.owner, work)
+        scope::as_role(self.owner, &[self.oid], work)
     }
 
     /// The expression for a time as the table stores it.

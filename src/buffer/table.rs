@@ -19,6 +19,9 @@ pub const ID_LENGTH: usize = 64;
 /// Locks over the buckets. Two workers meet at one with a chance of one in so many.
 pub const PARTITIONS: usize = 128;
 
+/// In the place of an incarnation, of which the first is 1.
+const CLOSED: i64 = 0;
+
 const WORDS: usize = ID_LENGTH / 8;
 
 /// How a table is locked: by LWLocks in the server, by locks of the standard library in tests.
@@ -94,7 +97,7 @@ pub struct Slot {
     beat_at: AtomicI64,
     /// The value of `beat_at` that the worker's row has. Stored by the flush, with the partition locked shared.
     written: AtomicI64,
-    /// The answer to a heartbeat.
+    /// The answer to a heartbeat; [`CLOSED`] when the row has to be asked.
     incarnation: AtomicI64,
     /// A hash of the hostname.
     hostname: AtomicU64,
@@ -137,8 +140,12 @@ impl<'a, L: Locks> Table<'a, L> {
         if hostname.is_some_and(|hostname| hostname != slot.hostname.load(Relaxed)) {
             return None;
         }
+        let incarnation = slot.incarnation.load(Relaxed);
+        if incarnation == CLOSED {
+            return None;
+        }
         slot.beat_at.store(now, Relaxed);
-        Some(slot.incarnation.load(Relaxed))
+        Some(incarnation)
     }
 
     /// When a worker last beat, as far as is known here.
@@ -177,6 +184,18 @@ impl<'a, L: Locks> Table<'a, L> {
         slot.written.store(entry.beat_at, Relaxed);
         slot.incarnation.store(entry.incarnation, Relaxed);
         slot.hostname.store(entry.hostname, Relaxed);
+    }
+
+    /// Has the worker's next heartbeats go to its row, and keeps what is known of the last one: the transaction that
+    /// asks for this may be rolled back.
+    pub fn close(&self, key: &Key) {
+        let hash = key.hash();
+        let partition = partition(hash);
+        let _locked = self.locks.exclusive(partition);
+        if let Some(slot) = self.find(key, hash) {
+            slot.incarnation.store(CLOSED, Relaxed);
+        }
+        self.header.removals[partition].fetch_add(1, Relaxed);
     }
 
     /// Takes an entry out, so that the worker's next heartbeat goes to its row.

@@ -112,6 +112,9 @@ pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
     (find() == oid).then_some(oid)
 }
 
+/// The connection limit of a database that is half dropped; DATCONNLIMIT_INVALID_DB of Postgres.
+const INVALID_DATABASE: i32 = -2;
+
 /// A database that sweepers can connect to.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -137,7 +140,9 @@ pub fn databases() -> Vec<Database> {
         }
         // SAFETY: a tuple of pg_database begins with this struct, and it stays until the next one is fetched.
         let row = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>() };
-        if row.datallowconn && !row.datistemplate {
+        // A dropped database whose removal was interrupted takes no connections any more.
+        let is_invalid = row.datconnlimit == INVALID_DATABASE;
+        if row.datallowconn && !row.datistemplate && !is_invalid {
             // SAFETY: a NameData is always terminated.
             let name = unsafe { CStr::from_ptr(row.datname.data.as_ptr()) };
             found.push(Database { oid: row.oid, name: name.to_string_lossy().into_owned() });

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::{CStr, CString};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
@@ -131,8 +132,23 @@ pub fn connect(database: pg_sys::Oid) {
     }
 }
 
+/// Set in a sweeper; nobody waits for the statements of one.
+static IS_SWEEPER: AtomicBool = AtomicBool::new(false);
+
+/// Declares this process a sweeper.
+pub fn become_sweeper() {
+    IS_SWEEPER.store(true, Relaxed);
+}
+
+/// Whether this process is a sweeper.
+pub fn is_sweeper() -> bool {
+    IS_SWEEPER.load(Relaxed)
+}
+
 /// Frees a worker of settings that postgresql.conf or ALTER DATABASE make for people, as autovacuum does.
 pub fn reset_session_settings() {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    set_for_worker(c"transaction_timeout", c"0");
     let settings = [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_read_only", c"off"),
@@ -145,16 +161,20 @@ pub fn reset_session_settings() {
         (c"max_parallel_workers_per_gather", c"0"),
     ];
     for (name, value) in settings {
-        // SAFETY: static strings; the values are valid.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            )
-        };
+        set_for_worker(name, value);
     }
+}
+
+fn set_for_worker(name: &'static CStr, value: &'static CStr) {
+    // SAFETY: static strings; the values are valid.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        )
+    };
 }
 
 /// Runs `work`, whose commits wait neither for the disk nor for a standby: for what is written again soon.

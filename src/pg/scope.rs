@@ -4,9 +4,10 @@
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
-use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
+use super::{names, process};
 use crate::error::{Caught, Error, Result};
 
 /// Runs `work` as `role`, in a security-restricted operation and with settings of its own.
@@ -15,16 +16,26 @@ use crate::error::{Caught, Error, Result};
 /// neither change the role nor leave anything behind in the session, and see a search_path in which nobody
 /// but the superuser creates objects. row_security is off, so a policy that would hide rows raises an error
 /// instead. The same protection as VACUUM and ANALYZE give to the owners' index expressions.
-pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+///
+/// The statements of the work may name these `relations` and the system's catalogs only. They name them by name,
+/// and whoever owns a schema can rename it at any moment and put another one in its place: then what the name means
+/// by now is refused before any of its code runs.
+pub fn as_role<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
     let _restored = RoleScope::enter(role);
+    let _narrowed = names::allow(relations);
     set_local(c"search_path", c"pg_catalog, pg_temp");
     set_local(c"row_security", c"off");
     work()
 }
 
 /// Runs `work` as `role`, as [`as_role`] does, and gives up on a lock that is not to be had for so long.
-pub fn as_role_waiting<T>(role: pg_sys::Oid, lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
-    as_role(role, || {
+pub fn as_role_waiting<T>(
+    role: pg_sys::Oid,
+    relations: &[pg_sys::Oid],
+    lock_timeout: &CStr,
+    work: impl FnOnce() -> T,
+) -> T {
+    as_role(role, relations, || {
         set_local(c"lock_timeout", lock_timeout);
         work()
     })
@@ -32,8 +43,8 @@ pub fn as_role_waiting<T>(role: pg_sys::Oid, lock_timeout: &CStr, work: impl FnO
 
 /// Runs `work` as `role`, as [`as_role`] does, with plans for tables that are in memory, as those are which are
 /// read at every sweep: looking a few thousand rows up is then cheaper than the planner thinks.
-pub fn as_role_in_memory<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    as_role(role, || {
+pub fn as_role_in_memory<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
+    as_role(role, relations, || {
         set_local(c"random_page_cost", c"1.1");
         work()
     })
@@ -105,7 +116,9 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
     // SAFETY: the caller's context outlives the subtransaction, whose own would take the results along.
     unsafe { pg_sys::MemoryContextSwitchTo(context) };
-    let result = PgTryBuilder::new(AssertUnwindSafe(work)).catch_others(|error| Err(caught(error))).execute();
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| work().map_err(Failure::Returned)))
+        .catch_others(|error| Err(Failure::Raised(error)))
+        .execute();
     match &result {
         // SAFETY: the subtransaction begun above is the innermost one: everything inside it nests.
         Ok(_) => unsafe { pg_sys::ReleaseCurrentSubTransaction() },
@@ -116,7 +129,19 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     unsafe { pg_sys::MemoryContextSwitchTo(context) };
     // SAFETY: as above.
     unsafe { pg_sys::CurrentResourceOwner = owner };
-    result
+    result.map_err(|failure| match failure {
+        Failure::Returned(error) => error,
+        Failure::Raised(error) if is_cancel(&error) && !process::is_sweeper() => error.rethrow(),
+        Failure::Raised(error) => caught(&error),
+    })
+}
+
+/// How the work of a subtransaction failed.
+enum Failure {
+    /// By its result.
+    Returned(Error),
+    /// By an error of Postgres, or a panic.
+    Raised(CaughtError),
 }
 
 /// Runs `work` in a transaction of a background worker's own; an error aborts it and is returned.
@@ -137,7 +162,7 @@ pub fn transaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         unsafe { pg_sys::CommitTransactionCommand() };
         Ok(result)
     }))
-    .catch_others(|error| Err(caught(error)))
+    .catch_others(|error| Err(caught(&error)))
     .execute();
     if result.is_err() {
         // SAFETY: ends whatever state the error left; without it the next transaction finds this one open.
@@ -148,15 +173,22 @@ pub fn transaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// What an error said. One that is not for the catcher, a cancelled statement, is raised again.
-fn caught(error: CaughtError) -> Error {
-    let report = match &error {
+fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
+    match error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
         CaughtError::RustPanic { ereport, .. } => ereport,
-    };
-    if report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED {
-        error.rethrow();
     }
+}
+
+/// Whether somebody cancelled the statement: not for the catcher, in a session. In a sweeper, which nobody waits
+/// for, it ends the work at hand like any error; code of a table's owner can raise it, too.
+fn is_cancel(error: &CaughtError) -> bool {
+    report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+}
+
+/// What an error said.
+fn caught(error: &CaughtError) -> Error {
+    let report = report_of(error);
     Error::Caught(Caught {
         code: report.sql_error_code(),
         message: report.message().to_owned(),

@@ -9,7 +9,7 @@ use pgrx::pg_sys::{self, PgOid};
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum, Spi};
 
-use super::scope;
+use super::{names, scope};
 use crate::error::{Error, Result};
 
 /// One row of a result; columns are counted from 1.
@@ -33,6 +33,7 @@ pub fn select<T>(
     arguments: &[DatumWithOid<'_>],
     read: impl Fn(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
+    let _ours = names::run(statement);
     Spi::connect(|client| client.select(statement, None, arguments)?.map(|row| read(Row(row))).collect())
 }
 
@@ -42,11 +43,13 @@ pub fn update<T>(
     arguments: &[DatumWithOid<'_>],
     read: impl Fn(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
+    let _ours = names::run(statement);
     Spi::connect_mut(|client| client.update(statement, None, arguments)?.map(|row| read(Row(row))).collect())
 }
 
 /// Runs a statement that changes rows and returns none; the number of rows it changed.
 pub fn execute(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
+    let _ours = names::run(statement);
     Spi::connect_mut(|client| Ok(client.update(statement, None, arguments)?.len()))
 }
 
@@ -86,6 +89,7 @@ impl Kept {
         arguments: &[DatumWithOid<'_>],
         read: impl Fn(Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
+        let _ours = names::run(&self.statement);
         Spi::connect(|client| {
             let plan = self.plan(client)?;
             client.select(plan, None, arguments)?.map(|row| read(Row(row))).collect()
@@ -94,10 +98,16 @@ impl Kept {
 
     /// Runs a statement that changes rows and returns none; the number of rows it changed.
     pub fn execute(&self, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
+        let _ours = names::run(&self.statement);
         Spi::connect_mut(|client| {
             let plan = self.plan(client)?;
             Ok(client.update(plan, None, arguments)?.len())
         })
+    }
+
+    /// Makes a new plan the next time: one that a rule has made empty would otherwise never change again.
+    pub fn forget(&self) {
+        PLANS.with_borrow_mut(|plans| plans.remove(&self.statement));
     }
 }
 
@@ -111,6 +121,7 @@ thread_local! {
 #[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
 pub fn latest_number_and_flag(statement: &str, argument: &str) -> Result<(i64, bool)> {
     let mut values = [argument.into_datum().ok_or(Error::MissingValue("argument"))?];
+    let _ours = names::run(statement);
     scope::with_latest_snapshot(|| {
         Spi::connect(|_client| {
             let plan = latest_plan(statement)?;

@@ -160,6 +160,22 @@ fn a_worker_that_beat_since_the_cutoff_stays() {
 }
 
 #[test]
+fn a_closed_entry_sends_heartbeats_to_the_row_and_remembers_the_last_one() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    add(&table, &key("a"), 5);
+    table.beat(&key("a"), None, 6);
+    let before = table.mark(&key("a"));
+    table.close(&key("a"));
+    assert_eq!((table.beat(&key("a"), None, 7), table.beat_at(&key("a"))), (None, Some(6)));
+    assert_eq!(table.unwritten(1), [(key("a"), 6)]);
+    table.add(&key("a"), entry(8), before);
+    assert_eq!(table.beat(&key("a"), None, 9), None);
+    add(&table, &key("a"), 8);
+    assert_eq!(table.beat(&key("a"), None, 9), Some(1));
+}
+
+#[test]
 fn an_entry_is_not_added_when_one_was_taken_out_since_its_row_was_seen() {
     let memory = Memory::new(10);
     let table = memory.table();

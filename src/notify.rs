@@ -1,0 +1,110 @@
+//! Telling whoever listens on the channel `rgrid_worker_deaths`: one JSON object a death, delivered when the death
+//! is committed.
+
+use chrono::{DateTime, Utc};
+use pgrx::pg_sys;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::ledger::Death;
+use crate::pg::sql;
+use crate::settle::Settlement;
+
+const CHANNEL: &str = "rgrid_worker_deaths";
+
+/// Bytes that a payload may have; Postgres takes fewer than 8,000.
+const PAYLOAD_LIMIT: usize = 7_999;
+
+/// A death, as a listener gets it.
+#[derive(Serialize)]
+struct Notice<'a> {
+    worker_id: &'a str,
+    /// Which of its lives ended.
+    incarnation: i64,
+    hostname: Option<&'a str>,
+    last_heartbeat_at: DateTime<Utc>,
+    declared_dead_at: DateTime<Utc>,
+    reason: &'a str,
+    jobs: Vec<Jobs<'a>>,
+    /// The tables did not all fit.
+    truncated: bool,
+}
+
+/// The jobs of one table that were settled.
+#[derive(Serialize)]
+struct Jobs<'a> {
+    table: &'a str,
+    failed: i64,
+    requeued: i64,
+}
+
+/// Sends the notification of a death when the present transaction commits.
+pub fn notify(death: &Death, incarnation: i64, settlement: &Settlement) -> Result<()> {
+    let jobs = settlement.by_worker.get(&death.worker.id).into_iter().flatten();
+    let mut notice = Notice {
+        worker_id: &death.worker.id,
+        incarnation,
+        hostname: death.worker.hostname.as_deref(),
+        last_heartbeat_at: death.worker.last_heartbeat_at,
+        declared_dead_at: death.declared_dead_at,
+        reason: death.reason.as_str(),
+        jobs: jobs
+            .map(|(table, jobs)| Jobs { table, failed: jobs.failed, requeued: jobs.requeued })
+            .collect(),
+        truncated: false,
+    };
+    let statement = sql::Kept::new(
+        "SELECT pg_catalog.pg_notify($1, $2) IS NULL".into(),
+        &[pg_sys::TEXTOID, pg_sys::TEXTOID],
+    );
+    let payload = payload(&mut notice)?;
+    statement.select(&[CHANNEL.into(), payload.into()], |_| Ok(()))?;
+    Ok(())
+}
+
+/// The notice as JSON, with as many of its tables as fit.
+fn payload(notice: &mut Notice<'_>) -> Result<String> {
+    loop {
+        let payload = serde_json::to_string(notice)?;
+        if payload.len() <= PAYLOAD_LIMIT || notice.jobs.is_empty() {
+            return Ok(payload);
+        }
+        notice.jobs.pop();
+        notice.truncated = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(tables: &[String]) -> Notice<'_> {
+        Notice {
+            worker_id: "worker-1",
+            incarnation: 2,
+            hostname: None,
+            last_heartbeat_at: DateTime::UNIX_EPOCH,
+            declared_dead_at: DateTime::UNIX_EPOCH,
+            reason: "stale",
+            jobs: tables.iter().map(|table| Jobs { table, failed: 1, requeued: 0 }).collect(),
+            truncated: false,
+        }
+    }
+
+    #[test]
+    fn a_notice_is_one_object_with_times_in_utc() {
+        let tables = ["public.executions".to_owned()];
+        assert_eq!(
+            payload(&mut notice(&tables)).unwrap(),
+            r#"{"worker_id":"worker-1","incarnation":2,"hostname":null,"last_heartbeat_at":"1970-01-01T00:00:00Z","declared_dead_at":"1970-01-01T00:00:00Z","reason":"stale","jobs":[{"table":"public.executions","failed":1,"requeued":0}],"truncated":false}"#
+        );
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_are_left_out_and_it_is_said() {
+        let tables: Vec<String> = (0..100).map(|n| format!("{}{n}", "t".repeat(120))).collect();
+        let payload = payload(&mut notice(&tables)).unwrap();
+        assert!(payload.len() <= PAYLOAD_LIMIT && payload.len() > PAYLOAD_LIMIT - 200);
+        assert!(payload.ends_with(r#""truncated":true}"#));
+    }
+}
