@@ -142,8 +142,8 @@ fn retry_pause(failures: u32) -> Duration {
     Duration::from_secs(1 << doublings).min(LONGEST_RETRY_PAUSE)
 }
 
-/// Every duration here comes from a setting or a clock and fits; a longer one means "for ever".
-fn delta(duration: Duration) -> TimeDelta {
+/// A length of time as a chrono one. Each comes from a setting or a clock and fits; a longer one means "for ever".
+pub fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 

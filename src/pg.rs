@@ -5,9 +5,8 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::CStr;
-use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 
@@ -52,11 +51,6 @@ pub fn time_of(timestamp: TimestampWithTimeZone) -> DateTime<Utc> {
 /// A time as an SQL `timestamptz`; `None` when it is out of its range.
 pub fn timestamptz(time: DateTime<Utc>) -> Option<TimestampWithTimeZone> {
     TimestampWithTimeZone::try_from(to_postgres(time)).ok()
-}
-
-/// A length of time as a chrono one; every duration here comes from a setting and fits.
-pub fn delta(duration: Duration) -> TimeDelta {
-    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
 /// Whether the library is being loaded by the postmaster, which alone can ask for shared memory.

@@ -65,7 +65,7 @@ fn stale_workers(
 ) -> Result<(Vec<Worker>, HashSet<String>)> {
     let cutoff = match threshold {
         Some(threshold) => cutoff(now, threshold)?,
-        None => now - pg::delta(settings::stale_threshold()),
+        None => now - liveness::delta(settings::stale_threshold()),
     };
     let installation = Installation::of_caller()?;
     let mut workers = HeartbeatTable::open(&installation)?.silent_since(cutoff, &[])?;

@@ -83,7 +83,7 @@ impl Sweep {
         let now = pg::now();
         let threshold = settings::stale_threshold();
         let cutoff = liveness::cutoff(now, databases::observing_since(), threshold);
-        Ok(Self { installation, heartbeats, now, recent: now - pg::delta(threshold), cutoff })
+        Ok(Self { installation, heartbeats, now, recent: now - liveness::delta(threshold), cutoff })
     }
 
     /// Writes down the return of workers that are in the ledger as dead and whose rows others have renewed

@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -23,13 +22,8 @@ thread_local! {
     static PREVIOUS: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
 }
 
-static INSTALLED: AtomicBool = AtomicBool::new(false);
-
-/// Puts the check in place. Called when the library is loaded.
+/// Puts the check in place. Called once, when the library is loaded.
 pub fn install() {
-    if INSTALLED.swap(true, Relaxed) {
-        return;
-    }
     // SAFETY: a global that is only changed while a library is loaded.
     PREVIOUS.set(unsafe { pg_sys::post_parse_analyze_hook });
     // SAFETY: as above; the function lives as long as the process.
