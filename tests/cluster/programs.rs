@@ -156,8 +156,10 @@ fn is_root() -> bool {
 
 pub(super) fn bindir() -> &'static Path {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
-    BINDIR.get_or_init(|| {
-        let pg_config = env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
-        run_program(Command::new(pg_config).arg("--bindir")).into()
-    })
+    BINDIR.get_or_init(|| bindir_of(&env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into())))
+}
+
+/// Where the programs of another installation are.
+pub(super) fn bindir_of(pg_config: &str) -> PathBuf {
+    run_program(Command::new(pg_config).arg("--bindir")).into()
 }
