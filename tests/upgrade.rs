@@ -31,6 +31,7 @@ fn an_upgraded_server_has_every_death_and_watched_table_and_gives_every_worker_a
     ["healthy", "silent"].iter().for_each(|worker| age_row(&mut client, worker));
     let tables = ["rgrid_worker_deaths", "rgrid_job_tables", "executions", "tasks", "worker_heartbeats"];
     let before = tables.map(|table| rows(&mut client, table));
+    forget_newer_options(&old);
     old.stop("fast");
 
     let log = old.upgrade_into(&new);
@@ -51,4 +52,13 @@ fn an_upgraded_server_has_every_death_and_watched_table_and_gives_every_worker_a
         (deaths(&mut client, "healthy"), beat(&mut client, "healthy"), beat(&mut client, "gone")),
         (0, 1, 2)
     );
+}
+
+/// A minor release of the old version may be younger than that of the new one, and may mark columns with options
+/// that the new one does not know. Upgraded servers are of one age; those of a test are what there is.
+fn forget_newer_options(old: &Cluster) {
+    for database in ["grid", "postgres", "template1"] {
+        let sql = "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg\\_%'";
+        run(&mut old.connect(database), sql);
+    }
 }

@@ -52,9 +52,12 @@ impl Cluster {
         let mut upgrade = programs::as_server_user(&new.bindir.join("pg_upgrade"));
         upgrade.args(["--retain", "-U", SUPERUSER, "-b"]).arg(&self.bindir).arg("-B").arg(&new.bindir);
         upgrade.arg("-d").arg(self.data()).arg("-D").arg(new.data()).arg("-s").arg(&new.dir);
-        programs::run_program(upgrade.current_dir(&new.dir));
+        let mut answer = String::new();
+        let upgraded = programs::try_program(upgrade.current_dir(&new.dir), &mut answer);
         let logs = new.data().join("pg_upgrade_output.d");
-        programs::run_program(Command::new("grep").args(["-rh", ""]).arg(logs))
+        let logs = programs::run_program(Command::new("grep").args(["-rh", "--include=*.log", ""]).arg(logs));
+        assert!(upgraded, "pg_upgrade failed: {answer}\n{logs}");
+        logs
     }
 }
 
