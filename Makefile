@@ -19,7 +19,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-upgrade matrix check bench bench-quick clean
+	test-upgrade matrix check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -62,6 +62,11 @@ bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and
 
 bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
 	$(MAKE) do-bench-quick
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+archive: package ## at a release: keep this version's SQL, which is not edited any more
+	scripts/archive $(VERSION) $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/rgrid_heartbeat--$(VERSION).sql
 
 clean: ## remove what was built
 	cargo clean
