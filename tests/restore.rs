@@ -73,9 +73,9 @@ impl Life {
         run(
             client,
             "CREATE TABLE tasks (runner text, state text, note text);
-             INSERT INTO rgrid_job_tables (job_table, worker_column, status_column, running_status, dead_status,
-                                           error_column, error_message, finished_column)
-             VALUES ('tasks', 'runner', 'state', 'busy', 'lost', 'note', 'the runner is gone', NULL)",
+             SELECT rgrid_watch_jobs('tasks', worker_column => 'runner', status_column => 'state',
+                                     running_status => 'busy', dead_status => 'lost', error_column => 'note',
+                                     error_message => 'the runner is gone', finished_column => NULL)",
         );
         for worker in ["phoenix", "gone"] {
             claim_jobs(client, worker, 2);

@@ -17,7 +17,7 @@ fn an_upgraded_server_has_every_death_and_watched_table_and_gives_every_worker_a
     run(
         &mut client,
         "CREATE TABLE tasks (worker_id text, status text, execution_error text, completed_at timestamptz);
-         INSERT INTO rgrid_job_tables (job_table) VALUES ('tasks')",
+         SELECT rgrid_watch_jobs('tasks')",
     );
     await_sweep(&mut client, "gone");
     for worker in ["healthy", "silent"] {

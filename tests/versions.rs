@@ -79,6 +79,8 @@ fn everything_else_is_refused(client: &mut Client) {
         ("rgrid_deregister", "'healthy'"),
         ("rgrid_sweep", ""),
         ("rgrid_stale_workers", ""),
+        ("rgrid_watch_jobs", "'executions'"),
+        ("rgrid_unwatch_jobs", "'executions'"),
     ] {
         it_refuses(client, function, arguments);
     }
