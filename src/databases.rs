@@ -29,6 +29,8 @@ pub struct State {
     /// Since when the server has been listening without interruption, in Postgres' microseconds. Silence
     /// before it proves nothing about a worker.
     observing_since: i64,
+    /// Nobody is heard for now: when last looked, the SQL objects were of another version than the library.
+    deaf: bool,
     /// Somebody asked for a look at it.
     pub requested: bool,
     /// Rounds that sweepers have finished; one that ends without counting here has failed.
@@ -69,6 +71,7 @@ impl State {
             oid,
             presence: Presence::Unknown,
             observing_since: pg::to_postgres(now),
+            deaf: false,
             requested: false,
             rounds: 0,
             failures: 0,
@@ -165,12 +168,29 @@ pub fn change<T>(oid: pg_sys::Oid, change: impl FnOnce(&mut State) -> T) -> Opti
 /// Since when the server has been able to hear the workers of the present database.
 ///
 /// Without shared memory nobody keeps watch over interruptions, and the server's start has to do. With it, a
-/// database that the launcher has not seen yet is observed from now on.
+/// database that the launcher has not seen yet, or in which nobody is heard, is observed from now on.
 pub fn observing_since() -> DateTime<Utc> {
     if !is_preloaded() {
         return pg::server_started_at();
     }
-    state(pg::current_database()).map_or_else(pg::now, |state| pg::from_postgres(state.observing_since))
+    match state(pg::current_database()) {
+        Some(state) if !state.deaf => pg::from_postgres(state.observing_since),
+        _ => pg::now(),
+    }
+}
+
+/// Functions refuse heartbeats in the present database, so no silence counts until [`can_hear`].
+pub fn cannot_hear() {
+    change(pg::current_database(), |state| state.deaf = true);
+}
+
+/// Functions take heartbeats in the present database; if they did not before, observation starts anew.
+pub fn can_hear(now: DateTime<Utc>) {
+    change(pg::current_database(), |state| {
+        if std::mem::take(&mut state.deaf) {
+            state.observing_since = pg::to_postgres(now);
+        }
+    });
 }
 
 /// The extension was created in the present database: silence before it proves nothing about anybody, and whatever

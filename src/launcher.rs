@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 
 use crate::liveness::{self, Intervals, Moment, Task, Visit};
 use crate::pg::catalog::{self, Database};
-use crate::pg::{process, process::Worker, scope};
+use crate::pg::{process, process::Worker, scope, version};
 use crate::{buffer, databases, pg, settings, sweeper};
 
 const KIND: &str = "rgrid_heartbeat launcher";
@@ -44,11 +44,12 @@ pub extern "C-unwind" fn rgrid_heartbeat_launcher_main(_argument: pg_sys::Datum)
     process::report_name(c"rgrid_heartbeat launcher");
     databases::announce_launcher();
     log!("rgrid_heartbeat launcher started");
+    let idle = version::wait_event(c"RgridHeartbeatLauncherMain");
     let mut launcher = Launcher::new();
     loop {
         let next = launcher.round();
         process::report_idle();
-        process::wait(next);
+        process::wait(next, idle);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod names;
 pub mod process;
 pub mod scope;
 pub mod sql;
+pub mod version;
 
 /// Microseconds between 1970-01-01 and 2000-01-01, where Postgres' timestamps start.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;

@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::installation::{Installation, VERSION};
+use crate::installation::Installation;
 use crate::jobs::registry;
 use crate::liveness::{Presence, Task};
 use crate::pg::catalog::Database;
@@ -99,10 +99,14 @@ fn recognise() -> Result<Option<Outcome>> {
             buffer::forget(pg::current_database());
             Ok(Some(Outcome::Absent))
         }
-        Some(installation) if installation.version != VERSION => {
+        Some(installation) if installation.is_foreign() => {
+            databases::cannot_hear();
             Ok(Some(Outcome::Foreign { version: installation.version }))
         }
-        Some(_) => Ok(None),
+        Some(_) => {
+            databases::can_hear(pg::now());
+            Ok(None)
+        }
     }
 }
 
