@@ -29,7 +29,7 @@ fn clean() -> History {
     let mut history =
         History { threshold: ms(2_000), unwritten: ms(1_000), read_at: ms(10_000), ..History::default() };
     call(&mut history, 0, What::Registered { incarnation: 1 });
-    [500, 1_000, 1_500].map(|at| beat(&mut history, at, 1));
+    (500..=1_500).step_by(500).for_each(|at| beat(&mut history, at, 1));
     call(&mut history, 1_200, What::Claimed { job: 1, incarnation: 1 });
     change(&mut history, 1, 1_205, 1, "queued", "running");
     die(&mut history, 1, 1_505, 4_000);

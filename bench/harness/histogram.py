@@ -53,8 +53,8 @@ def draw(title: str, subtitle: str, values: list[float], marks: list[Mark]) -> s
     body = [text(MARGIN, 34, title, size=18, weight="bold"), text(MARGIN, 54, subtitle, colour=FAINT)]
     body += axes(scale)
     body += [column(scale, number, count) for number, count in sorted(bins.items())]
-    for height, mark in enumerate(sorted(marks, key=lambda mark: mark.value)):
-        body += drawn_mark(scale, mark, TOP - 34 + 14 * (height % 2))
+    for number, mark in enumerate(sorted(marks, key=lambda mark: mark.value)):
+        body += drawn_mark(scale, mark, is_low=number % 2 == 1)
     return document(title, HEIGHT, body)
 
 
@@ -86,10 +86,13 @@ def column(scale: Scale, number: int, count: int) -> str:
     )
 
 
-def drawn_mark(scale: Scale, mark: Mark, y: float) -> list[str]:
+def drawn_mark(scale: Scale, mark: Mark, is_low: bool) -> list[str]:
+    """Every other name is lower, and beside its line, because its neighbours may be near."""
     x = scale.x(mark.value)
+    y = TOP - 20 if is_low else TOP - 34
+    name = f"{mark.name} {mark.value:.2f} s"
     return [
-        f'<line x1="{x:.1f}" y1="{y + 4:.1f}" x2="{x:.1f}" y2="{scale.y(0):.1f}" stroke="{GOAL}" '
-        f'stroke-dasharray="4 3"/>',
-        text(x, y, f"{mark.name} {mark.value:.2f} s", size=12, anchor="middle", colour=GOAL),
+        f'<line x1="{x:.1f}" y1="{y + 4 if not is_low else y - 9:.1f}" x2="{x:.1f}" y2="{scale.y(0):.1f}" '
+        f'stroke="{GOAL}" stroke-dasharray="4 3"/>',
+        text(x - 5 if is_low else x, y, name, size=12, anchor="end" if is_low else "middle", colour=GOAL),
     ]

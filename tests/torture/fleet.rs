@@ -11,6 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
+const LOCK_JOBS: &str =
+    "SELECT FROM executions WHERE worker_id = $1 AND status = 'running' FOR UPDATE SKIP LOCKED";
+const LOCK_ROW: &str = "SELECT FROM worker_heartbeats WHERE worker_id = $1 FOR UPDATE";
+
 /// A process and the worker that it is.
 struct Process {
     worker: usize,
@@ -55,7 +59,7 @@ impl<'a> Fleet<'a> {
             seed: self.seed ^ ((process as u64) << 32),
             directory: self.directory.into(),
             threshold: THRESHOLD,
-            careless: self.careless && worker % 2 == 0,
+            careless: self.careless && worker.is_multiple_of(2),
         };
         let order = serde_json::to_string(&order).expect("an order can be written as JSON");
         let program = env::current_exe().expect("this program has a path");
@@ -123,13 +127,11 @@ impl<'a> Fleet<'a> {
                 vec![(*rest, Later::Start(worker))]
             }
             WorkerFault::LockJobs { length } => {
-                let sql = "SELECT FROM executions WHERE worker_id = $1 AND status = 'running' FOR UPDATE SKIP LOCKED";
-                self.lock(scope, worker, "jobs", sql, *length);
+                self.lock(scope, worker, "jobs", LOCK_JOBS, *length);
                 vec![]
             }
             WorkerFault::LockRow { length } => {
-                let sql = "SELECT FROM worker_heartbeats WHERE worker_id = $1 FOR UPDATE";
-                self.lock(scope, worker, "row", sql, *length);
+                self.lock(scope, worker, "row", LOCK_ROW, *length);
                 vec![]
             }
         }
@@ -194,7 +196,7 @@ impl<'a> Fleet<'a> {
     pub fn kill_half(&mut self) -> Vec<String> {
         self.processes.retain(|_, process| matches!(process.child.try_wait(), Ok(None)));
         let alive: HashSet<usize> = self.processes.values().map(|process| process.worker).collect();
-        let doomed: Vec<usize> = alive.into_iter().filter(|worker| worker % 2 == 1).collect();
+        let doomed: Vec<usize> = alive.into_iter().filter(|worker| !worker.is_multiple_of(2)).collect();
         for worker in &doomed {
             let processes = self.processes_of(*worker);
             self.kill(&processes);
