@@ -19,7 +19,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-upgrade matrix check bench bench-quick archive clean
+	test-upgrade matrix torture check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,7 +57,10 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, th
 	$(MAKE) matrix
 	$(MAKE) do-bench-quick
 
-bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and 20 GB
+torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and judge what came of it
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
+
+bench: install ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)
 
 bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
