@@ -50,12 +50,28 @@ check: deps ## everything that CI runs: format, lints, tests, the benchmarks at 
 	$(MAKE) do-lint
 	$(MAKE) test
 	$(MAKE) do-bench-quick
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
 bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)
 
 bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
 	$(MAKE) do-bench-quick
+
+lint-sql: deps ## search the extension's SQL script for names that somebody else could take over
+	$(MAKE) do-package do-lint-sql
+
+lint-packaging: deps ## check the Dockerfile and the compose file
+	$(MAKE) do-lint-packaging
+
+lint-monitoring: deps ## check the rules for Prometheus, and try them on made-up numbers
+	$(MAKE) do-lint-monitoring
+
+deb: deps ## build the Debian package into target/deb, and check it with lintian
+	$(MAKE) do-package do-deb
+
+test-deb: deps ## install the Debian package into a clean Debian, and see a worker die there
+	$(MAKE) do-package do-deb do-test-deb
 
 clean: ## remove what was built
 	cargo clean
@@ -82,6 +98,34 @@ do-package: $(PGRX_HOME)/config.toml
 
 do-lint: $(PGRX_HOME)/config.toml
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
+
+.PHONY: lint-sql lint-packaging lint-monitoring deb test-deb
+.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+
+do-lint-sql: # the script that do-package has laid out, upgrades as well
+	target/lint/bin/pgspot $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/*.sql
+
+do-lint-packaging:
+	target/lint/bin/hadolint packaging/docker/Dockerfile
+	target/lint/bin/python scripts/lint-compose packaging/docker/compose.yaml
+
+# promtool reads the rules beside the tests of them.
+do-lint-monitoring:
+	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool check rules alerts.yml
+	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool test rules alerts_test.yml
+
+DEB = target/deb/postgresql-$(PG_MAJOR)-rgrid-heartbeat_*.deb
+# Whoever builds for others names an address; that of a checkout may be no mailbox, which is all that lintian may say.
+LINTIAN = lintian --allow-root --fail-on error,warning \
+	$(if $(DEBEMAIL),,--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog)
+
+do-deb:
+	rm -f $(DEB)
+	scripts/deb $(PG_MAJOR) $(STAGE) target/deb
+	$(LINTIAN) $(DEB)
+
+do-test-deb:
+	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) -- ./run $(PG_MAJOR)
 
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
