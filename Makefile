@@ -125,7 +125,7 @@ do-deb:
 	$(LINTIAN) $(DEB)
 
 do-test-deb:
-	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) -- ./run $(PG_MAJOR)
+	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run $(PG_MAJOR)
 
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
