@@ -45,6 +45,34 @@ fn a_death_is_seen_in_a_scrape_and_fires_an_alert() {
     drop(healthy);
 }
 
+#[test]
+fn every_metric_of_the_rules_is_one_of_the_queries() {
+    let rules = fs::read_to_string(example("alerts.yml")).unwrap();
+    let words = rules.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let metrics: Vec<&str> = words.filter(|word| word.starts_with("rgrid_heartbeat_")).collect();
+    assert!(metrics.len() > 10, "the rules have metrics: {metrics:?}");
+    let queries = metrics_of_queries();
+    for metric in metrics {
+        assert!(queries.iter().any(|known| known == metric), "no query answers {metric}");
+    }
+}
+
+/// The metrics of queries.yaml by the names that the exporter gives them: the query's, then the column's.
+fn metrics_of_queries() -> Vec<String> {
+    let text = fs::read_to_string(example("queries.yaml")).unwrap();
+    let (mut query, mut column, mut metrics) = ("", "", Vec::new());
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
+            query = name;
+        } else if let Some(name) = line.strip_prefix("    - ") {
+            column = name.trim_end_matches(':');
+        } else if line.starts_with("        usage: ") && !line.ends_with("LABEL") {
+            metrics.push(format!("{query}_{column}"));
+        }
+    }
+    metrics
+}
+
 /// The exporter, on a port of the loopback interface.
 struct Exporter {
     server: WebServer,
