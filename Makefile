@@ -39,6 +39,21 @@ install: deps ## build and install into the PostgreSQL of PG_CONFIG
 package: deps ## build, and lay out the files to install under target/release
 	$(MAKE) do-package
 
+lint-sql: deps ## search the extension's SQL script for names that somebody else could take over
+	$(MAKE) do-package do-lint-sql
+
+lint-packaging: deps ## check the Dockerfile and the compose file
+	$(MAKE) do-lint-packaging
+
+lint-monitoring: deps ## check the rules for Prometheus, and try them on made-up numbers
+	$(MAKE) do-lint-monitoring
+
+deb: deps ## build the Debian package into target/deb, and check it with lintian
+	$(MAKE) do-package do-deb
+
+test-deb: deps ## install the Debian package into a clean Debian, and see a worker die there
+	$(MAKE) do-package do-deb do-test-deb
+
 demo: install ## start a throw-away server with three real workers, kill one, and watch
 	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
 
@@ -57,21 +72,6 @@ bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and
 
 bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
 	$(MAKE) do-bench-quick
-
-lint-sql: deps ## search the extension's SQL script for names that somebody else could take over
-	$(MAKE) do-package do-lint-sql
-
-lint-packaging: deps ## check the Dockerfile and the compose file
-	$(MAKE) do-lint-packaging
-
-lint-monitoring: deps ## check the rules for Prometheus, and try them on made-up numbers
-	$(MAKE) do-lint-monitoring
-
-deb: deps ## build the Debian package into target/deb, and check it with lintian
-	$(MAKE) do-package do-deb
-
-test-deb: deps ## install the Debian package into a clean Debian, and see a worker die there
-	$(MAKE) do-package do-deb do-test-deb
 
 clean: ## remove what was built
 	cargo clean
