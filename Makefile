@@ -24,7 +24,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: ## install what is missing: PostgreSQL with headers, libclang, sudo, psycopg, cargo-pgrx
+deps: ## install what is missing: PostgreSQL with headers, cargo-pgrx, linters, Prometheus
 	@scripts/install-deps $(CARGO_PGRX_VERSION)
 
 $(PGRX_HOME)/config.toml:
@@ -39,6 +39,21 @@ install: deps ## build and install into the PostgreSQL of PG_CONFIG
 
 package: deps ## build, and lay out the files to install under target/release
 	$(MAKE) do-package
+
+lint-sql: deps ## search the extension's SQL script for names that somebody else could take over
+	$(MAKE) do-package do-lint-sql
+
+lint-packaging: deps ## check the Dockerfile and the compose file
+	$(MAKE) do-lint-packaging
+
+lint-monitoring: deps ## check the rules for Prometheus, and try them on made-up numbers
+	$(MAKE) do-lint-monitoring
+
+deb: deps ## build the Debian package into target/deb, and check it with lintian
+	$(MAKE) do-package do-deb
+
+test-deb: deps ## install the Debian package into a clean Debian, and see a worker die there
+	$(MAKE) do-package do-deb do-test-deb
 
 demo: install ## start a throw-away server with three real workers, kill one, and watch
 	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
@@ -56,6 +71,7 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, th
 	$(MAKE) test
 	$(MAKE) matrix
 	$(MAKE) do-bench-quick
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
 torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and judge what came of it
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
@@ -99,6 +115,34 @@ do-package: $(PGRX_HOME)/config.toml
 
 do-lint: $(PGRX_HOME)/config.toml
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
+
+.PHONY: lint-sql lint-packaging lint-monitoring deb test-deb
+.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+
+do-lint-sql: # the script that do-package has laid out, upgrades as well
+	target/lint/bin/pgspot $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/*.sql
+
+do-lint-packaging:
+	target/lint/bin/hadolint packaging/docker/Dockerfile
+	target/lint/bin/python scripts/lint-compose packaging/docker/compose.yaml
+
+# promtool reads the rules beside the tests of them.
+do-lint-monitoring:
+	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool check rules alerts.yml
+	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool test rules alerts_test.yml
+
+DEB = target/deb/postgresql-$(PG_MAJOR)-rgrid-heartbeat_*.deb
+# Whoever builds for others names an address; that of a checkout may be no mailbox, which is all that lintian may say.
+LINTIAN = lintian --allow-root --fail-on error,warning \
+	$(if $(DEBEMAIL),,--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog)
+
+do-deb:
+	rm -f $(DEB)
+	scripts/deb $(PG_MAJOR) $(STAGE) target/deb
+	$(LINTIAN) $(DEB)
+
+do-test-deb:
+	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run $(PG_MAJOR)
 
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
