@@ -9,6 +9,7 @@
 //! The structure and its locks are described in [`table`]. Nothing here calls Postgres while a lock is held.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
@@ -244,6 +245,21 @@ pub fn unwritten() -> Vec<Unwritten> {
     let Some(table) = table() else { return Vec::new() };
     let heartbeats = table.unwritten(pg::current_database().to_u32());
     heartbeats.into_iter().map(|(key, beat_at)| Unwritten { key, beat_at }).collect()
+}
+
+/// How long workers of the present database who have beaten since then had been silent at a moment, in
+/// microseconds, for about as many of them as are asked for.
+pub fn silences(moment: DateTime<Utc>, wanted: usize) -> Vec<i64> {
+    let silences = |table: Table<'_, _>| {
+        table.silences(pg::current_database().to_u32(), pg::to_postgres(moment), wanted)
+    };
+    table().map(silences).unwrap_or_default()
+}
+
+/// How many workers of each database have an entry.
+pub fn entries() -> HashMap<pg_sys::Oid, u64> {
+    let entries = table().map(|table| table.entries()).unwrap_or_default();
+    entries.into_iter().map(|(database, count)| (database.into(), count)).collect()
 }
 
 /// Takes note that heartbeats are in their rows.

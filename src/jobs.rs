@@ -193,9 +193,28 @@ impl JobTable {
     }
 
     /// The condition for a job `j` that is running; the shape that a partial index on it has.
-    fn is_running(&self) -> String {
+    pub fn is_running(&self) -> String {
         let status = spi::quote_identifier(&self.status_column);
         format!("j.{status} = {}", spi::quote_literal(&self.running_status))
+    }
+
+    /// What the table is, and whose.
+    pub fn relation(&self) -> catalog::Relation {
+        self.relation
+    }
+
+    /// The column with the worker's id, quoted.
+    pub fn worker_column(&self) -> String {
+        spi::quote_identifier(&self.worker_column)
+    }
+
+    /// Checks that the table has what settling needs.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is missing.
+    pub fn check_columns(&self) -> Result<()> {
+        self.check().map(|_| ())
     }
 
     /// Checks that the table has what settling needs. Returns the expression for the finish time.

@@ -6,7 +6,9 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use pgrx::pg_sys;
 
+use crate::counters;
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, sql};
@@ -37,7 +39,8 @@ impl Reason {
 /// What the ledger says of one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
-    /// The present incarnation: one more than the number of its last death, 1 when it never died.
+    /// The present incarnation: one more than the number of its last death; see [`crate::incarnations`] for a worker of
+    /// whom no death is known.
     pub incarnation: i64,
     /// Whether it is dead now.
     pub dead: bool,
@@ -60,18 +63,89 @@ pub struct Death {
     pub returned_at: Option<DateTime<Utc>>,
 }
 
-/// What the ledger says of a worker. Call with its row of `worker_heartbeats` locked.
+/// What the ledger, and the numbers that outlive it, say of a worker. Call with its row of `worker_heartbeats` locked.
 ///
 /// The lock orders this with sweeps only if it sees what they committed before the lock was had: so it looks at
 /// this moment, whatever the caller's isolation level.
 pub fn standing(installation: &Installation, worker: &str) -> Result<Standing> {
     let statement = installation.sql(
-        "SELECT coalesce(pg_catalog.max(d.incarnation), 0) + 1, \
+        "SELECT coalesce(pg_catalog.max(d.incarnation) + 1, \
+                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), \
+                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ''), 1), \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
     );
     let (incarnation, dead) = installation.as_owner(|| sql::latest_number_and_flag(&statement, worker))?;
     Ok(Standing { incarnation, dead })
+}
+
+/// What the ledger, and the numbers that outlive it, say of every worker.
+pub struct Standings {
+    /// The numbers of those who have died or are written down, and when they died if they are dead.
+    known: HashMap<String, (i64, Option<DateTime<Utc>>)>,
+    /// The number of all others.
+    common: i64,
+}
+
+impl Standings {
+    /// A worker's number, and when it died if it is dead.
+    pub fn of(&self, worker: &str) -> (i64, Option<DateTime<Utc>>) {
+        self.known.get(worker).copied().unwrap_or((self.common, None))
+    }
+}
+
+/// Reads what is known of every worker. With the caller's snapshot, and for people: nothing is decided by it.
+pub fn standings(installation: &Installation) -> Result<Standings> {
+    let statement = installation.sql(
+        "SELECT d.worker_id, pg_catalog.max(d.incarnation) + 1, \
+                pg_catalog.max(d.declared_dead_at) FILTER (WHERE d.returned_at IS NULL) \
+         FROM @extschema@.rgrid_worker_deaths d GROUP BY d.worker_id \
+         UNION ALL \
+         SELECT n.worker_id, n.incarnation, NULL FROM @extschema@.rgrid_incarnations n \
+         WHERE NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id)",
+    );
+    let rows: Vec<(String, (i64, Option<DateTime<Utc>>))> = installation.as_owner(|| {
+        sql::select(&statement, &[], |row| {
+            let died_at = row.optional(3)?.map(pg::time_of);
+            Ok((row.required(1, "worker id")?, (row.required(2, "incarnation")?, died_at)))
+        })
+    })?;
+    let mut known: HashMap<_, _> = rows.into_iter().collect();
+    let common = known.remove("").map_or(1, |(incarnation, _)| incarnation);
+    Ok(Standings { known, common })
+}
+
+/// How many workers that were declared dead for silence since this time have returned, and the one that died last
+/// with the seconds that it had been silent for.
+pub fn false_deaths_since(
+    installation: &Installation,
+    time: DateTime<Utc>,
+) -> Result<(i64, Option<(String, f64)>)> {
+    let statement = installation.sql(
+        "SELECT pg_catalog.count(*) OVER (), d.worker_id, \
+                pg_catalog.date_part('epoch', d.declared_dead_at - d.last_heartbeat_at) \
+         FROM @extschema@.rgrid_worker_deaths d \
+         WHERE d.declared_dead_at > $1 AND d.reason = $2 AND d.returned_at IS NOT NULL \
+         ORDER BY d.declared_dead_at DESC, d.worker_id LIMIT 1",
+    );
+    let arguments = [pg::timestamptz(time).into(), Reason::Stale.as_str().into()];
+    let found = installation.as_owner(|| {
+        sql::select(&statement, &arguments, |row| {
+            let silence = row.optional(3)?.unwrap_or(0.0);
+            Ok((row.required(1, "count")?, Some((row.required(2, "worker id")?, silence))))
+        })
+    })?;
+    Ok(found.into_iter().next().unwrap_or((0, None)))
+}
+
+/// Whether the ledger has a death of this worker.
+pub fn has_died(installation: &Installation, worker: &str) -> Result<bool> {
+    let statement = installation
+        .sql("SELECT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1)");
+    let statement = sql::Kept::new(statement, &[pg_sys::TEXTOID]);
+    let found =
+        installation.as_owner(|| statement.select(&[worker.into()], |row| row.required(1, "existence")))?;
+    Ok(found.first() == Some(&true))
 }
 
 /// The dead workers, as they were when they were given up.
@@ -123,7 +197,8 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
         "INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
               jobs_failed, jobs_requeued, returned_at) \
-         SELECT n.worker_id, coalesce(d.incarnation, 0) + 1, \
+         SELECT n.worker_id, coalesce(d.incarnation + 1, i.incarnation, \
+                    (SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), 1), \
                 n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
                 n.jobs_failed, n.jobs_requeued, n.returned_at \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
@@ -133,6 +208,7 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
          LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS incarnation \
                     FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
              ON d.worker_id = n.worker_id \
+         LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = n.worker_id \
          ON CONFLICT DO NOTHING RETURNING worker_id, incarnation",
     );
     let column = |value: fn(&Death) -> &str| deaths.iter().map(value).collect::<Vec<_>>();
@@ -156,7 +232,82 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
             Ok((row.required(1, "worker id")?, row.required(2, "incarnation")?))
         })
     })?;
-    Ok(new.into_iter().collect())
+    let new: HashMap<String, i64> = new.into_iter().collect();
+    count(deaths.iter().filter(|death| new.contains_key(&death.worker.id)));
+    Ok(new)
+}
+
+/// Counts deaths once they are committed.
+fn count<'a>(deaths: impl Iterator<Item = &'a Death>) {
+    let (mut number, mut failed, mut requeued) = (0, 0, 0);
+    for death in deaths {
+        number += 1;
+        failed += counters::number(death.jobs_failed);
+        requeued += counters::number(death.jobs_requeued);
+    }
+    counters::at_commit(move |counters| {
+        counters.deaths += number;
+        counters.jobs_failed += failed;
+        counters.jobs_requeued += requeued;
+    });
+}
+
+/// Removes at most so many deaths that were over before the horizon and were not the last of their worker. How many.
+pub fn prune_superseded(installation: &Installation, horizon: DateTime<Utc>, limit: usize) -> Result<usize> {
+    let statement = installation.sql(
+        "DELETE FROM @extschema@.rgrid_worker_deaths d WHERE d.ctid = ANY (ARRAY( \
+             SELECT o.ctid FROM @extschema@.rgrid_worker_deaths o \
+             WHERE o.declared_dead_at < $1 AND o.returned_at < $1 \
+               AND EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths n \
+                           WHERE n.worker_id = o.worker_id AND n.incarnation > o.incarnation) \
+             LIMIT $2 FOR UPDATE OF o SKIP LOCKED))",
+    );
+    let arguments = [pg::timestamptz(horizon).into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+    let pruned = installation.as_owner(|| sql::execute(&statement, &arguments))?;
+    count_pruned(pruned);
+    Ok(pruned)
+}
+
+/// The workers of whom no death is younger than the horizon.
+pub fn last_died_before(installation: &Installation, horizon: DateTime<Utc>) -> Result<Vec<String>> {
+    let statement = installation.sql(
+        "SELECT DISTINCT d.worker_id FROM @extschema@.rgrid_worker_deaths d \
+         WHERE d.declared_dead_at < $1 AND (d.returned_at IS NULL OR d.returned_at < $1) \
+           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths y \
+                           WHERE y.worker_id = d.worker_id AND y.incarnation > d.incarnation) \
+         ORDER BY 1",
+    );
+    let horizon = [pg::timestamptz(horizon).into()];
+    installation.as_owner(|| sql::select(&statement, &horizon, |row| row.required(1, "worker id")))
+}
+
+/// Of these workers, removes the only death of each if it was over before the horizon and nobody has locked it. The
+/// numbers of the deaths that were removed.
+pub fn prune_last(
+    installation: &Installation,
+    workers: &[String],
+    horizon: DateTime<Utc>,
+) -> Result<Vec<i64>> {
+    let statement = installation.sql(
+        "DELETE FROM @extschema@.rgrid_worker_deaths d WHERE d.ctid = ANY (ARRAY( \
+             SELECT o.ctid FROM @extschema@.rgrid_worker_deaths o \
+             WHERE o.worker_id = ANY ($1) \
+               AND o.declared_dead_at < $2 AND (o.returned_at IS NULL OR o.returned_at < $2) \
+               AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths a \
+                               WHERE a.worker_id = o.worker_id AND a.incarnation <> o.incarnation) \
+             FOR UPDATE OF o SKIP LOCKED)) RETURNING d.incarnation",
+    );
+    let arguments = [workers.to_vec().into(), pg::timestamptz(horizon).into()];
+    let numbers: Vec<i64> = installation
+        .as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "incarnation")))?;
+    count_pruned(numbers.len());
+    Ok(numbers)
+}
+
+fn count_pruned(deaths: usize) {
+    if deaths > 0 {
+        counters::at_commit(move |counters| counters.deaths_pruned += counters::number(deaths));
+    }
 }
 
 /// Adds jobs that were settled after a death to its row.
@@ -168,6 +319,10 @@ pub fn add_jobs(installation: &Installation, worker: &str, failed: i64, requeued
     );
     let arguments = [worker.into(), failed.into(), requeued.into()];
     installation.as_owner(|| sql::execute(&statement, &arguments))?;
+    counters::at_commit(move |counters| {
+        counters.jobs_failed += counters::number(failed);
+        counters.jobs_requeued += counters::number(requeued);
+    });
     Ok(())
 }
 
@@ -179,8 +334,18 @@ pub fn close(
 ) -> Result<Vec<String>> {
     let statement = installation.sql(
         "UPDATE @extschema@.rgrid_worker_deaths d SET returned_at = $2 \
-         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL RETURNING d.worker_id",
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL RETURNING d.worker_id, d.reason",
     );
     let arguments = [workers.to_vec().into(), pg::timestamptz(returned_at).into()];
-    installation.as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "worker id")))
+    let closed: Vec<(String, String)> = installation.as_owner(|| {
+        sql::update(&statement, &arguments, |row| {
+            Ok((row.required(1, "worker id")?, row.required(2, "reason")?))
+        })
+    })?;
+    let is_false = |reason: &str| reason == Reason::Stale.as_str();
+    let false_deaths = counters::number(closed.iter().filter(|(_, reason)| is_false(reason)).count());
+    if false_deaths > 0 {
+        counters::at_commit(move |counters| counters.false_deaths += false_deaths);
+    }
+    Ok(closed.into_iter().map(|(worker, _)| worker).collect())
 }

@@ -1,0 +1,94 @@
+//! Removing what is older than the retention: rows of the ledger, and rows of dead workers in the table of
+//! heartbeats. Done by the sweeper, after a sweep, every few minutes.
+//!
+//! What stays, however old it is: the last death of a worker that has a row in the table of heartbeats, because its
+//! number is needed; a dead worker that still has running jobs in a watched table, because they would never be
+//! settled; rows that somebody has locked; and rows of an adopted table, unless its owner's database has
+//! `rgrid_heartbeat.prune_adopted` on.
+//!
+//! A batch is one transaction. Locks: the rows of the table of heartbeats, those of the ledger, and in between the
+//! numbers of the incarnations (see [`incarnations`]); none of them is waited for.
+
+use chrono::{DateTime, Utc};
+
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::pg::scope;
+use crate::workers::HeartbeatTable;
+use crate::{buffer, counters, incarnations, ledger, settings, settle};
+
+/// Removes what happened before the horizon.
+pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
+    while prune_superseded(horizon)? {}
+    let candidates = scope::transaction(|| with_tables(|tables| tables.candidates(horizon)))?;
+    for batch in candidates.unwrap_or_default().chunks(settings::batch_size()) {
+        scope::transaction(|| with_tables(|tables| tables.prune(batch, horizon)))?;
+    }
+    Ok(())
+}
+
+/// Removes a batch of deaths that were not the last of their worker; whether there may be more.
+fn prune_superseded(horizon: DateTime<Utc>) -> Result<bool> {
+    let batch = settings::batch_size();
+    let pruned = scope::transaction(|| match Installation::find()? {
+        Some(installation) => ledger::prune_superseded(&installation, horizon, batch),
+        None => Ok(0),
+    })?;
+    Ok(pruned == batch)
+}
+
+/// The tables, looked up anew for each transaction.
+struct Tables {
+    installation: Installation,
+    heartbeats: HeartbeatTable,
+    /// Whether rows may be removed from the table of heartbeats.
+    prunes_rows: bool,
+}
+
+/// Runs `work`; nothing when the extension was dropped meanwhile.
+fn with_tables<T>(work: impl FnOnce(Tables) -> Result<T>) -> Result<Option<T>> {
+    let Some(installation) = Installation::find()? else { return Ok(None) };
+    let heartbeats = HeartbeatTable::open(&installation)?;
+    let prunes_rows = settings::prune_adopted() || heartbeats.is_own()?;
+    work(Tables { installation, heartbeats, prunes_rows }).map(Some)
+}
+
+impl Tables {
+    /// The workers whose last death is old enough, and who do not keep it by their row.
+    fn candidates(self, horizon: DateTime<Utc>) -> Result<Vec<String>> {
+        let old = ledger::last_died_before(&self.installation, horizon)?;
+        if old.is_empty() {
+            return Ok(old);
+        }
+        let keeping = self.heartbeats.kept(&old, self.prunes_rows.then_some(horizon))?;
+        Ok(old.into_iter().filter(|worker| !keeping.contains(worker)).collect())
+    }
+
+    /// Removes these workers from both tables, as far as nothing speaks against it by now.
+    fn prune(self, workers: &[String], horizon: DateTime<Utc>) -> Result<()> {
+        let running = settle::running(&self.installation, workers)?;
+        let is_idle =
+            |worker: &&String| running.problems.is_empty() && !running.by_worker.contains_key(*worker);
+        let workers: Vec<String> = workers.iter().filter(is_idle).cloned().collect();
+        if workers.is_empty() || !incarnations::try_lock(&self.installation) {
+            return Ok(());
+        }
+        let rows = if self.prunes_rows { self.prune_rows(&workers, horizon)? } else { 0 };
+        let kept = self.heartbeats.kept(&workers, None)?;
+        let gone: Vec<String> =
+            workers.into_iter().filter(|id| !kept.contains(id) && buffer::beat_at(id).is_none()).collect();
+        let numbers = ledger::prune_last(&self.installation, &gone, horizon)?;
+        if let Some(highest) = numbers.iter().max() {
+            incarnations::outgrow(&self.installation, *highest, &self.heartbeats)?;
+        }
+        counters::at_commit(move |counters| counters.workers_pruned += counters::number(rows));
+        Ok(())
+    }
+
+    /// Removes the rows of those that are dead. The numbers are locked, so nobody returns meanwhile by calling a
+    /// function; who writes its row itself has it locked, or renewed.
+    fn prune_rows(&self, workers: &[String], horizon: DateTime<Utc>) -> Result<usize> {
+        let dead: Vec<String> = ledger::dead_among(&self.installation, workers)?.into_iter().collect();
+        self.heartbeats.prune(&dead, horizon)
+    }
+}
