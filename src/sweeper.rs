@@ -19,7 +19,8 @@ use crate::settle::Problem;
 use crate::sweep::Sweep;
 use crate::{buffer, databases, flush, liveness, prune, settings};
 
-const KIND: &str = "rgrid_heartbeat sweeper";
+/// What sweepers are called in `pg_stat_activity`.
+pub const KIND: &str = "rgrid_heartbeat sweeper";
 
 /// Starts a sweeper; `None` when there is no slot for it.
 pub fn start(database: &Database, task: Task) -> Option<Worker> {

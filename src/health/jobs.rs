@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
+use serde_json::Value;
 
 use super::{Finding, attempt, locks};
 use crate::databases;
@@ -246,27 +247,21 @@ fn is_affordable(table: &JobTable, statement: &str) -> Result<bool> {
     Ok(cost(&plan(table, statement, scope::as_role)?) <= AFFORDABLE)
 }
 
-/// How PostgreSQL would run a statement, as its topmost node.
-fn plan(
-    table: &JobTable,
-    statement: &str,
-    as_role: fn(pg_sys::Oid, &[pg_sys::Oid], Explain) -> Result<Vec<pgrx::Json>>,
-) -> Result<serde_json::Value> {
+/// How PostgreSQL would run a statement on the table, as its topmost node.
+fn plan(table: &JobTable, statement: &str, as_role: AsRole) -> Result<Value> {
     let relation = table.relation();
-    let statement = format!("EXPLAIN (FORMAT JSON) {statement}");
-    let explain: Explain =
-        Box::new(move || sql::select(&statement, &[], |row| row.required::<pgrx::Json>(1, "plan")));
-    let mut plans = as_role(relation.owner, &[relation.oid], explain)?;
-    Ok(plans.pop().map_or(serde_json::Value::Null, |json| json.0[0]["Plan"].clone()))
+    let statement = statement.to_owned();
+    as_role(relation.owner, &[relation.oid], Box::new(move || sql::plan(&statement)))
 }
 
-type Explain = Box<dyn FnOnce() -> Result<Vec<pgrx::Json>>>;
+/// One of the functions that run something as a role, for a plan.
+type AsRole = fn(pg_sys::Oid, &[pg_sys::Oid], Box<dyn FnOnce() -> Result<Value>>) -> Result<Value>;
 
-fn cost(plan: &serde_json::Value) -> f64 {
+fn cost(plan: &Value) -> f64 {
     plan["Total Cost"].as_f64().unwrap_or(f64::INFINITY)
 }
 
-fn has_sequential_scan(plan: &serde_json::Value) -> bool {
+fn has_sequential_scan(plan: &Value) -> bool {
     let below = plan["Plans"].as_array().into_iter().flatten();
     plan["Node Type"] == "Seq Scan" || below.into_iter().any(has_sequential_scan)
 }

@@ -1,13 +1,15 @@
 //! Who has rows locked that a sweep skips.
 //!
 //! A row says which transaction locked it last, and whoever runs a transaction holds a lock on its number. So nothing
-//! has to be locked to find out. When several sessions share the lock of a row, none of them is found.
+//! has to be locked to find out. When several sessions share the lock of a row, none of them is found. Sweepers do
+//! not count: who is locked by one is being dealt with.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::Result;
 use crate::pg::sql;
+use crate::sweeper;
 
 /// The processes that have rows locked, and how many each.
 pub struct Holders {
@@ -25,8 +27,10 @@ pub fn holders(lockers: &[String]) -> Result<Holders> {
         "SELECT l.transactionid::pg_catalog.text, l.pid FROM pg_catalog.pg_locks l \
          WHERE l.locktype OPERATOR(pg_catalog.=) 'transactionid' AND l.granted \
            AND l.mode OPERATOR(pg_catalog.=) 'ExclusiveLock' \
-           AND l.transactionid::pg_catalog.text OPERATOR(pg_catalog.=) ANY ($1)",
-        &[lockers.to_vec().into()],
+           AND l.transactionid::pg_catalog.text OPERATOR(pg_catalog.=) ANY ($1) \
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(l.pid) s \
+                           WHERE l.pid IS NOT NULL AND s.backend_type OPERATOR(pg_catalog.=) $2)",
+        &[lockers.to_vec().into(), sweeper::KIND.into()],
         |row| Ok((row.required::<String>(1, "transaction")?, row.optional::<i32>(2)?)),
     )?;
     for (transaction, pid) in running {

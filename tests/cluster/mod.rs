@@ -23,6 +23,7 @@ mod standby;
 pub use database::{Database, ask, run, sqlstate};
 pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER};
+pub use programs::signal;
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 
