@@ -14,6 +14,9 @@ use crate::installation::Installation;
 use crate::pg::{self, sql};
 use crate::workers::Worker;
 
+pub mod old;
+pub mod report;
+
 /// Why a worker was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -77,65 +80,6 @@ pub fn standing(installation: &Installation, worker: &str) -> Result<Standing> {
     );
     let (incarnation, dead) = installation.as_owner(|| sql::latest_number_and_flag(&statement, worker))?;
     Ok(Standing { incarnation, dead })
-}
-
-/// What the ledger, and the numbers that outlive it, say of every worker.
-pub struct Standings {
-    /// The numbers of those who have died or are written down, and when they died if they are dead.
-    known: HashMap<String, (i64, Option<DateTime<Utc>>)>,
-    /// The number of all others.
-    common: i64,
-}
-
-impl Standings {
-    /// A worker's number, and when it died if it is dead.
-    pub fn of(&self, worker: &str) -> (i64, Option<DateTime<Utc>>) {
-        self.known.get(worker).copied().unwrap_or((self.common, None))
-    }
-}
-
-/// Reads what is known of every worker. With the caller's snapshot, and for people: nothing is decided by it.
-pub fn standings(installation: &Installation) -> Result<Standings> {
-    let statement = installation.sql(
-        "SELECT d.worker_id, pg_catalog.max(d.incarnation) + 1, \
-                pg_catalog.max(d.declared_dead_at) FILTER (WHERE d.returned_at IS NULL) \
-         FROM @extschema@.rgrid_worker_deaths d GROUP BY d.worker_id \
-         UNION ALL \
-         SELECT n.worker_id, n.incarnation, NULL FROM @extschema@.rgrid_incarnations n \
-         WHERE NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id)",
-    );
-    let rows: Vec<(String, (i64, Option<DateTime<Utc>>))> = installation.as_owner(|| {
-        sql::select(&statement, &[], |row| {
-            let died_at = row.optional(3)?.map(pg::time_of);
-            Ok((row.required(1, "worker id")?, (row.required(2, "incarnation")?, died_at)))
-        })
-    })?;
-    let mut known: HashMap<_, _> = rows.into_iter().collect();
-    let common = known.remove("").map_or(1, |(incarnation, _)| incarnation);
-    Ok(Standings { known, common })
-}
-
-/// How many workers that were declared dead for silence since this time have returned, and the one that died last
-/// with the seconds that it had been silent for.
-pub fn false_deaths_since(
-    installation: &Installation,
-    time: DateTime<Utc>,
-) -> Result<(i64, Option<(String, f64)>)> {
-    let statement = installation.sql(
-        "SELECT pg_catalog.count(*) OVER (), d.worker_id, \
-                pg_catalog.date_part('epoch', d.declared_dead_at - d.last_heartbeat_at) \
-         FROM @extschema@.rgrid_worker_deaths d \
-         WHERE d.declared_dead_at > $1 AND d.reason = $2 AND d.returned_at IS NOT NULL \
-         ORDER BY d.declared_dead_at DESC, d.worker_id LIMIT 1",
-    );
-    let arguments = [pg::timestamptz(time).into(), Reason::Stale.as_str().into()];
-    let found = installation.as_owner(|| {
-        sql::select(&statement, &arguments, |row| {
-            let silence = row.optional(3)?.unwrap_or(0.0);
-            Ok((row.required(1, "count")?, Some((row.required(2, "worker id")?, silence))))
-        })
-    })?;
-    Ok(found.into_iter().next().unwrap_or((0, None)))
 }
 
 /// Whether the ledger has a death of this worker.
@@ -250,64 +194,6 @@ fn count<'a>(deaths: impl Iterator<Item = &'a Death>) {
         counters.jobs_failed += failed;
         counters.jobs_requeued += requeued;
     });
-}
-
-/// Removes at most so many deaths that were over before the horizon and were not the last of their worker. How many.
-pub fn prune_superseded(installation: &Installation, horizon: DateTime<Utc>, limit: usize) -> Result<usize> {
-    let statement = installation.sql(
-        "DELETE FROM @extschema@.rgrid_worker_deaths d WHERE d.ctid = ANY (ARRAY( \
-             SELECT o.ctid FROM @extschema@.rgrid_worker_deaths o \
-             WHERE o.declared_dead_at < $1 AND o.returned_at < $1 \
-               AND EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths n \
-                           WHERE n.worker_id = o.worker_id AND n.incarnation > o.incarnation) \
-             LIMIT $2 FOR UPDATE OF o SKIP LOCKED))",
-    );
-    let arguments = [pg::timestamptz(horizon).into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
-    let pruned = installation.as_owner(|| sql::execute(&statement, &arguments))?;
-    count_pruned(pruned);
-    Ok(pruned)
-}
-
-/// The workers of whom no death is younger than the horizon.
-pub fn last_died_before(installation: &Installation, horizon: DateTime<Utc>) -> Result<Vec<String>> {
-    let statement = installation.sql(
-        "SELECT DISTINCT d.worker_id FROM @extschema@.rgrid_worker_deaths d \
-         WHERE d.declared_dead_at < $1 AND (d.returned_at IS NULL OR d.returned_at < $1) \
-           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths y \
-                           WHERE y.worker_id = d.worker_id AND y.incarnation > d.incarnation) \
-         ORDER BY 1",
-    );
-    let horizon = [pg::timestamptz(horizon).into()];
-    installation.as_owner(|| sql::select(&statement, &horizon, |row| row.required(1, "worker id")))
-}
-
-/// Of these workers, removes the only death of each if it was over before the horizon and nobody has locked it. The
-/// numbers of the deaths that were removed.
-pub fn prune_last(
-    installation: &Installation,
-    workers: &[String],
-    horizon: DateTime<Utc>,
-) -> Result<Vec<i64>> {
-    let statement = installation.sql(
-        "DELETE FROM @extschema@.rgrid_worker_deaths d WHERE d.ctid = ANY (ARRAY( \
-             SELECT o.ctid FROM @extschema@.rgrid_worker_deaths o \
-             WHERE o.worker_id = ANY ($1) \
-               AND o.declared_dead_at < $2 AND (o.returned_at IS NULL OR o.returned_at < $2) \
-               AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths a \
-                               WHERE a.worker_id = o.worker_id AND a.incarnation <> o.incarnation) \
-             FOR UPDATE OF o SKIP LOCKED)) RETURNING d.incarnation",
-    );
-    let arguments = [workers.to_vec().into(), pg::timestamptz(horizon).into()];
-    let numbers: Vec<i64> = installation
-        .as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "incarnation")))?;
-    count_pruned(numbers.len());
-    Ok(numbers)
-}
-
-fn count_pruned(deaths: usize) {
-    if deaths > 0 {
-        counters::at_commit(move |counters| counters.deaths_pruned += counters::number(deaths));
-    }
 }
 
 /// Adds jobs that were settled after a death to its row.

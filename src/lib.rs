@@ -11,7 +11,7 @@
 //! - [`installation`]: where the extension is in a database
 //! - [`workers`]: the rows of `worker_heartbeats`, the extension's own or an adopted table
 //! - [`ledger`]: the deaths
-//! - [`jobs`]: the watched tables
+//! - [`jobs`]: the watched tables; [`watch`]: the functions by which their owners announce them
 //! - [`settle`]: settling jobs over all watched tables
 //! - [`sweep`]: declaring deaths
 //! - [`notify`]: telling whoever listens
@@ -47,6 +47,7 @@ pub mod settle;
 pub mod stats;
 pub mod sweep;
 pub mod sweeper;
+pub mod watch;
 pub mod workers;
 
 pgrx::pg_module_magic!(name, version);

@@ -31,7 +31,7 @@ pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
 fn prune_superseded(horizon: DateTime<Utc>) -> Result<bool> {
     let batch = settings::batch_size();
     let pruned = scope::transaction(|| match Installation::find()? {
-        Some(installation) => ledger::prune_superseded(&installation, horizon, batch),
+        Some(installation) => ledger::old::prune_superseded(&installation, horizon, batch),
         None => Ok(0),
     })?;
     Ok(pruned == batch)
@@ -56,7 +56,7 @@ fn with_tables<T>(work: impl FnOnce(Tables) -> Result<T>) -> Result<Option<T>> {
 impl Tables {
     /// The workers whose last death is old enough, and who do not keep it by their row.
     fn candidates(self, horizon: DateTime<Utc>) -> Result<Vec<String>> {
-        let old = ledger::last_died_before(&self.installation, horizon)?;
+        let old = ledger::old::last_died_before(&self.installation, horizon)?;
         if old.is_empty() {
             return Ok(old);
         }
@@ -77,7 +77,7 @@ impl Tables {
         let kept = self.heartbeats.kept(&workers, None)?;
         let gone: Vec<String> =
             workers.into_iter().filter(|id| !kept.contains(id) && buffer::beat_at(id).is_none()).collect();
-        let numbers = ledger::prune_last(&self.installation, &gone, horizon)?;
+        let numbers = ledger::old::prune_last(&self.installation, &gone, horizon)?;
         if let Some(highest) = numbers.iter().max() {
             incarnations::outgrow(&self.installation, *highest, &self.heartbeats)?;
         }

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::installation::{Installation, VERSION};
+use crate::jobs::registry;
 use crate::liveness::{Presence, Task};
 use crate::pg::catalog::Database;
 use crate::pg::process::{self, Worker};
@@ -133,6 +134,7 @@ struct Found {
 /// The first transaction of a sweep: is there anything to do?
 fn look() -> Result<Found> {
     let Some(installation) = Installation::find()? else { return Ok(Found::default()) };
+    registry::forget_dropped(&installation)?;
     let sweep = Sweep::new(installation)?;
     let dead = sweep.close_returned()?;
     let silent = sweep.silent(&dead)?.into_iter().map(|worker| worker.id).collect();

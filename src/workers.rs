@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, catalog, scope, sql};
 
+mod old;
+mod report;
+
 /// Characters that a worker id may have in the extension's own table.
 const ID_LIMIT: usize = 255;
 
@@ -224,95 +227,6 @@ impl HeartbeatTable {
             0 => Err(Error::NotWritten { table: self.name.clone() }),
             _ => Ok(()),
         }
-    }
-
-    /// All workers, in the order of their ids.
-    pub fn all(&self) -> Result<Vec<Worker>> {
-        let statement = self.sql("SELECT @columns@ FROM @table@ h ORDER BY h.worker_id");
-        self.as_owner(|| sql::select(&statement, &[], worker))
-    }
-
-    /// The ids of all workers.
-    pub fn ids(&self) -> Result<Vec<String>> {
-        let statement = self.sql("SELECT h.worker_id::text FROM @table@ h");
-        // As an update, to see what was committed meanwhile.
-        self.as_owner(|| sql::update(&statement, &[], |row| row.required(1, "worker id")))
-    }
-
-    /// Of these workers, the ones that have a row, by the caller's snapshot.
-    pub fn existing(&self, ids: &[String]) -> Result<HashSet<String>> {
-        let statement = self.sql("SELECT h.worker_id::text FROM @table@ h WHERE h.worker_id = ANY ($1)");
-        let arguments = [ids.to_vec().into()];
-        let found =
-            self.as_owner(|| sql::select(&statement, &arguments, |row| row.required(1, "worker id")))?;
-        Ok(found.into_iter().collect())
-    }
-
-    /// How many workers have a row from after this time, and one of them.
-    pub fn heard_after(&self, time: DateTime<Utc>) -> Result<(i64, Option<String>)> {
-        let statement = self.sql(&format!(
-            "SELECT pg_catalog.count(*), pg_catalog.min(h.worker_id)::text FROM @table@ h \
-             WHERE h.last_heartbeat_at > {}",
-            self.stored("$1::timestamptz")
-        ));
-        let time = [pg::timestamptz(time).into()];
-        let found = self.as_owner(|| {
-            sql::select(&statement, &time, |row| Ok((row.required(1, "count")?, row.optional(2)?)))
-        })?;
-        Ok(found.into_iter().next().unwrap_or((0, None)))
-    }
-
-    /// The transactions that locked or changed the rows of these workers last; many are over.
-    pub fn lockers(&self, ids: &[String]) -> Result<Vec<String>> {
-        let statement =
-            self.sql("SELECT h.xmax::text FROM @table@ h WHERE h.worker_id = ANY ($1) AND h.xmax <> 0");
-        let arguments = [ids.to_vec().into()];
-        self.as_owner(|| sql::select(&statement, &arguments, |row| row.required(1, "transaction")))
-    }
-
-    /// The expression for this moment as the table stores it.
-    pub fn current_time(&self) -> String {
-        self.stored("now()")
-    }
-
-    /// Of these workers, the ones that have a row; with a horizon, only if they were heard of since.
-    pub fn kept(&self, ids: &[String], horizon: Option<DateTime<Utc>>) -> Result<HashSet<String>> {
-        let statement = self.sql(&format!(
-            "SELECT h.worker_id::text FROM @table@ h WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at >= {}",
-            self.stored("coalesce($2::timestamptz, '-infinity')")
-        ));
-        let horizon = horizon.and_then(pg::timestamptz);
-        let arguments = [ids.to_vec().into(), horizon.into()];
-        // As an update, to see what was committed meanwhile.
-        let kept =
-            self.as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "worker id")))?;
-        Ok(kept.into_iter().collect())
-    }
-
-    /// Removes the rows of these workers that are older than the horizon and that nobody has locked. How many.
-    pub fn prune(&self, ids: &[String], horizon: DateTime<Utc>) -> Result<usize> {
-        let statement = self.sql(&format!(
-            "WITH old AS MATERIALIZED ( \
-                 SELECT h.tableoid AS t, h.ctid AS c FROM @table@ h \
-                 WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at < {} FOR UPDATE SKIP LOCKED) \
-             DELETE FROM @table@ h WHERE (h.tableoid, h.ctid) IN (SELECT o.t, o.c FROM old o)",
-            self.stored("$2::timestamptz")
-        ));
-        let arguments = [ids.to_vec().into(), pg::timestamptz(horizon).into()];
-        self.as_owner(|| sql::execute(&statement, &arguments))
-    }
-
-    /// Whether the table is the extension's own, and not adopted.
-    pub fn is_own(&self) -> Result<bool> {
-        let statement = "SELECT EXISTS ( \
-                 SELECT FROM pg_catalog.pg_depend d \
-                 JOIN pg_catalog.pg_extension x ON x.oid OPERATOR(pg_catalog.=) d.refobjid \
-                 WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
-                   AND d.objid OPERATOR(pg_catalog.=) $1 AND d.deptype OPERATOR(pg_catalog.=) 'e' \
-                   AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass \
-                   AND x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat')";
-        let is_own = sql::select(statement, &[self.oid.into()], |row| row.required(1, "ownership"))?;
-        Ok(is_own.first() == Some(&true))
     }
 
     /// The workers last heard of before `cutoff`, those in `except` apart, in the order of their ids.

@@ -13,7 +13,8 @@ use super::{Finding, attempt, locks};
 use crate::databases;
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::jobs::{self, JobTable};
+use crate::jobs::statement::Statements;
+use crate::jobs::{self, Columns, JobTable};
 use crate::ledger;
 use crate::pg::{catalog, scope, sql};
 use crate::sweep::printable;
@@ -40,13 +41,8 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
 /// Whether there is anything to settle, and no table is missing.
 fn registry(installation: &Installation, tables: &[JobTable]) -> Result<Finding> {
     const CHECK: &str = "job tables";
-    let statement = installation.sql(
-        "SELECT j.job_table::oid::text FROM @extschema@.rgrid_job_tables j \
-         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = j.job_table) ORDER BY 1",
-    );
-    let missing: Vec<String> =
-        installation.as_owner(|| sql::select(&statement, &[], |row| row.required(1, "table")))?;
-    if let Some(oid) = missing.first() {
+    let missing = jobs::registry::dropped(installation)?;
+    if let Some(oid) = missing.first().map(|oid| oid.to_u32()) {
         let registry = installation.sql("@extschema@.rgrid_job_tables");
         return Ok(Finding::warning(
             CHECK,
@@ -57,47 +53,53 @@ fn registry(installation: &Installation, tables: &[JobTable]) -> Result<Finding>
     if tables.is_empty() {
         return Ok(Finding::warning(
             CHECK,
-            "No table of jobs is watched: the extension's schema has no table \"executions\".",
-            installation
-                .sql("Create it there, or have another table watched: see @extschema@.rgrid_job_tables."),
+            "No table of jobs is watched. Without further ado that is \"executions\" in the extension's schema.",
+            installation.sql("Create it there, or SELECT @extschema@.rgrid_watch_jobs('your_table');"),
         ));
     }
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     Ok(Finding::good(CHECK, format!("Watched: {}.", names.join(", "))))
 }
 
-fn of_table(installation: &Installation, table: &JobTable) -> Vec<Finding> {
+/// What the checks of one table share.
+struct Checked<'a> {
+    installation: &'a Installation,
+    table: &'a JobTable,
+    columns: Columns,
+}
+
+fn of_table<'a>(installation: &'a Installation, table: &'a JobTable) -> Vec<Finding> {
     let named = |check: &str| format!("{check} {}", table.name);
-    if !catalog::try_lock_for_reading(table.relation().oid) {
-        let check = named("job table");
+    if !catalog::try_lock_for_reading(table.relation.oid) {
         return vec![Finding::warning(
-            check,
+            named("job table"),
             "Somebody has locked the whole table, to alter it or to drop it: its jobs wait for that.",
             "Wait, or see pg_locks for who it is.",
         )];
     }
-    let fitness = attempt(&named("job table"), || Ok(fitness(named("job table"), table)));
-    if table.check_columns().is_err() {
-        return vec![fitness];
-    }
-    let mut findings = vec![fitness];
-    let mut check = |name: &str, look: &dyn Fn(String) -> Result<Finding>| {
-        findings.push(attempt(&named(name), || look(named(name))));
+    let mut findings = vec![attempt(&named("job table"), || Ok(fitness(named("job table"), table)))];
+    let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
+    let checked = Checked { installation, table, columns };
+    let mut check = |name: &str, look: fn(&Checked<'a>, String) -> Result<Finding>| {
+        findings.push(attempt(&named(name), || match checked.is_elsewhere()? {
+            true => Ok(Finding::good(named(name), "Not checked: rows of the table are on another server.")),
+            false => look(&checked, named(name)),
+        }));
     };
-    check("job index", &|check| index(check, table));
-    check("jobs without worker", &|check| without_worker(check, table));
-    check("jobs of unknown workers", &|check| of_unknown_workers(check, installation, table));
-    check("locked jobs", &|check| locked(check, installation, table));
+    check("job index", Checked::index);
+    check("jobs without worker", Checked::without_worker);
+    check("jobs of unknown workers", Checked::of_unknown_workers);
+    check("locked jobs", Checked::locked);
     findings
 }
 
 /// Whether the table can be settled.
 fn fitness(check: String, table: &JobTable) -> Finding {
-    if let Err(error) = table.check_columns() {
+    if let Err(error) = table.columns() {
         return Finding::error(
             check,
             format!("Its jobs cannot be settled: {}.", error.message()),
-            "Alter the table, or its row in rgrid_job_tables.",
+            "Alter the table, or what rgrid_watch_jobs() was told of it.",
         );
     }
     let attempt = format!("could not settle jobs in table {}: ", table.name);
@@ -117,130 +119,158 @@ fn fitness(check: String, table: &JobTable) -> Finding {
     }
 }
 
-/// Whether PostgreSQL can find the running jobs of a worker without reading the whole table. It is asked, so an index
-/// of any kind counts, on the worker or the status, whole or partial, if it can be used for the condition.
-fn index(check: String, table: &JobTable) -> Result<Finding> {
-    let statement = format!(
-        "SELECT j.ctid FROM {} j WHERE j.{} = ANY ('{{a,b}}') AND {}",
-        table.name,
-        table.worker_column(),
-        table.is_running()
-    );
-    let with_index = plan(table, &statement, scope::as_role_preferring_indexes)?;
-    if !has_sequential_scan(&with_index) {
-        return Ok(Finding::good(check, "Running jobs of a worker are found by an index."));
+impl Checked<'_> {
+    fn statements(&self) -> Statements<'_> {
+        Statements::new(self.table, &self.columns, None)
     }
-    let without = plan(table, &statement, scope::as_role)?;
-    if cost(&without) <= SMALL {
-        return Ok(Finding::good(check, "There is none for running jobs, and the table is small."));
-    }
-    let partitioned = table.relation().kind == pg_sys::RELKIND_PARTITIONED_TABLE;
-    Ok(Finding::warning(
-        check,
-        "No index finds the running jobs of a worker: each sweep with a dead worker reads the whole table.",
-        format!(
-            "CREATE INDEX{} ON {} ({}) WHERE {};",
-            if partitioned { "" } else { " CONCURRENTLY" },
-            table.name,
-            table.worker_column(),
-            table.is_running().trim_start_matches("j."),
-        ),
-    ))
-}
 
-fn without_worker(check: String, table: &JobTable) -> Result<Finding> {
-    let statement = format!(
-        "SELECT pg_catalog.count(*) FROM {} j WHERE j.{} IS NULL AND {}",
-        table.name,
-        table.worker_column(),
-        table.is_running()
-    );
-    if !is_affordable(table, &statement)? {
-        return Ok(not_checked(check));
+    /// Reads the table as its owner.
+    fn read<T>(&self, work: impl FnOnce() -> T) -> T {
+        let relation = self.table.relation;
+        scope::as_role(relation.owner, &[relation.oid], work)
     }
-    let count = read(table, || sql::select(&statement, &[], |row| row.required::<i64>(1, "count")))?;
-    Ok(match count.first() {
-        None | Some(0) => Finding::good(check, "Every running job has a worker."),
-        Some(count) => Finding::warning(
+
+    /// Whether another server would have to be asked.
+    fn is_elsewhere(&self) -> Result<bool> {
+        Ok(self.table.is_foreign() || self.table.parts()?.iter().any(JobTable::is_foreign))
+    }
+
+    /// Whether PostgreSQL can find the running jobs of a worker without reading the whole table. It is asked, so an
+    /// index of any kind counts, on the worker or the status, whole or partial, if it can be used for the condition.
+    fn index(&self, check: String) -> Result<Finding> {
+        let statements = self.statements();
+        let jobs = with_some_workers(&statements.running_jobs());
+        let statement = format!("SELECT j.ctid FROM {} WHERE {jobs}", statements.target());
+        let with_index = plan(self.table, &statement, scope::as_role_preferring_indexes)?;
+        if !has_sequential_scan(&with_index) {
+            return Ok(Finding::good(check, "Running jobs of a worker are found by an index."));
+        }
+        if cost(&plan(self.table, &statement, scope::as_role)?) <= SMALL {
+            return Ok(Finding::good(check, "There is none for running jobs, and the table is small."));
+        }
+        let is_partitioned = self.table.relation.kind == pg_sys::RELKIND_PARTITIONED_TABLE;
+        Ok(Finding::warning(
             check,
-            format!("{count} running jobs have no worker; nothing ever settles them."),
-            "Workers must write their id when they claim a job. Settle these by hand.",
-        ),
-    })
+            "No index finds the running jobs of a worker: each sweep with a dead worker reads the whole table.",
+            format!(
+                "CREATE INDEX{} ON {} ({}) WHERE {};",
+                if is_partitioned { "" } else { " CONCURRENTLY" },
+                self.table.name,
+                self.columns.worker.name,
+                statements.is_running().trim_start_matches("j."),
+            ),
+        ))
+    }
+
+    fn without_worker(&self, check: String) -> Result<Finding> {
+        let statements = self.statements();
+        let statement = format!(
+            "SELECT count(*) FROM {} WHERE j.{} IS NULL AND {}",
+            statements.target(),
+            self.columns.worker.name,
+            statements.is_running()
+        );
+        if !is_affordable(self.table, &statement)? {
+            return Ok(not_checked(check));
+        }
+        let count = self.read(|| sql::select(&statement, &[], |row| row.required::<i64>(1, "count")))?;
+        Ok(match count.first() {
+            None | Some(0) => Finding::good(check, "Every running job has a worker."),
+            Some(count) => Finding::warning(
+                check,
+                format!("{count} running jobs have no worker; nothing ever settles them."),
+                "Workers must write their id when they claim a job. Settle these by hand.",
+            ),
+        })
+    }
+
+    fn of_unknown_workers(&self, check: String) -> Result<Finding> {
+        let statements = self.statements();
+        let statement = format!(
+            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} GROUP BY 1 ORDER BY 1",
+            statements.worker(),
+            statements.target(),
+            self.columns.worker.name,
+            statements.is_running()
+        );
+        if !is_affordable(self.table, &statement)? {
+            return Ok(not_checked(check));
+        }
+        let running: Vec<(String, i64)> = self.read(|| {
+            sql::select(&statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
+        })?;
+        Ok(orphans(check, &self.unknown(running)?))
+    }
+
+    /// Of these workers and their jobs, those of whom nobody has heard, and who are not dead either.
+    fn unknown(&self, mut running: Vec<(String, i64)>) -> Result<Vec<(String, i64)>> {
+        let ids: Vec<String> = running.iter().map(|(worker, _)| worker.clone()).collect();
+        let mut known: HashSet<String> = HeartbeatTable::open(self.installation)?.existing(&ids)?;
+        known.extend(self.dead()?);
+        running.retain(|(worker, _)| !known.contains(worker));
+        Ok(running)
+    }
+
+    fn dead(&self) -> Result<Vec<String>> {
+        Ok(ledger::dead(self.installation)?.into_iter().map(|worker| worker.id).collect())
+    }
+
+    fn locked(&self, check: String) -> Result<Finding> {
+        let dead = self.dead()?;
+        if dead.is_empty() {
+            return Ok(Finding::good(check, "Nobody is dead."));
+        }
+        let statements = self.statements();
+        let statement = format!(
+            "SELECT j.xmax::text FROM {} WHERE {} AND j.xmax <> 0",
+            statements.target(),
+            statements.running_jobs()
+        );
+        if !is_affordable(self.table, &with_some_workers(&statement))? {
+            return Ok(not_checked(check));
+        }
+        let lockers: Vec<String> = self
+            .table
+            .as_owner(|| sql::select(&statement, &[dead.into()], |row| row.required(1, "transaction")))?;
+        let holders = locks::holders(&lockers)?;
+        if holders.is_empty() {
+            return Ok(Finding::good(check, "No running job of a dead worker is locked."));
+        }
+        Ok(Finding::warning(
+            check,
+            format!("Running jobs of dead workers cannot be settled, because they are locked: {holders}."),
+            holders.hint(),
+        ))
+    }
 }
 
-fn of_unknown_workers(check: String, installation: &Installation, table: &JobTable) -> Result<Finding> {
-    let statement = format!(
-        "SELECT j.{0}::text, pg_catalog.count(*) FROM {1} j WHERE j.{0} IS NOT NULL AND {2} GROUP BY 1 ORDER BY 1",
-        table.worker_column(),
-        table.name,
-        table.is_running()
-    );
-    if !is_affordable(table, &statement)? {
-        return Ok(not_checked(check));
-    }
-    let mut running: Vec<(String, i64)> = read(table, || {
-        sql::select(&statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
-    })?;
-    let ids: Vec<String> = running.iter().map(|(worker, _)| worker.clone()).collect();
-    let mut known: HashSet<String> = HeartbeatTable::open(installation)?.existing(&ids)?;
-    known.extend(ledger::dead(installation)?.into_iter().map(|worker| worker.id));
-    running.retain(|(worker, _)| !known.contains(worker));
-    let Some((worker, _)) = running.first() else {
-        return Ok(Finding::good(check, "The worker of every running job is known."));
+fn orphans(check: String, unknown: &[(String, i64)]) -> Finding {
+    let Some((worker, _)) = unknown.first() else {
+        return Finding::good(check, "The worker of every running job is known.");
     };
     let worker = quote_literal(printable(worker));
-    Ok(Finding::warning(
+    Finding::warning(
         check,
         format!(
-            "{} running jobs belong to {} workers who never sent a heartbeat, or whose row was deleted, such as {worker}; \
-             nothing ever settles them.",
-            running.iter().map(|(_, count)| count).sum::<i64>(),
-            running.len()
+            "{} running jobs belong to {} workers who never sent a heartbeat, or whose row was deleted, such as \
+             {worker}; nothing ever settles them.",
+            unknown.iter().map(|(_, count)| count).sum::<i64>(),
+            unknown.len()
         ),
         format!(
             "Workers must register before they claim. If this one is gone: SELECT rgrid_register({worker}); \
              SELECT rgrid_deregister({worker});"
         ),
-    ))
+    )
 }
 
-fn locked(check: String, installation: &Installation, table: &JobTable) -> Result<Finding> {
-    let dead: Vec<String> = ledger::dead(installation)?.into_iter().map(|worker| worker.id).collect();
-    if dead.is_empty() {
-        return Ok(Finding::good(check, "Nobody is dead."));
-    }
-    let statement = format!(
-        "SELECT j.xmax::text FROM {} j WHERE j.{} = ANY ($1) AND {} AND j.xmax <> 0",
-        table.name,
-        table.worker_column(),
-        table.is_running()
-    );
-    let explained = statement.replace("($1)", "('{a,b}')");
-    if !is_affordable(table, &explained)? {
-        return Ok(not_checked(check));
-    }
-    let lockers: Vec<String> =
-        read(table, || sql::select(&statement, &[dead.into()], |row| row.required(1, "transaction")))?;
-    let holders = locks::holders(&lockers)?;
-    if holders.is_empty() {
-        return Ok(Finding::good(check, "No running job of a dead worker is locked."));
-    }
-    Ok(Finding::warning(
-        check,
-        format!("Running jobs of dead workers cannot be settled, because they are locked: {holders}."),
-        holders.hint(),
-    ))
+/// A condition or statement with some workers in the place of its parameter, to ask the planner.
+fn with_some_workers(text: &str) -> String {
+    text.replace("($1)", "('{a,b}')")
 }
 
 fn not_checked(check: String) -> Finding {
     Finding::good(check, "Not checked: the table would have to be read as a whole, see \"job index\".")
-}
-
-/// Reads the table as its owner.
-fn read<T>(table: &JobTable, work: impl FnOnce() -> T) -> T {
-    let relation = table.relation();
-    scope::as_role(relation.owner, &[relation.oid], work)
 }
 
 fn is_affordable(table: &JobTable, statement: &str) -> Result<bool> {
@@ -249,7 +279,7 @@ fn is_affordable(table: &JobTable, statement: &str) -> Result<bool> {
 
 /// How PostgreSQL would run a statement on the table, as its topmost node.
 fn plan(table: &JobTable, statement: &str, as_role: AsRole) -> Result<Value> {
-    let relation = table.relation();
+    let relation = table.relation;
     let statement = statement.to_owned();
     as_role(relation.owner, &[relation.oid], Box::new(move || sql::plan(&statement)))
 }

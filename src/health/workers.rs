@@ -35,7 +35,7 @@ const LATELY: TimeDelta = TimeDelta::days(1);
 
 fn false_deaths(installation: &Installation) -> Result<Finding> {
     const CHECK: &str = "false deaths";
-    let (count, example) = ledger::false_deaths_since(installation, pg::now() - LATELY)?;
+    let (count, example) = ledger::report::false_deaths_since(installation, pg::now() - LATELY)?;
     let Some((worker, silence)) = example else {
         return Ok(Finding::good(CHECK, "Nobody returned who was declared dead for silence within a day."));
     };

@@ -15,6 +15,8 @@ pub struct Column {
     pub type_oid: pg_sys::Oid,
     /// Its type modifier; -1 when there is none.
     pub type_modifier: i32,
+    /// Whether it is declared NOT NULL.
+    pub not_null: bool,
 }
 
 impl Column {
@@ -24,6 +26,37 @@ impl Column {
             return None;
         }
         usize::try_from(self.type_modifier).ok()?.checked_sub(pg_sys::VARHDRSZ)
+    }
+
+    /// Its type, or the one below it when that is a domain.
+    pub fn base_type(&self) -> pg_sys::Oid {
+        // SAFETY: a type that a column has exists for as long as the column.
+        unsafe { pg_sys::getBaseType(self.type_oid) }
+    }
+
+    /// The same column with the type below its domain; `None` when its type is no domain.
+    pub fn base(&self) -> Option<Self> {
+        let mut base = *self;
+        // SAFETY: as above; the modifier becomes the domain's.
+        base.type_oid = unsafe { pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut base.type_modifier) };
+        (base.type_oid != self.type_oid).then_some(base)
+    }
+
+    /// The letter of its type's category, one of Postgres' `TYPCATEGORY_` ones; a domain has that of its base.
+    pub fn category(&self) -> u8 {
+        let (mut category, mut preferred) = (0, false);
+        // SAFETY: as above; both pointers are valid for the call.
+        unsafe { pg_sys::get_type_category_preferred(self.type_oid, &mut category, &mut preferred) };
+        category as u8
+    }
+
+    /// Its type as SQL names it, with its schema and its modifier.
+    pub fn type_name(&self) -> String {
+        let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+        // SAFETY: as above; the result is palloc'd and never null.
+        let name = unsafe { pg_sys::format_type_extended(self.type_oid, self.type_modifier, flags as u16) };
+        // SAFETY: as above.
+        unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
     }
 }
 
@@ -36,6 +69,10 @@ pub struct Relation {
     pub owner: pg_sys::Oid,
     /// One of Postgres' `RELKIND_` letters.
     pub kind: u8,
+    /// One of Postgres' `RELPERSISTENCE_` letters.
+    pub persistence: u8,
+    /// Whether it has, or once had, partitions or tables that inherit from it.
+    pub has_children: bool,
 }
 
 /// The relation of this name in a schema.
@@ -56,10 +93,32 @@ pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
     }
     // SAFETY: a tuple of pg_class begins with this struct, and it stays until it is released.
     let class = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>() };
-    let relation = Relation { oid, owner: class.relowner, kind: class.relkind as u8 };
+    let relation = Relation {
+        oid,
+        owner: class.relowner,
+        kind: class.relkind as u8,
+        persistence: class.relpersistence as u8,
+        has_children: class.relhassubclass,
+    };
     // SAFETY: the tuple found above, released once; `relation` holds copies.
     unsafe { pg_sys::ReleaseSysCache(tuple) };
     Some(relation)
+}
+
+/// The members of a list of OIDs of Postgres; of null, none.
+pub(super) fn oids_of(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+    // SAFETY: null, or a list that is valid until the memory context ends.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    // SAFETY: within the list.
+    (0..length).map(|n| unsafe { pg_sys::list_nth_oid(list, n) }).collect()
+}
+
+/// Whether the present user has the rights of a role: is it, is a member of it, or is a superuser.
+pub fn is_mine(role: pg_sys::Oid) -> bool {
+    // SAFETY: reads the present user.
+    let user = unsafe { pg_sys::GetUserId() };
+    // SAFETY: two role OIDs; one that was dropped is nobody's.
+    unsafe { pg_sys::has_privs_of_role(user, role) }
 }
 
 /// A relation's name with its schema, quoted where SQL needs it; `None` when it was dropped.
@@ -85,7 +144,7 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
     if number <= 0 {
         return None;
     }
-    let mut column = Column { type_oid: pg_sys::InvalidOid, type_modifier: -1 };
+    let mut column = Column { type_oid: pg_sys::InvalidOid, type_modifier: -1, not_null: false };
     let mut collation = pg_sys::InvalidOid;
     // SAFETY: the column exists, and the pointers are valid for the call.
     unsafe {
@@ -97,7 +156,22 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
             &mut collation,
         )
     };
+    column.not_null = is_not_null(relation, number);
     Some(column)
+}
+
+fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::ATTNUM as i32;
+    // SAFETY: a look-up by OID and number; the tuple, if any, is released below.
+    let tuple = unsafe { pg_sys::SearchSysCache2(cache, relation.into(), number.into()) };
+    if tuple.is_null() {
+        return false;
+    }
+    // SAFETY: a tuple of pg_attribute begins with this struct, and it stays until it is released.
+    let not_null = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>() }.attnotnull;
+    // SAFETY: the tuple found above, released once.
+    unsafe { pg_sys::ReleaseSysCache(tuple) };
+    not_null
 }
 
 /// The present database's name, quoted where SQL needs it.

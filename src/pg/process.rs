@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
@@ -18,6 +18,48 @@ unsafe extern "C-unwind" {
     // Declared here because pgrx's own declarations are wrappers, and a signal handler must be the C function.
     fn die(signal: i32);
     fn SignalHandlerForConfigReload(signal: i32);
+    // Not among pgrx's bindings; the first argument is a TimeoutId.
+    fn enable_timeout_after(id: u32, milliseconds: i32);
+    fn disable_timeout(id: u32, keep_indicator: bool);
+    fn get_timeout_active(id: u32) -> bool;
+}
+
+/// The TimeoutId of `statement_timeout`, the same in all versions.
+const STATEMENT_TIMEOUT: u32 = 3;
+
+/// Cancels what this process is doing when the time is over, unless dropped before. The timer is that of
+/// `statement_timeout`, which Postgres does not start for statements of a function or of a background worker.
+pub struct Timer {
+    /// When the time is over; `None` when the session has a timer of its own running.
+    deadline: Option<Instant>,
+}
+
+impl Timer {
+    /// Starts the timer.
+    pub fn start(limit: Duration) -> Self {
+        // SAFETY: reads a flag of this process.
+        if unsafe { get_timeout_active(STATEMENT_TIMEOUT) } {
+            return Self { deadline: None };
+        }
+        let milliseconds = limit.as_millis().try_into().unwrap_or(i32::MAX);
+        // SAFETY: registered in every process that runs SQL, and not running; stopped by `drop`.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+        Self { deadline: Some(Instant::now() + limit) }
+    }
+
+    /// Whether the time is over.
+    pub fn has_expired(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if self.deadline.is_some() {
+            // SAFETY: started by `start`; one that has fired or was stopped by an error can be stopped again.
+            unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+        }
+    }
 }
 
 /// A connection's latch: what `WaitLatch` sleeps on and others set to wake it.

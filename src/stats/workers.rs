@@ -85,7 +85,7 @@ fn rgrid_worker_states() -> Result<
     let installation = Installation::of_caller()?;
     let mut workers = HeartbeatTable::open(&installation)?.all()?;
     workers.iter_mut().for_each(Worker::renew);
-    let standings = ledger::standings(&installation)?;
+    let standings = ledger::report::standings(&installation)?;
     let stale = now - liveness::delta(settings::stale_threshold());
     Ok(TableIterator::new(workers.into_iter().map(move |worker| {
         let (incarnation, died_at) = standings.of(&worker.id);

@@ -12,9 +12,17 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
 WHERE x.extname = 'rgrid_heartbeat' AND col_description(c.oid, a.attnum) IS NULL;
 
 -- The functions, with the arguments that workers and operators rely on.
+\pset format unaligned
 SELECT p.proname, pg_get_function_arguments(p.oid) AS arguments, pg_get_function_result(p.oid) AS result
 FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+WHERE p.proname NOT IN ('rgrid_stat_databases', 'rgrid_worker_states')
 ORDER BY 1, 2;
+
+-- The views that those two are for.
+SELECT a.attrelid::regclass AS view, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
+WHERE a.attrelid IN ('rgrid_workers'::regclass, 'pg_stat_rgrid_heartbeat'::regclass) AND a.attnum > 0
+ORDER BY a.attrelid, a.attnum;
+\pset format aligned
 
 -- The settings.
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
@@ -47,6 +55,11 @@ CREATE TABLE executions (
     execution_error text,
     completed_at timestamp
 );
+-- A worker that has been silent since long ago.
+CREATE FUNCTION die(worker text) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) VALUES (worker, '2000-01-01')
+    ON CONFLICT (worker_id) DO UPDATE SET last_heartbeat_at = '2000-01-01'
+$$;
 -- Workers leave no trace for the next test.
 CREATE FUNCTION forget_all() RETURNS void LANGUAGE sql AS $$
     SELECT rgrid_deregister(worker_id) FROM worker_heartbeats;
