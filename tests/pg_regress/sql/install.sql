@@ -15,13 +15,7 @@ WHERE x.extname = 'rgrid_heartbeat' AND col_description(c.oid, a.attnum) IS NULL
 \pset format unaligned
 SELECT p.proname, pg_get_function_arguments(p.oid) AS arguments, pg_get_function_result(p.oid) AS result
 FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
-WHERE p.proname NOT IN ('rgrid_stat_databases', 'rgrid_worker_states')
 ORDER BY 1, 2;
-
--- The views that those two are for.
-SELECT a.attrelid::regclass AS view, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
-WHERE a.attrelid IN ('rgrid_workers'::regclass, 'pg_stat_rgrid_heartbeat'::regclass) AND a.attnum > 0
-ORDER BY a.attrelid, a.attnum;
 \pset format aligned
 
 -- The settings.
