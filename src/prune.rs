@@ -6,16 +6,21 @@
 //! settled; rows that somebody has locked; and rows of an adopted table, unless its owner's database has
 //! `rgrid_heartbeat.prune_adopted` on.
 //!
-//! A batch is one transaction. Locks: the rows of the table of heartbeats, those of the ledger, and in between the
-//! numbers of the incarnations (see [`incarnations`]); none of them is waited for.
+//! A batch is one transaction. Locks: the rows of the table of heartbeats, the numbers of the incarnations (see
+//! [`incarnations`]), the rows of the ledger; none of them is waited for.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::scope;
 use crate::workers::HeartbeatTable;
 use crate::{buffer, counters, incarnations, ledger, settings, settle};
+
+/// A batch that takes longer than this is given up.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Removes what happened before the horizon.
 pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
@@ -64,16 +69,34 @@ impl Tables {
         Ok(old.into_iter().filter(|worker| !keeping.contains(worker)).collect())
     }
 
-    /// Removes these workers from both tables, as far as nothing speaks against it by now.
+    /// Removes those of these workers from both tables that have no running jobs.
     fn prune(self, workers: &[String], horizon: DateTime<Utc>) -> Result<()> {
         let running = settle::running(&self.installation, workers)?;
         let is_idle =
             |worker: &&String| running.problems.is_empty() && !running.by_worker.contains_key(*worker);
-        let workers: Vec<String> = workers.iter().filter(is_idle).cloned().collect();
-        if workers.is_empty() || !incarnations::try_lock(&self.installation) {
+        let idle: Vec<String> = workers.iter().filter(is_idle).cloned().collect();
+        if idle.is_empty() {
             return Ok(());
         }
-        let rows = if self.prunes_rows { self.prune_rows(&workers, horizon)? } else { 0 };
+        match scope::subtransaction_within(LIMIT, || self.remove(idle, horizon)) {
+            // Somebody is being told a number, or was faster: another time.
+            Err(error) if error.is_rollback() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Removes these workers from both tables, as far as nothing speaks against it by now.
+    ///
+    /// The rows go first, because a trigger of an adopted table takes as long as it likes. Who returns meanwhile has its
+    /// row locked, or finds it gone and makes a new one; then it waits for the numbers.
+    fn remove(&self, workers: Vec<String>, horizon: DateTime<Utc>) -> Result<()> {
+        let rows = match self.prunes_rows {
+            true => self.remove_rows(&workers, horizon)?,
+            false => 0,
+        };
+        if !incarnations::try_lock(&self.installation) {
+            return Err(Error::SerializationFailure);
+        }
         let kept = self.heartbeats.kept(&workers, None)?;
         let gone: Vec<String> =
             workers.into_iter().filter(|id| !kept.contains(id) && buffer::beat_at(id).is_none()).collect();
@@ -85,9 +108,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Removes the rows of those that are dead. The numbers are locked, so nobody returns meanwhile by calling a
-    /// function; who writes its row itself has it locked, or renewed.
-    fn prune_rows(&self, workers: &[String], horizon: DateTime<Utc>) -> Result<usize> {
+    /// Removes the rows of those that are dead; who came back since the ledger was read has a newer row.
+    fn remove_rows(&self, workers: &[String], horizon: DateTime<Utc>) -> Result<usize> {
         let dead: Vec<String> = ledger::dead_among(&self.installation, workers)?.into_iter().collect();
         self.heartbeats.prune(&dead, horizon)
     }
