@@ -33,6 +33,8 @@ pub enum Error {
     ControlCharacter(&'static str),
     /// A threshold of zero or less.
     ThresholdNotPositive,
+    /// Something that only exists when the server has loaded the library at its start.
+    NotPreloaded,
     /// The extension is not there, which a function of it can only see while it is being dropped.
     NotInstalled,
     /// The table of heartbeats was dropped or renamed.
@@ -198,9 +200,10 @@ impl Error {
             | Self::NoAttemptsColumn
             | Self::NegativeAttempts
             | Self::ImpossibleValue { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::NotInstalled | Self::ForeignVersion { .. } | Self::Unsettled { .. } => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            Self::NotPreloaded
+            | Self::NotInstalled
+            | Self::ForeignVersion { .. }
+            | Self::Unsettled { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoHeartbeatTable { .. } | Self::NoTable { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::UndefinedColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             Self::ColumnType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -226,6 +229,7 @@ impl Error {
             Self::WorkerIdTooLong { .. } => "worker id is too long".into(),
             Self::ControlCharacter(argument) => format!("{argument} must not contain control characters"),
             Self::ThresholdNotPositive => "threshold must be greater than zero".into(),
+            Self::NotPreloaded => "rgrid_heartbeat must be loaded via \"shared_preload_libraries\"".into(),
             Self::NotInstalled => "extension \"rgrid_heartbeat\" is not installed in this database".into(),
             Self::NoHeartbeatTable { table } | Self::NoTable { table } => {
                 format!("relation \"{table}\" does not exist")
@@ -294,6 +298,7 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NotPreloaded => Some("Add it to shared_preload_libraries and restart the server.".into()),
             Self::NoHeartbeatTable { .. } => Some(
                 "Rename the table back, or drop and create extension \"rgrid_heartbeat\" to have a new one."
                     .into(),

@@ -39,7 +39,7 @@ impl Installation {
         );
         let found = statement.select(&[oid.into()], |row| {
             let schema = row.required(1, "schema")?;
-            let tables = ["rgrid_worker_deaths", "rgrid_job_tables"];
+            let tables = ["rgrid_worker_deaths", "rgrid_incarnations", "rgrid_job_tables"];
             Ok(Self {
                 tables: tables
                     .iter()

@@ -158,6 +158,7 @@ impl Launcher {
             databases::change(*oid, |state| {
                 if state.rounds == sweeper.rounds {
                     state.failures = state.failures.saturating_add(1);
+                    state.counters.errors += 1;
                 }
             });
             false
@@ -231,6 +232,7 @@ impl Launcher {
         intervals: &Intervals,
     ) -> Vec<(Duration, Task, &'a Database)> {
         let unwritten = buffer::unwritten_databases();
+        databases::looked(&unwritten, self.last_round.wall);
         let mut agenda: Vec<_> = databases
             .iter()
             .filter(|database| !self.sweepers.contains_key(&database.oid))
@@ -259,8 +261,12 @@ impl Launcher {
                 warn_out_of_slots();
             }
             self.out_of_slots = true;
+            databases::set_out_of_slots(true);
             return false;
         };
+        if self.out_of_slots {
+            databases::set_out_of_slots(false);
+        }
         self.out_of_slots = false;
         let rounds = databases::change(database.oid, |state| {
             state.requested &= task != Task::Sweep;

@@ -17,7 +17,8 @@
 //! - [`notify`]: telling whoever listens
 //! - [`heartbeat`]: the functions that a worker calls
 //! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
-//! - [`stats`]: what operators read
+//! - [`incarnations`]: the workers' numbers that the ledger no longer tells; [`prune`] removes what is old
+//! - [`stats`], [`health`]: what operators read; [`counters`] and [`gaps`] are where the numbers come from
 //! - [`databases`]: what the processes tell one another, in shared memory
 //! - [`launcher`], [`sweeper`]: the two processes
 //! - [`pg`]: the calls into Postgres that need `unsafe`
@@ -25,10 +26,14 @@
 use pgrx::prelude::*;
 
 pub mod buffer;
+pub mod counters;
 pub mod databases;
 pub mod error;
 pub mod flush;
+pub mod gaps;
+pub mod health;
 pub mod heartbeat;
+pub mod incarnations;
 pub mod installation;
 pub mod jobs;
 pub mod launcher;
@@ -36,6 +41,7 @@ pub mod ledger;
 pub mod liveness;
 pub mod notify;
 pub mod pg;
+pub mod prune;
 pub mod settings;
 pub mod settle;
 pub mod stats;
@@ -49,7 +55,18 @@ pgrx::pg_module_magic!(name, version);
 extension_sql_file!("../sql/prerequisites.sql", bootstrap);
 extension_sql_file!("../sql/heartbeats.sql", requires = ["prerequisites"]);
 extension_sql_file!("../sql/ledger.sql", requires = ["heartbeats"]);
-extension_sql_file!("../sql/job_tables.sql", requires = ["ledger"]);
+extension_sql_file!("../sql/incarnations.sql", requires = ["ledger"]);
+extension_sql_file!("../sql/job_tables.sql", requires = ["incarnations"]);
+extension_sql_file!(
+    "../sql/views.sql",
+    requires = [
+        "job_tables",
+        stats::workers::rgrid_worker_states,
+        stats::databases::rgrid_stat_databases,
+        stats::databases::rgrid_stat_reset,
+        health::rgrid_health
+    ]
+);
 extension_sql_file!("../sql/functions.sql", finalize);
 
 /// Called by Postgres when the library is loaded.

@@ -89,6 +89,23 @@ pub fn prevent_unless_writable(command: &CStr) {
     unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
 }
 
+/// Whether this server is a standby.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared memory, nothing else.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// A setting of the server as text, whoever asks; empty when there is none of that name.
+pub fn setting(name: &CStr) -> String {
+    // SAFETY: the name outlives the call; an unknown one gives null.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: a terminated string that stays until the next call.
+    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
+}
+
 /// Makes Postgres warn about unknown settings that begin with this prefix.
 pub fn reserve_setting_prefix(prefix: &'static CStr) {
     // SAFETY: the name is static.

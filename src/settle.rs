@@ -33,6 +33,11 @@ impl Problem {
         Self { attempt: "write heartbeats".into(), reason: error.message() }
     }
 
+    /// Old rows that could not be removed.
+    pub fn of_pruning(error: &Error) -> Self {
+        Self { attempt: "prune old deaths".into(), reason: error.message() }
+    }
+
     /// The problem as a line of the log.
     pub fn message(&self) -> String {
         format!("could not {}: {}", self.attempt, self.reason)

@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, arrays, catalog, scope, sql};
 
+mod old;
+mod report;
+
 /// Characters that a worker id may have in the extension's own table.
 const ID_LIMIT: usize = 255;
 
@@ -45,9 +48,9 @@ impl Worker {
 #[derive(Clone, Debug)]
 pub struct HeartbeatTable {
     /// The qualified, quoted name.
-    name: String,
+    pub name: String,
     /// Statements name this relation.
-    oid: pg_sys::Oid,
+    pub oid: pg_sys::Oid,
     /// Statements run as this role.
     owner: pg_sys::Oid,
     /// Whether times are stored with a time zone; without one they are UTC.

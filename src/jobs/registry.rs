@@ -117,6 +117,11 @@ pub fn find(installation: &Installation, relation: pg_sys::Oid) -> Result<JobTab
     found.ok_or_else(|| Error::NotWatched { table: catalog::qualified_name(relation).unwrap_or_default() })
 }
 
+/// The tables that were dropped and still have an entry.
+pub fn dropped(installation: &Installation) -> Result<Vec<pg_sys::Oid>> {
+    read(installation).map(|registry| registry.dropped)
+}
+
 /// Removes the entries of tables that were dropped.
 pub fn forget_dropped(installation: &Installation) -> Result<()> {
     for relation in read(installation)?.dropped {

@@ -65,23 +65,30 @@ impl<'a> Statements<'a> {
         )
     }
 
-    fn target(&self) -> String {
+    /// The table, as `j`.
+    pub fn target(&self) -> String {
         let only = if self.table.only { "ONLY " } else { "" };
         format!("{only}{} j", self.table.target)
     }
 
-    fn worker(&self) -> String {
+    /// The worker of a job, as text.
+    pub fn worker(&self) -> String {
         format!("j.{}::text", self.columns.worker.name)
     }
 
-    /// The condition for a job of one of the workers that is running.
-    fn running_jobs(&self) -> String {
+    /// The condition for a job that is running; the shape that a partial index on it has.
+    pub fn is_running(&self) -> String {
+        self.has_status(&self.table.watch.running_status)
+    }
+
+    /// The condition for a job of one of the workers, `$1`, that is running.
+    pub fn running_jobs(&self) -> String {
         let Known { name, column } = &self.columns.worker;
         let worker = match column.base_type() {
             pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
             _ => format!("j.{name}::text"),
         };
-        format!("{worker} = ANY ($1) AND {}", self.has_status(&self.table.watch.running_status))
+        format!("{worker} = ANY ($1) AND {}", self.is_running())
     }
 
     /// The condition for a job of a status. A domain has no operators of its own: its base has them.

@@ -5,6 +5,9 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
+use super::sql;
+use crate::error::Result;
+
 /// A column as the catalog has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
@@ -171,6 +174,31 @@ fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
     not_null
 }
 
+/// The present database's name, quoted where SQL needs it.
+pub fn quoted_database() -> String {
+    // SAFETY: connected, so the database exists; the result is palloc'd.
+    let name = unsafe { pg_sys::get_database_name(pg_sys::MyDatabaseId) };
+    if name.is_null() {
+        return String::new();
+    }
+    // SAFETY: a terminated string.
+    pgrx::spi::quote_identifier(unsafe { CStr::from_ptr(name) }.to_string_lossy())
+}
+
+/// The indexes of a relation that have a column in them, with their schemas, quoted where SQL needs it.
+pub fn indexes_on(relation: pg_sys::Oid, column: &str) -> Result<Vec<String>> {
+    let indexes = sql::select(
+        "SELECT i.indexrelid FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+           AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]) \
+         ORDER BY 1",
+        &[relation.into(), column.into()],
+        |row| row.required::<pg_sys::Oid>(1, "index"),
+    )?;
+    Ok(indexes.into_iter().filter_map(qualified_name).collect())
+}
+
 /// The OID of this extension, held against being dropped until the transaction ends; `None` when it is not
 /// there, or was dropped while the lock was awaited.
 pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
@@ -184,6 +212,20 @@ pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: an ordinary heavyweight lock, released at the end of the transaction.
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode) };
     (find() == oid).then_some(oid)
+}
+
+/// Locks a relation against every other use of it until the transaction ends; false when somebody is using it.
+pub fn try_lock_exclusively(relation: pg_sys::Oid) -> bool {
+    let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: an ordinary heavyweight lock that is not waited for, released at the end of the transaction.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode) }
+}
+
+/// Locks a relation against being altered or dropped until the transaction ends; false when somebody is at it.
+pub fn try_lock_for_reading(relation: pg_sys::Oid) -> bool {
+    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode) }
 }
 
 /// The connection limit of a database that is half dropped; DATCONNLIMIT_INVALID_DB of Postgres.

@@ -147,6 +147,24 @@ impl Drop for Worker {
     }
 }
 
+/// This process.
+pub fn my_pid() -> i32 {
+    // SAFETY: set when the process started, never changed.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Background workers that the server has room for.
+pub fn worker_slots() -> i32 {
+    // SAFETY: a setting that is fixed when the server starts.
+    unsafe { pg_sys::max_worker_processes }
+}
+
+/// Whether a process of the server has this number.
+pub fn exists(pid: i32) -> bool {
+    // SAFETY: a look at the array of processes; the result is only compared.
+    !unsafe { pg_sys::BackendPidGetProc(pid) }.is_null()
+}
+
 /// Installs the signal handlers of an ordinary server process and lets signals in.
 ///
 /// SIGTERM ends the worker at its next check for interrupts, also in the middle of a statement; SIGHUP is

@@ -51,6 +51,18 @@ pub fn as_role_in_memory<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: 
     })
 }
 
+/// Runs `work` as `role`, as [`as_role`] does, and has the planner use an index wherever one can be used.
+pub fn as_role_preferring_indexes<T>(
+    role: pg_sys::Oid,
+    relations: &[pg_sys::Oid],
+    work: impl FnOnce() -> T,
+) -> T {
+    as_role(role, relations, || {
+        set_local(c"enable_seqscan", c"off");
+        work()
+    })
+}
+
 /// The session's role and settings, put back when dropped.
 struct RoleScope {
     role: pg_sys::Oid,

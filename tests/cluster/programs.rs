@@ -39,6 +39,11 @@ pub fn kill(pid: i32) {
     run_program(Command::new("kill").arg("-9").arg(pid.to_string()));
 }
 
+/// Sends a process any other signal, by its name.
+pub fn signal(pid: i32, name: &str) {
+    run_program(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()));
+}
+
 pub fn is_alive(pid: i32) -> bool {
     try_program(Command::new("kill").arg("-0").arg(pid.to_string()), &mut String::new())
 }

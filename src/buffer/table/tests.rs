@@ -294,6 +294,26 @@ fn the_silent_are_forgotten_unless_something_is_left_to_write() {
 }
 
 #[test]
+fn the_silence_of_those_who_have_beaten_since_a_look_is_told() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    for id in ["beat since", "beat before", "silent", "new"] {
+        add(&table, &key(id), 10);
+    }
+    add(&table, &Key::new(2, "elsewhere").unwrap(), 10);
+    table.beat(&key("beat since"), None, 60);
+    table.beat(&key("beat before"), None, 40);
+    table.remove(&key("new"));
+    add(&table, &key("new"), 70);
+    table.beat(&key("new"), None, 80);
+    table.beat(&Key::new(2, "elsewhere").unwrap(), None, 60);
+    assert_eq!(table.silences(1, 50, 10), [40], "it had been silent from 10 until the look at 50");
+    assert_eq!(table.entries(), HashMap::from([(1, 4), (2, 1)]));
+    table.remove(&key("silent"));
+    assert_eq!(table.entries()[&1], 3);
+}
+
+#[test]
 fn a_full_table_refuses_and_counts_until_a_slot_is_free() {
     let memory = Memory::new(2);
     let table = memory.table();
