@@ -160,6 +160,13 @@ pub fn beat_at(id: &str) -> Option<DateTime<Utc>> {
     table()?.beat_at(&key(id)?).map(pg::from_postgres)
 }
 
+/// Has a worker of the present database whose last heartbeat is later than `limit` have beaten `now`.
+pub fn pull_back(id: &str, limit: DateTime<Utc>, now: DateTime<Utc>) {
+    if let Some((table, key)) = table().zip(key(id)) {
+        table.pull_back(&key, pg::to_postgres(limit), pg::to_postgres(now));
+    }
+}
+
 /// Makes an entry for a worker once the present transaction has committed. Its row is locked, and says that it
 /// is alive.
 pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {

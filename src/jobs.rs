@@ -26,13 +26,19 @@ pub enum Locked {
 pub struct JobTable {
     /// The qualified name, quoted where SQL needs it.
     pub name: String,
-    relation: catalog::Relation,
+    /// What it is and whose.
+    pub relation: catalog::Relation,
     worker_column: String,
-    status_column: String,
-    running_status: String,
-    dead_status: String,
-    error_column: Option<String>,
-    error_message: String,
+    /// Column with the job's status.
+    pub status_column: String,
+    /// Status of a job that a worker is running.
+    pub running_status: String,
+    /// Status that a job gets when its worker died.
+    pub dead_status: String,
+    /// Column for the error message; `None` for none.
+    pub error_column: Option<String>,
+    /// What is written there.
+    pub error_message: String,
     finished_column: Option<String>,
 }
 

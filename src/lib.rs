@@ -14,6 +14,8 @@
 //! - [`jobs`]: the watched tables
 //! - [`settle`]: settling jobs over all watched tables
 //! - [`sweep`]: declaring deaths
+//! - [`mass_death`]: holding many deaths at once back for a while
+//! - [`fence`]: keeping late results away from jobs that were given up
 //! - [`notify`]: telling whoever listens
 //! - [`heartbeat`]: the functions that a worker calls
 //! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
@@ -27,6 +29,7 @@ use pgrx::prelude::*;
 pub mod buffer;
 pub mod databases;
 pub mod error;
+pub mod fence;
 pub mod flush;
 pub mod heartbeat;
 pub mod installation;
@@ -34,6 +37,7 @@ pub mod jobs;
 pub mod launcher;
 pub mod ledger;
 pub mod liveness;
+pub mod mass_death;
 pub mod notify;
 pub mod pg;
 pub mod settings;
@@ -49,6 +53,7 @@ extension_sql_file!("../sql/prerequisites.sql", bootstrap);
 extension_sql_file!("../sql/heartbeats.sql", requires = ["prerequisites"]);
 extension_sql_file!("../sql/ledger.sql", requires = ["heartbeats"]);
 extension_sql_file!("../sql/job_tables.sql", requires = ["ledger"]);
+extension_sql_file!("../sql/fence.sql", requires = ["job_tables", rgrid_fence_violated]);
 extension_sql_file!("../sql/functions.sql", finalize);
 
 /// Called by Postgres when the library is loaded.

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::CStr;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use pgrx::datum::TimestampWithTimeZone;
@@ -23,6 +24,15 @@ const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 pub fn now() -> DateTime<Utc> {
     // SAFETY: reads the clock, nothing else.
     from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
+/// The monotonic clock, counted from the same moment in all processes of the machine.
+pub fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is valid for the call; every system that Postgres runs on has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
 }
 
 /// When this server was started.

@@ -9,6 +9,16 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::{names, process};
 use crate::error::{Caught, Error, Result};
+use crate::settings;
+
+unsafe extern "C-unwind" {
+    // Not in pgrx's bindings.
+    fn enable_timeout_after(id: i32, milliseconds: i32);
+    fn disable_timeout(id: i32, keep_indicator: bool);
+}
+
+/// Postgres' STATEMENT_TIMEOUT among its timeouts, the same in all versions.
+const STATEMENT_TIMEOUT: i32 = 3;
 
 /// Runs `work` as `role`, in a security-restricted operation and with settings of its own.
 ///
@@ -25,7 +35,56 @@ pub fn as_role<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnc
     let _narrowed = names::allow(relations);
     set_local(c"search_path", c"pg_catalog, pg_temp");
     set_local(c"row_security", c"off");
+    let _bounded = Bounded::begin();
     work()
+}
+
+/// Code of a table's owner may hang, and nobody cancels the statements of a sweeper: it does so itself.
+struct Bounded;
+
+impl Bounded {
+    fn begin() -> Option<Self> {
+        let milliseconds = i32::try_from(settings::statement_timeout().as_millis()).unwrap_or(i32::MAX);
+        process::is_sweeper().then(|| {
+            // SAFETY: a timeout that every process with a database has registered, and that nothing else arms in
+            // a background worker.
+            unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+            Self
+        })
+    }
+
+    /// Also after an error.
+    fn end() {
+        // SAFETY: does nothing when it is not armed.
+        unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+    }
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        // In the middle of an error nothing may be called; whoever catches it comes by here.
+        if !std::thread::panicking() {
+            Self::end();
+        }
+    }
+}
+
+/// What [`as_role`] has armed and an error has passed.
+fn end_bounds() {
+    if process::is_sweeper() {
+        Bounded::end();
+    }
+}
+
+/// Runs `work`, in which no lock is waited for longer than this, whatever the session's own setting.
+pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
+    // SAFETY: closed below, or by the abort of the (sub)transaction when an error passes.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set_local(c"lock_timeout", lock_timeout);
+    let result = work();
+    // SAFETY: the level opened above, and the scopes nest.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
 }
 
 /// Runs `work` as `role`, as [`as_role`] does, and gives up on a lock that is not to be had for so long.
@@ -122,8 +181,11 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     match &result {
         // SAFETY: the subtransaction begun above is the innermost one: everything inside it nests.
         Ok(_) => unsafe { pg_sys::ReleaseCurrentSubTransaction() },
-        // SAFETY: as above.
-        Err(_) => unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() },
+        Err(_) => {
+            end_bounds();
+            // SAFETY: as above.
+            unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() }
+        }
     }
     // SAFETY: valid before the subtransaction, and it has not ended since.
     unsafe { pg_sys::MemoryContextSwitchTo(context) };
@@ -165,6 +227,7 @@ pub fn transaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     .catch_others(|error| Err(caught(&error)))
     .execute();
     if result.is_err() {
+        end_bounds();
         // SAFETY: ends whatever state the error left; without it the next transaction finds this one open.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
@@ -195,6 +258,12 @@ fn caught(error: &CaughtError) -> Error {
         detail: report.detail().map(str::to_owned),
         hint: report.hint().map(str::to_owned),
     })
+}
+
+/// Whether the present transaction keeps one snapshot for all of its statements (REPEATABLE READ, SERIALIZABLE).
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: a global that only this thread writes.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
 /// Runs `work` with a snapshot of this moment, also in a transaction that keeps an older one.

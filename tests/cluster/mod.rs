@@ -4,7 +4,7 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and
 //! log, `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has
-//! their heartbeats one at a time, `standby` copies a server.
+//! their heartbeats one at a time, `standby` copies a server, `clock` steps a server's clock or stops it.
 
 #![allow(
     dead_code,
@@ -12,6 +12,7 @@
     reason = "every test binary compiles this module and uses its own part of it"
 )]
 
+mod clock;
 mod database;
 mod heartbeats;
 mod observe;

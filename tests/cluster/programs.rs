@@ -111,6 +111,18 @@ fn make_directory(dir: &Path) {
     }
 }
 
+/// The same, with variables in its environment.
+pub fn server_program_with(environment: &[(&str, &str)], name: &str) -> Command {
+    let mut command = as_server_user(Path::new("env"));
+    command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(bindir().join(name));
+    command
+}
+
+/// Sends a signal.
+pub fn signal(name: &str, pid: i32) {
+    run_program(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()));
+}
+
 fn as_server_user(program: &Path) -> Command {
     let mut command = if is_root() { Command::new("sudo") } else { Command::new(program) };
     if is_root() {

@@ -19,6 +19,7 @@ pub const SUPERUSER: &str = "postgres";
 pub struct Builder {
     preload: bool,
     settings: Vec<(String, String)>,
+    has_own_clock: bool,
 }
 
 impl Builder {
@@ -34,8 +35,18 @@ impl Builder {
         self
     }
 
+    /// With a wall clock of its own, which [`Cluster::step_clock`] steps; see `clock.rs`.
+    pub fn own_clock(mut self) -> Self {
+        self.has_own_clock = true;
+        self
+    }
+
     pub fn start(self) -> Cluster {
-        let cluster = Cluster { dir: programs::new_server_directory(next_number()) };
+        let dir = programs::new_server_directory(next_number());
+        let cluster = Cluster { dir, has_own_clock: self.has_own_clock };
+        if self.has_own_clock {
+            cluster.step_clock(0);
+        }
         cluster.append_configuration(&self);
         cluster.start();
         cluster
@@ -51,11 +62,12 @@ pub(super) fn next_number() -> usize {
 /// A server of a test's own. Dropping it stops the server and removes its directory.
 pub struct Cluster {
     pub(super) dir: PathBuf,
+    pub(super) has_own_clock: bool,
 }
 
 impl Cluster {
     pub fn builder() -> Builder {
-        Builder { preload: true, settings: Vec::new() }
+        Builder { preload: true, settings: Vec::new(), has_own_clock: false }
     }
 
     /// A server as most tests want it: sweeps every 200 ms, a worker is dead after two seconds of silence.
@@ -144,7 +156,10 @@ impl Cluster {
     }
 
     pub(super) fn pg_ctl(&self, action: &str) -> Command {
-        let mut command = programs::server_program("pg_ctl");
+        let mut command = match self.has_own_clock {
+            true => self.program_with_own_clock("pg_ctl"),
+            false => programs::server_program("pg_ctl"),
+        };
         command.arg(action).arg("-D").arg(self.data()).args(["-w", "-t", "60"]);
         command
     }
