@@ -23,7 +23,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: ## install what is missing: PostgreSQL with headers, libclang, sudo, psycopg, faketime, cargo-pgrx
+deps: ## install what is missing: PostgreSQL with headers, libclang, sudo, psycopg, cargo-pgrx
 	@scripts/install-deps $(CARGO_PGRX_VERSION)
 
 $(PGRX_HOME)/config.toml:

@@ -1,37 +1,42 @@
-//! Servers whose wall clock can be stepped while they run, by libfaketime, and servers that stand still.
+//! Servers whose wall clock can be stepped while they run, by a library that is preloaded into them, and servers that
+//! stand still.
 
 use super::{Cluster, programs};
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
-
-/// Where Debian has it.
-const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 impl Cluster {
     /// Steps the server's wall clock so far ahead of the machine's; behind when negative. The monotonic clock goes on.
     pub fn step_clock(&self, seconds: i64) {
-        // Written beside and renamed: the server reads the file at any moment.
-        let (file, new) = (self.clock_file(), self.dir.join("clock.new"));
-        fs::write(&new, format!("{seconds:+}")).expect("a file can be written");
-        fs::rename(&new, &file).expect("a file can be renamed");
+        // In place, and never shorter: the server's processes have mapped the file.
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(self.clock_file());
+        let written = file.and_then(|mut file| file.write_all(&seconds.to_ne_bytes()));
+        written.expect("the file of the clock can be written");
     }
 
-    fn clock_file(&self) -> std::path::PathBuf {
+    fn clock_file(&self) -> PathBuf {
         self.dir.join("clock")
     }
 
     /// A program that sees the server's own clock, and so do all that it starts.
     pub(super) fn program_with_own_clock(&self, name: &str) -> Command {
-        assert!(Path::new(LIBRARY).exists(), "libfaketime is missing: make deps");
+        let library = self.clock_library().display().to_string();
         let file = self.clock_file().display().to_string();
-        let environment = [
-            ("LD_PRELOAD", LIBRARY),
-            ("FAKETIME_TIMESTAMP_FILE", file.as_str()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        programs::server_program_with(&environment, name)
+        programs::server_program_with(&[("LD_PRELOAD", &library), ("TEST_CLOCK", &file)], name)
+    }
+
+    /// Compiled at the first use.
+    fn clock_library(&self) -> PathBuf {
+        let library = self.dir.join("clock.so");
+        if !library.exists() {
+            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/clock.c");
+            let mut compiler = Command::new("cc");
+            programs::run_program(compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source));
+        }
+        library
     }
 
     /// Has all processes of the server stand still while `meanwhile` runs, as in a frozen container or on a machine
