@@ -254,9 +254,9 @@ impl Error {
                 let seconds = at_most.as_secs_f64();
                 Some(format!("Those who are still silent after {seconds:.1} s are declared dead."))
             }
-            Self::GivenUp { table } => {
-                Some(format!("In table \"{table}\" it can only be claimed afresh or given back to the queue."))
-            }
+            Self::GivenUp { table } => Some(format!(
+                "In table \"{table}\" it can only be claimed afresh or given back to the queue."
+            )),
             Self::JobsLocked { .. } => Some(
                 "The worker was given up, and jobs of its earlier incarnation are locked by another session."
                     .into(),

@@ -120,7 +120,8 @@ fn is_fenced(job_table: pg_sys::Oid) -> Result<bool> {
 fn function_of(job_table: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
     let statement = "SELECT t.tgfoid FROM pg_catalog.pg_trigger t \
                      WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name";
-    let found = sql::select(statement, &[job_table.into(), TRIGGER.into()], |row| row.required(1, "function"))?;
+    let found =
+        sql::select(statement, &[job_table.into(), TRIGGER.into()], |row| row.required(1, "function"))?;
     Ok(found.into_iter().next())
 }
 

@@ -183,8 +183,7 @@ pub fn pull_back(
         "UPDATE @extschema@.rgrid_worker_deaths d SET last_heartbeat_at = $3 \
          WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL AND d.last_heartbeat_at > $2",
     );
-    let arguments =
-        [workers.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
+    let arguments = [workers.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
     installation.as_owner(|| sql::execute(&statement, &arguments))?;
     Ok(())
 }

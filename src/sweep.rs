@@ -16,8 +16,8 @@ use pgrx::prelude::*;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::ledger::{self, Death, Reason};
-use crate::pg::{self, scope};
 use crate::liveness::Hold;
+use crate::pg::{self, scope};
 use crate::settle::{Problem, Settlement, running, settle, settle_now};
 use crate::workers::{HeartbeatTable, Worker};
 use crate::{buffer, databases, liveness, mass_death, notify, settings};
@@ -104,7 +104,8 @@ impl Leftovers {
     /// Jobs that are still there although their tables did not fail: other sessions have locked them.
     pub fn locked(&self, failed: &[Problem]) -> (u64, Vec<Problem>) {
         let locked = self.jobs.iter().filter(|(_, left)| **left > 0);
-        let locked: Vec<_> = locked.filter(|(table, _)| failed.iter().all(|p| !p.is_of_jobs(table))).collect();
+        let locked: Vec<_> =
+            locked.filter(|(table, _)| failed.iter().all(|p| !p.is_of_jobs(table))).collect();
         let count = locked.iter().filter_map(|(_, left)| u64::try_from(**left).ok()).sum();
         (count, locked.into_iter().map(|(table, left)| Problem::of_locked_jobs(table, *left)).collect())
     }

@@ -102,9 +102,8 @@ fn sweep() -> Result<Vec<Problem>> {
 /// Has workers who have beaten later than the clock says have beaten now. Whom that fails for is tried again.
 fn pull_back(early: &[String]) -> Vec<Problem> {
     let batches = early.chunks(settings::batch_size());
-    let failed = batches.filter_map(|batch| {
-        with_sweep(|sweep| sweep.pull_back(batch).map(|()| Report::default())).err()
-    });
+    let failed = batches
+        .filter_map(|batch| with_sweep(|sweep| sweep.pull_back(batch).map(|()| Report::default())).err());
     failed.map(|error| Problem::of_flush(&error)).collect()
 }
 

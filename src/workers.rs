@@ -252,20 +252,17 @@ impl HeartbeatTable {
             self.stored("$1::timestamptz"),
             self.stored("$3::timestamptz"),
         ));
-        let arguments = [
-            cutoff.and_then(pg::timestamptz).into(),
-            except.to_vec().into(),
-            pg::timestamptz(future).into(),
-        ];
+        let arguments =
+            [cutoff.and_then(pg::timestamptz).into(), except.to_vec().into(), pg::timestamptz(future).into()];
         self.as_owner(|| sql::select(&statement, &arguments, worker))
     }
 
     /// How many workers have a row, those in `except` apart.
     pub fn count(&self, except: &[String]) -> Result<usize> {
-        let statement =
-            self.sql("SELECT pg_catalog.count(*) FROM @table@ h WHERE h.worker_id <> ALL ($1)");
-        let counts: Vec<i64> = self
-            .as_owner(|| sql::select(&statement, &[except.to_vec().into()], |row| row.required(1, "count")))?;
+        let statement = self.sql("SELECT pg_catalog.count(*) FROM @table@ h WHERE h.worker_id <> ALL ($1)");
+        let counts: Vec<i64> = self.as_owner(|| {
+            sql::select(&statement, &[except.to_vec().into()], |row| row.required(1, "count"))
+        })?;
         Ok(counts.first().and_then(|count| usize::try_from(*count).ok()).unwrap_or(0))
     }
 
@@ -281,8 +278,7 @@ impl HeartbeatTable {
             self.stored("$2::timestamptz"),
             self.stored("$3::timestamptz"),
         ));
-        let arguments =
-            [ids.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
+        let arguments = [ids.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
         self.as_owner(|| sql::execute(&statement, &arguments))?;
         Ok(())
     }

@@ -38,7 +38,11 @@ fn one_lives_and_one_is_about_to_die(database: &Database<'_>) -> Beating {
 /// The one that fell silent is found, not before a threshold after the step; the other one lives.
 fn only_the_silent_one_dies(client: &mut Client, stepped: Instant) {
     await_death(client, "dying");
-    assert!(stepped.elapsed() >= Duration::from_secs(2), "silence counts from the step: {:?}", stepped.elapsed());
+    assert!(
+        stepped.elapsed() >= Duration::from_secs(2),
+        "silence counts from the step: {:?}",
+        stepped.elapsed()
+    );
     assert_eq!(failed_jobs(client, "dying"), 1);
     assert_eq!((deaths(client, "alive"), jobs(client, "alive", "running")), (0, 1));
 }

@@ -44,7 +44,8 @@ impl Cluster {
     pub fn freeze(&self, meanwhile: impl FnOnce()) {
         let pid_file =
             fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server has a pid file");
-        let postmaster: i32 = pid_file.lines().next().and_then(|line| line.trim().parse().ok()).expect("a pid");
+        let postmaster: i32 =
+            pid_file.lines().next().and_then(|line| line.trim().parse().ok()).expect("a pid");
         // The postmaster first: then it starts no others.
         programs::signal("STOP", postmaster);
         let children = children_of(postmaster);
@@ -57,7 +58,8 @@ impl Cluster {
 
 /// The processes that it started and that have not ended.
 fn children_of(pid: i32) -> Vec<i32> {
-    let list = programs::run_program(Command::new("ps").args(["-o", "pid=,stat=", "--ppid"]).arg(pid.to_string()));
+    let list =
+        programs::run_program(Command::new("ps").args(["-o", "pid=,stat=", "--ppid"]).arg(pid.to_string()));
     let alive = list.lines().filter(|line| !line.contains('Z'));
     alive.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
 }

@@ -218,6 +218,17 @@ impl Cluster {
         });
     }
 
+    /// Copies a database into an empty one by pg_dump and pg_restore.
+    pub fn dump_and_restore(&self, from: &str, to: &str) {
+        let file = self.dir.join("dump");
+        let mut dump = programs::server_program("pg_dump");
+        dump.args(["-Fc", "-U", SUPERUSER, "-h"]).arg(&self.dir).arg("-f").arg(&file).arg(from);
+        programs::run_program(&mut dump);
+        let mut restore = programs::server_program("pg_restore");
+        restore.args(["-U", SUPERUSER, "-d", to, "-h"]).arg(&self.dir).arg(&file);
+        programs::run_program(&mut restore);
+    }
+
     /// `ALTER SYSTEM` and a reload: what an operator does to change a setting without a restart.
     pub fn set(&self, setting: &str, value: &str) {
         run(&mut self.connect("postgres"), &format!("ALTER SYSTEM SET {setting} = '{value}'"));
