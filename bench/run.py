@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks import daemon_race, flush, heartbeat, million, standby, sweep
+from benchmarks import daemon_race, fence, flush, heartbeat, million, standby, sweep
 from harness.report import Report
 from harness.server import ServerProblem, Servers
 
@@ -34,6 +34,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "heartbeat": ("A heartbeat costs hardly more than a call that does nothing", heartbeat.measure),
     "standby": ("Heartbeats go on while a synchronous standby is away", standby.measure),
+    "fence": ("A fence costs jobs that nobody gave up next to nothing", fence.measure),
     "flush": ("Heartbeats are written to the table as fast as PostgreSQL updates rows", flush.measure),
     "daemon": ("A sweep leaves a daemon that settles worker by worker far behind", daemon_race.measure),
     "sweep": ("A sweep costs what the dead and their jobs cost, and little more", sweep.measure),

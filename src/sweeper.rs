@@ -134,8 +134,8 @@ fn look() -> Result<Found> {
     let Some(installation) = Installation::find()? else { return Ok(Found::default()) };
     let sweep = Sweep::new(installation)?;
     let seen = sweep.look()?;
-    if let Some(news) = sweep.note_future(&seen.future) {
-        news.warn();
+    if let Some((warning, true)) = sweep.note_future(&seen.future) {
+        warning.warn();
     }
     let is_held = sweep.held_back(&seen)?.is_some();
     let dead = sweep.close_returned(seen.dead)?;
