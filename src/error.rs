@@ -12,6 +12,9 @@ use pgrx::spi::SpiError;
 
 use crate::installation::VERSION;
 
+/// A year, more or less.
+const FAR_AHEAD: Duration = Duration::from_secs(366 * 24 * 3_600);
+
 /// What the crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -319,8 +322,12 @@ impl Error {
                 Some("A schema or table was renamed while the extension was using it.".into())
             }
             Self::FutureHeartbeats { example, ahead, .. } => {
-                let seconds = ahead.as_secs_f64();
-                Some(format!("That of worker \"{example}\" was {seconds:.1} s ahead of the server's clock."))
+                // Of the end of time no number of seconds tells anything.
+                let far = match *ahead < FAR_AHEAD {
+                    true => format!("{:.1} s", ahead.as_secs_f64()),
+                    false => "more than a year".into(),
+                };
+                Some(format!("That of worker \"{example}\" was {far} ahead of the server's clock."))
             }
             Self::MassDeath { at_most, .. } => {
                 let seconds = at_most.as_secs_f64();

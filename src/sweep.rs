@@ -159,15 +159,16 @@ impl Sweep {
         Ok(())
     }
 
-    /// Takes note of workers that were pulled back. Returns what to say of them, when there were none for long.
-    pub fn note_future(&self, early: &[Worker]) -> Option<Error> {
+    /// Takes note of workers that have beaten later than the clock says. Returns what to say of them, and whether it
+    /// is news.
+    pub fn note_future(&self, early: &[Worker]) -> Option<(Error, bool)> {
         let example = early.first()?;
-        let is_news = databases::note_future(early.len(), self.now);
-        is_news.then(|| Error::FutureHeartbeats {
+        let warning = Error::FutureHeartbeats {
             workers: early.len(),
             example: printable(&example.id),
             ahead: liveness::silence(example.last_heartbeat_at, self.now),
-        })
+        };
+        Some((warning, databases::note_future(early.len(), self.now)))
     }
 
     /// Whether so many are silent that they are held back; takes note of it and tells who should know.

@@ -157,8 +157,8 @@ fn look() -> Result<Found> {
     registry::forget_dropped(&installation)?;
     let sweep = Sweep::new(installation)?;
     let seen = sweep.look()?;
-    if let Some(news) = sweep.note_future(&seen.future) {
-        news.warn();
+    if let Some((warning, true)) = sweep.note_future(&seen.future) {
+        warning.warn();
     }
     let is_held = sweep.held_back(&seen)?.is_some();
     let dead = sweep.close_returned(seen.dead)?;

@@ -67,8 +67,8 @@ fn run(sweep: &Sweep, force: bool) -> Result<Report> {
 
 /// Has workers who have beaten later than the clock says have beaten now. Tells the caller of them.
 fn pull_back(sweep: &Sweep, early: &[Worker]) -> Vec<Problem> {
-    if let Some(news) = sweep.note_future(early) {
-        news.warn();
+    if let Some((warning, _)) = sweep.note_future(early) {
+        warning.warn();
     }
     let batch = &early[..early.len().min(settings::batch_size())];
     if batch.is_empty() {
