@@ -90,8 +90,7 @@ fn run(plan: &Plan, seed: u64, seconds: u64, directory: &Path) -> (History, i64)
         ..History::default()
     };
     let mut servers = Servers::start(&notes, PathBuf::from(directory), seed, seconds);
-    let fenced = servers.fence();
-    let mut fleet = Fleet::start(&notes, directory, seed, fenced);
+    let mut fleet = Fleet::start(&notes, directory, seed);
     thread::scope(|scope| {
         scope.spawn(|| servers.suffer(&plan.servers));
         fleet.suffer(scope, &plan.workers);

@@ -66,17 +66,13 @@ impl<'a> Servers<'a> {
         let servers = Self { notes, directory, primary, standby, retired: Vec::new(), random };
         servers.wait_for_the_standby();
         announce(&servers.directory, &servers.primary);
+        servers.fence();
         servers
     }
 
-    /// Attaches the fence where there is one; whether there is.
-    pub fn fence(&self) -> bool {
-        let mut client = self.client();
-        let exists: bool = ask(&mut client, "SELECT to_regproc('rgrid_fence') IS NOT NULL", &[]);
-        if exists {
-            run(&mut client, "SELECT rgrid_fence('executions')");
-        }
-        exists
+    /// What was given up stays so, also when a worker writes its result without looking.
+    fn fence(&self) {
+        run(&mut self.client(), "SELECT rgrid_fence('executions')");
     }
 
     /// A session on the primary.
