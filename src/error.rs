@@ -4,6 +4,8 @@
 //! pgrx raises. Messages follow PostgreSQL's style guide: the primary message in lower case and without a
 //! full stop, details and hints as sentences.
 
+use std::time::Duration;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
@@ -31,6 +33,8 @@ pub enum Error {
     ControlCharacter(&'static str),
     /// A threshold of zero or less.
     ThresholdNotPositive,
+    /// Something that only exists when the server has loaded the library at its start.
+    NotPreloaded,
     /// The extension is not there, which a function of it can only see while it is being dropped.
     NotInstalled,
     /// The table of heartbeats was dropped or renamed.
@@ -58,6 +62,63 @@ pub enum Error {
     NotATable {
         /// The relation's name.
         table: String,
+    },
+    /// A table that is not there.
+    NoTable {
+        /// What was given in the place of its name.
+        table: String,
+    },
+    /// A relation that other sessions cannot see.
+    TemporaryTable {
+        /// The relation's name.
+        table: String,
+    },
+    /// Somebody else's table.
+    NotOwner {
+        /// The relation's name.
+        table: String,
+    },
+    /// A table that is not watched.
+    NotWatched {
+        /// The relation's name.
+        table: String,
+    },
+    /// Two statuses of a watched table that must differ are the same.
+    SameStatus {
+        /// The status.
+        status: String,
+    },
+    /// A word for what becomes of jobs that is not one of those there are.
+    UnknownPolicy {
+        /// The word.
+        word: String,
+    },
+    /// Jobs are to be given back to the queue, but nothing counts how often.
+    NoAttemptsColumn,
+    /// A number of attempts that is less than zero.
+    NegativeAttempts,
+    /// A column that settling sets to NULL does not allow it.
+    ColumnNotNull {
+        /// The relation's name.
+        table: String,
+        /// The column's name.
+        column: String,
+    },
+    /// A column cannot hold a value.
+    ImpossibleValue {
+        /// The relation's name.
+        table: String,
+        /// The column's name.
+        column: String,
+        /// The value.
+        value: String,
+        /// What its type says, if it says anything.
+        reason: Option<String>,
+    },
+    /// Something took longer than it may.
+    TimedOut {
+        /// How long it may take.
+        limit: Duration,
     },
     /// A row was locked by another session for longer than a second.
     JobsLocked {
@@ -133,14 +194,24 @@ impl Error {
             Self::EmptyWorkerId
             | Self::WorkerIdTooLong { .. }
             | Self::ControlCharacter(_)
-            | Self::ThresholdNotPositive => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::NotInstalled | Self::ForeignVersion { .. } | Self::Unsettled { .. } => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            Self::NoHeartbeatTable { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            | Self::ThresholdNotPositive
+            | Self::SameStatus { .. }
+            | Self::UnknownPolicy { .. }
+            | Self::NoAttemptsColumn
+            | Self::NegativeAttempts
+            | Self::ImpossibleValue { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NotPreloaded
+            | Self::NotInstalled
+            | Self::ForeignVersion { .. }
+            | Self::Unsettled { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::NoHeartbeatTable { .. } | Self::NoTable { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::UndefinedColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             Self::ColumnType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            Self::NotATable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::NotATable { .. } | Self::TemporaryTable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::NotOwner { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::NotWatched { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            Self::ColumnNotNull { .. } => PgSqlErrorCode::ERRCODE_INVALID_TABLE_DEFINITION,
+            Self::TimedOut { .. } => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Replaced { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -158,8 +229,11 @@ impl Error {
             Self::WorkerIdTooLong { .. } => "worker id is too long".into(),
             Self::ControlCharacter(argument) => format!("{argument} must not contain control characters"),
             Self::ThresholdNotPositive => "threshold must be greater than zero".into(),
+            Self::NotPreloaded => "rgrid_heartbeat must be loaded via \"shared_preload_libraries\"".into(),
             Self::NotInstalled => "extension \"rgrid_heartbeat\" is not installed in this database".into(),
-            Self::NoHeartbeatTable { table } => format!("relation \"{table}\" does not exist"),
+            Self::NoHeartbeatTable { table } | Self::NoTable { table } => {
+                format!("relation \"{table}\" does not exist")
+            }
             Self::UndefinedColumn { table, column } => {
                 format!("column \"{column}\" of relation \"{table}\" does not exist")
             }
@@ -167,6 +241,20 @@ impl Error {
                 format!("column \"{column}\" of relation \"{table}\" must be of type {wanted}")
             }
             Self::NotATable { table } => format!("\"{table}\" is not a table"),
+            Self::TemporaryTable { table } => format!("cannot watch temporary table \"{table}\""),
+            Self::NotOwner { table } => format!("must be owner of table {table}"),
+            Self::NotWatched { table } => format!("job table \"{table}\" is not watched"),
+            Self::SameStatus { .. } => "running, dead and queued status must differ".into(),
+            Self::UnknownPolicy { .. } => "on_death must be \"fail\" or \"requeue\"".into(),
+            Self::NoAttemptsColumn => "jobs cannot be requeued without a column that counts attempts".into(),
+            Self::NegativeAttempts => "max_attempts must not be negative".into(),
+            Self::ColumnNotNull { table, column } => {
+                format!("column \"{column}\" of relation \"{table}\" must allow null")
+            }
+            Self::ImpossibleValue { table, column, value, .. } => {
+                format!("column \"{column}\" of relation \"{table}\" cannot hold \"{value}\"")
+            }
+            Self::TimedOut { limit } => format!("no answer within {} s", limit.as_secs()),
             Self::JobsLocked { table } => {
                 format!("could not obtain lock on rows of job table \"{table}\"")
             }
@@ -197,6 +285,12 @@ impl Error {
                 "The worker was given up, and jobs of its earlier incarnation are locked by another session."
                     .into(),
             ),
+            Self::SameStatus { status } => Some(format!("Two of them are \"{status}\".")),
+            Self::UnknownPolicy { word } => Some(format!("It is \"{word}\".")),
+            Self::ColumnNotNull { .. } => Some("It is cleared in jobs that go back to the queue.".into()),
+            Self::ImpossibleValue { reason, .. } => {
+                reason.as_ref().map(|reason| format!("Its type says: {reason}."))
+            }
             Self::Caught(caught) => caught.detail.clone(),
             _ => None,
         }
@@ -204,6 +298,7 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NotPreloaded => Some("Add it to shared_preload_libraries and restart the server.".into()),
             Self::NoHeartbeatTable { .. } => Some(
                 "Rename the table back, or drop and create extension \"rgrid_heartbeat\" to have a new one."
                     .into(),
@@ -217,6 +312,10 @@ impl Error {
             ),
             Self::Unsettled { .. } => Some(
                 "Everything else was done; this is tried again, and logged again when it changes.".into(),
+            ),
+            Self::NoAttemptsColumn => Some(
+                "Name one as attempts_column; without it a job that kills its workers would come back for ever."
+                    .into(),
             ),
             Self::Caught(caught) => caught.hint.clone(),
             _ => None,

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use crate::buffer::{self, Unwritten};
+use crate::buffer::{self, table::Unwritten};
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::jobs::is_locked;
-use crate::pg::scope;
-use crate::workers::HeartbeatTable;
+use crate::pg::{self, scope};
+use crate::workers::{Beats, HeartbeatTable};
+use crate::{counters, databases};
 
 /// Rows written in one transaction: few enough that a worker which must write its own row does not wait long,
 /// and enough that reading the whole table for each batch, as the planner will with many workers, pays.
@@ -21,6 +22,7 @@ const BATCH: usize = 100_000;
 /// own. What cannot be written now, because its row is locked, stays for the next time.
 pub fn flush() -> Result<()> {
     let started = Instant::now();
+    watch_gaps();
     let heartbeats = buffer::unwritten();
     if heartbeats.is_empty() {
         return Ok(());
@@ -29,9 +31,21 @@ pub fn flush() -> Result<()> {
     for batch in heartbeats.chunks(BATCH) {
         outcome = flush_batch(batch).and(outcome);
     }
+    databases::count(|counters| counters.flushes += 1);
     let count = heartbeats.len();
     debug1!("flushed {count} heartbeats in {:.1} ms", milliseconds(started.elapsed()));
     outcome
+}
+
+/// Workers whose gaps are looked at in one flush.
+const WATCHED: usize = 10_000;
+
+/// Takes note of how long workers pause: those who have beaten since somebody last looked had been silent then.
+fn watch_gaps() {
+    let now = pg::now();
+    let Some(last) = databases::flush_begins(now) else { return };
+    let silences = buffer::silences(last, WATCHED);
+    databases::change(pg::current_database(), |state| state.gaps.add(&silences, pg::to_postgres(now)));
 }
 
 /// Writes a batch; if the table refuses it, each half by itself, so that one bad row keeps nobody else back.
@@ -46,11 +60,15 @@ fn flush_batch(batch: &[Unwritten]) -> Result<()> {
     };
     match written.left.is_empty() {
         true => buffer::written(batch),
-        false => buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.id()))),
+        false => {
+            buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.key.id())))
+        }
     }
     for id in &written.gone {
         buffer::remove(id);
     }
+    let rows = counters::number(batch.len() - written.left.len() - written.gone.len());
+    databases::count(|counters| counters.rows_flushed += rows);
     Ok(())
 }
 
@@ -66,10 +84,10 @@ struct Written {
 fn write(batch: &[Unwritten]) -> Result<Written> {
     let Some(installation) = Installation::find()? else { return Ok(Written::default()) };
     let table = HeartbeatTable::open(&installation)?;
-    let beats: Vec<_> = batch.iter().map(|heartbeat| (heartbeat.id(), heartbeat.beat_at())).collect();
+    let beats = Beats::new(batch);
     // Nobody has locked any of the rows, nearly always; finding that out first would cost as much as writing.
     match scope::subtransaction(|| table.write_all(&beats)) {
-        Ok(count) if count == beats.len() => return Ok(Written::default()),
+        Ok(count) if count == batch.len() => return Ok(Written::default()),
         Ok(_) => {}
         Err(error) if is_locked(&error) => {
             table.write_unlocked(&beats)?;

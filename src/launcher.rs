@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 
 use crate::liveness::{self, Intervals, Moment, Task, Visit};
 use crate::pg::catalog::{self, Database};
-use crate::pg::{process, process::Worker, scope};
+use crate::pg::{process, process::Worker, scope, version};
 use crate::{buffer, databases, pg, settings, sweeper};
 
 const KIND: &str = "rgrid_heartbeat launcher";
@@ -44,11 +44,12 @@ pub extern "C-unwind" fn rgrid_heartbeat_launcher_main(_argument: pg_sys::Datum)
     process::report_name(c"rgrid_heartbeat launcher");
     databases::announce_launcher();
     log!("rgrid_heartbeat launcher started");
+    let idle = version::wait_event(c"RgridHeartbeatLauncherMain");
     let mut launcher = Launcher::new();
     loop {
         let next = launcher.round();
         process::report_idle();
-        process::wait(next);
+        process::wait(next, idle);
     }
 }
 
@@ -157,6 +158,7 @@ impl Launcher {
             databases::change(*oid, |state| {
                 if state.rounds == sweeper.rounds {
                     state.failures = state.failures.saturating_add(1);
+                    state.counters.errors += 1;
                 }
             });
             false
@@ -230,6 +232,7 @@ impl Launcher {
         intervals: &Intervals,
     ) -> Vec<(Duration, Task, &'a Database)> {
         let unwritten = buffer::unwritten_databases();
+        databases::looked(&unwritten, self.last_round.wall);
         let mut agenda: Vec<_> = databases
             .iter()
             .filter(|database| !self.sweepers.contains_key(&database.oid))
@@ -258,8 +261,12 @@ impl Launcher {
                 warn_out_of_slots();
             }
             self.out_of_slots = true;
+            databases::set_out_of_slots(true);
             return false;
         };
+        if self.out_of_slots {
+            databases::set_out_of_slots(false);
+        }
         self.out_of_slots = false;
         let rounds = databases::change(database.oid, |state| {
             state.requested &= task != Task::Sweep;

@@ -10,6 +10,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 /// A database of which nothing is known, or that lacks the extension, is looked at this often.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Old rows are looked for no more often than this, unless they are kept for a shorter time.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What a sweep may be late by, beside another check interval, before somebody should be told.
+const SWEEP_TOLERANCE: Duration = Duration::from_secs(5);
+
 /// The longest pause before a database whose sweeper fails is tried again.
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(300);
 
@@ -32,6 +38,24 @@ pub fn cutoff(
 /// How long a worker has been silent; never negative, so that a timestamp from the future counts as now.
 pub fn silence(now: DateTime<Utc>, last_heartbeat_at: DateTime<Utc>) -> Duration {
     (now - last_heartbeat_at).to_std().unwrap_or(Duration::ZERO)
+}
+
+/// What is older than this may be removed; `None` when nothing is, or when that was looked for just now.
+pub fn prune_horizon(
+    now: DateTime<Utc>,
+    last: Option<DateTime<Utc>>,
+    retention: Option<Duration>,
+) -> Option<DateTime<Utc>> {
+    let retention = retention?;
+    let is_due = last.is_none_or(|last| silence(now, last) >= PRUNE_INTERVAL.min(retention));
+    is_due.then(|| now - delta(retention))
+}
+
+/// By how much a sweep is late that should have followed the one that began at `last`; `None` while it is not, give
+/// or take what a busy server needs.
+pub fn lateness(now: DateTime<Utc>, last: DateTime<Utc>, check_interval: Duration) -> Option<Duration> {
+    let since = silence(now, last);
+    (since > check_interval * 2 + SWEEP_TOLERANCE).then(|| since - check_interval)
 }
 
 /// Two clocks read at the same moment.
@@ -192,6 +216,31 @@ mod tests {
     fn a_timestamp_from_the_future_is_no_silence() {
         assert_eq!(silence(at(0), at(60)), Duration::ZERO);
         assert_eq!(silence(at(60), at(0)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn nothing_is_pruned_before_its_time() {
+        let day = Duration::from_secs(86_400);
+        assert_eq!(prune_horizon(at(86_400), None, Some(day)), Some(at(0)));
+        assert_eq!(prune_horizon(at(86_400), None, None), None, "kept for ever");
+    }
+
+    #[test]
+    fn old_rows_are_looked_for_every_five_minutes_or_as_often_as_they_get_old() {
+        let day = Some(Duration::from_secs(86_400));
+        assert_eq!(prune_horizon(at(299), Some(at(0)), day), None);
+        assert!(prune_horizon(at(300), Some(at(0)), day).is_some());
+        let short = Some(Duration::from_secs(2));
+        assert_eq!(prune_horizon(at(1), Some(at(0)), short), None);
+        assert_eq!(prune_horizon(at(2), Some(at(0)), short), Some(at(0)));
+        assert!(prune_horizon(at(0), Some(at(0)), Some(Duration::ZERO)).is_some());
+    }
+
+    #[test]
+    fn a_sweep_is_late_when_two_intervals_and_some_seconds_have_passed() {
+        assert_eq!(lateness(at(125), at(0), INTERVAL), None);
+        assert_eq!(lateness(at(126), at(0), INTERVAL), Some(Duration::from_secs(66)));
+        assert_eq!(lateness(at(0), at(3_600), INTERVAL), None, "the clock was set back");
     }
 
     fn moment(wall: i64, monotonic: u64) -> Moment {

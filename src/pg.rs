@@ -5,24 +5,36 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::CStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 
+pub mod arrays;
 pub mod catalog;
 pub mod names;
 pub mod process;
 pub mod scope;
 pub mod sql;
+pub mod version;
 
 /// Microseconds between 1970-01-01 and 2000-01-01, where Postgres' timestamps start.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
-/// The server's wall clock, as `clock_timestamp()` reads it.
+/// The server's wall clock.
 pub fn now() -> DateTime<Utc> {
-    // SAFETY: reads the clock, nothing else.
-    from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
+    from_postgres(clock())
+}
+
+/// The server's wall clock, in Postgres' microseconds. It is the one that `clock_timestamp()` reads, and costs less
+/// without the way through Postgres.
+pub fn clock() -> i64 {
+    let microseconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |time| -time),
+    };
+    microseconds.saturating_sub(POSTGRES_EPOCH)
 }
 
 /// When this server was started.
@@ -67,10 +79,31 @@ pub fn is_binary_upgrade() -> bool {
 
 /// Refuses, with Postgres' own errors, a command on a standby or in a read-only transaction.
 pub fn prevent_unless_writable(command: &CStr) {
+    // SAFETY: a plain flag of the transaction; set for every transaction that began during recovery.
+    if !unsafe { pg_sys::XactReadOnly } {
+        return;
+    }
     // SAFETY: the name outlives the call. Recovery first: on a standby every transaction is read-only too.
     unsafe { pg_sys::PreventCommandDuringRecovery(command.as_ptr()) };
     // SAFETY: as above.
     unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+}
+
+/// Whether this server is a standby.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared memory, nothing else.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// A setting of the server as text, whoever asks; empty when there is none of that name.
+pub fn setting(name: &CStr) -> String {
+    // SAFETY: the name outlives the call; an unknown one gives null.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: a terminated string that stays until the next call.
+    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
 }
 
 /// Makes Postgres warn about unknown settings that begin with this prefix.

@@ -14,12 +14,15 @@ static STALE_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(120_000);
 static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
+static PRUNE_ADOPTED: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is reported.
 pub fn define() {
     define_times();
     define_sizes();
+    define_retention();
     GucRegistry::define_bool_guc(
         c"rgrid_heartbeat.enabled",
         c"Sweeps databases for dead workers.",
@@ -61,6 +64,27 @@ fn define_times() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+}
+
+fn define_retention() {
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.retention",
+        c"How long deaths stay in the ledger, and dead workers in the table of heartbeats.",
+        c"-1 keeps them for ever. What running jobs and the workers' incarnations need stays in any case.",
+        &RETENTION,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_bool_guc(
+        c"rgrid_heartbeat.prune_adopted",
+        c"Removes old rows of dead workers also from a table of heartbeats that the extension does not own.",
+        c"Their deaths stay in the ledger for as long as their rows do.",
+        &PRUNE_ADOPTED,
+        GucContext::Suset,
+        GucFlags::default(),
     );
 }
 
@@ -114,6 +138,16 @@ pub fn max_workers() -> usize {
 /// Dead workers settled in one transaction.
 pub fn batch_size() -> usize {
     usize::try_from(BATCH_SIZE.get()).unwrap_or(1)
+}
+
+/// How long deaths and dead workers are kept; `None` for ever.
+pub fn retention() -> Option<Duration> {
+    u64::try_from(RETENTION.get()).ok().map(Duration::from_secs)
+}
+
+/// Whether rows of dead workers are removed from an adopted table, too.
+pub fn prune_adopted() -> bool {
+    PRUNE_ADOPTED.get()
 }
 
 /// Whether databases are swept.

@@ -317,7 +317,7 @@ fn counted(failed: i64, requeued: i64) -> String {
 }
 
 /// A name from a table that others write, fit for one line of the log.
-fn printable(name: &str) -> String {
+pub fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -10,16 +10,18 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::installation::{Installation, VERSION};
+use crate::installation::Installation;
+use crate::jobs::registry;
 use crate::liveness::{Presence, Task};
 use crate::pg::catalog::Database;
 use crate::pg::process::{self, Worker};
 use crate::pg::{self, scope};
 use crate::settle::Problem;
 use crate::sweep::Sweep;
-use crate::{buffer, databases, flush, settings};
+use crate::{buffer, databases, flush, liveness, prune, settings};
 
-const KIND: &str = "rgrid_heartbeat sweeper";
+/// What sweepers are called in `pg_stat_activity`.
+pub const KIND: &str = "rgrid_heartbeat sweeper";
 
 /// Starts a sweeper; `None` when there is no slot for it.
 pub fn start(database: &Database, task: Task) -> Option<Worker> {
@@ -42,7 +44,7 @@ pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
     process::connect(pg_sys::Oid::from((argument & !SWEEP) as u32));
     process::report_name(c"rgrid_heartbeat sweeper");
     process::reset_session_settings();
-    finish(round(task));
+    finish(task, round(task));
 }
 
 /// How a round without an error ended.
@@ -70,7 +72,13 @@ fn round(task: Task) -> Result<Outcome> {
     // A table that refuses heartbeats does not stop the sweep: that looks into memory, too.
     let flushed = process::without_waiting_for_commits(flush::flush);
     let flush_problem = flushed.err().map(|error| Problem::of_flush(&error));
-    let mut problems = if task == Task::Sweep { sweep()? } else { Vec::new() };
+    let mut problems = Vec::new();
+    if task == Task::Sweep {
+        databases::sweep_begins();
+        problems.append(&mut sweep()?);
+        problems.extend(prune());
+        databases::sweep_ends();
+    }
     problems.extend(flush_problem);
     Ok(Outcome::Done { problems })
 }
@@ -91,6 +99,16 @@ fn sweep() -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
+/// Removes what is older than the retention, now and then. Returns what went wrong.
+fn prune() -> Option<Problem> {
+    let last = databases::present().and_then(|state| state.pruned());
+    let horizon = liveness::prune_horizon(pg::now(), last, settings::retention())?;
+    process::report_activity("pruning old deaths");
+    let pruned = prune::prune(horizon);
+    databases::pruned(pg::now());
+    pruned.err().map(|error| Problem::of_pruning(&error))
+}
+
 /// The first transaction of a round: is this a database to work in? How the round ends if not.
 fn recognise() -> Result<Option<Outcome>> {
     match Installation::find()? {
@@ -98,10 +116,14 @@ fn recognise() -> Result<Option<Outcome>> {
             buffer::forget(pg::current_database());
             Ok(Some(Outcome::Absent))
         }
-        Some(installation) if installation.version != VERSION => {
+        Some(installation) if installation.is_foreign() => {
+            databases::cannot_hear();
             Ok(Some(Outcome::Foreign { version: installation.version }))
         }
-        Some(_) => Ok(None),
+        Some(_) => {
+            databases::can_hear(pg::now());
+            Ok(None)
+        }
     }
 }
 
@@ -116,6 +138,7 @@ struct Found {
 /// The first transaction of a sweep: is there anything to do?
 fn look() -> Result<Found> {
     let Some(installation) = Installation::find()? else { return Ok(Found::default()) };
+    registry::forget_dropped(&installation)?;
     let sweep = Sweep::new(installation)?;
     let dead = sweep.close_returned()?;
     let silent = sweep.silent(&dead)?.into_iter().map(|worker| worker.id).collect();
@@ -133,7 +156,7 @@ fn with_sweep(work: impl FnOnce(Sweep) -> Result<Vec<Problem>>) -> Result<Vec<Pr
 }
 
 /// Reports how the round ended, to the launcher and, when it is news, to the log.
-fn finish(outcome: Result<Outcome>) {
+fn finish(task: Task, outcome: Result<Outcome>) {
     let database = pg::current_database();
     let failed = outcome.is_err();
     let presence = match &outcome {
@@ -148,7 +171,9 @@ fn finish(outcome: Result<Outcome>) {
     });
     let report = problem(outcome);
     let text = report.as_ref().map_or("", |report| report.message());
-    if databases::is_news(database, text)
+    // A flush that went well does not say that what a sweep has met is over.
+    if (task == Task::Sweep || !text.is_empty())
+        && databases::is_news(database, text)
         && let Some(report) = report
     {
         report.report(PgLogLevel::WARNING);

@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
@@ -46,6 +47,18 @@ pub fn as_role_waiting<T>(
 pub fn as_role_in_memory<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
     as_role(role, relations, || {
         set_local(c"random_page_cost", c"1.1");
+        work()
+    })
+}
+
+/// Runs `work` as `role`, as [`as_role`] does, and has the planner use an index wherever one can be used.
+pub fn as_role_preferring_indexes<T>(
+    role: pg_sys::Oid,
+    relations: &[pg_sys::Oid],
+    work: impl FnOnce() -> T,
+) -> T {
+    as_role(role, relations, || {
+        set_local(c"enable_seqscan", c"off");
         work()
     })
 }
@@ -108,6 +121,33 @@ fn set_local(name: &CStr, value: &CStr) {
 ///
 /// A cancelled statement is not an error of the work's own: it goes on up.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    subtransaction_unless(|error| is_cancel(error) && !process::is_sweeper(), work)
+}
+
+/// Runs `work` as [`subtransaction`] does, for so long at most.
+///
+/// # Errors
+///
+/// [`Error::TimedOut`] when it took longer. In a session with a `statement_timeout` of its own, that one counts.
+pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let timer = process::Timer::start(limit);
+    let is_foreign = |error: &CaughtError| is_cancel(error) && !timer.has_expired() && !process::is_sweeper();
+    let result = subtransaction_unless(is_foreign, work);
+    let expired = timer.has_expired();
+    drop(timer);
+    result.map_err(|error| match error {
+        Error::Caught(Caught { code: PgSqlErrorCode::ERRCODE_QUERY_CANCELED, .. }) if expired => {
+            Error::TimedOut { limit }
+        }
+        error => error,
+    })
+}
+
+/// The errors for which `is_foreign` says so are not caught.
+fn subtransaction_unless<T>(
+    is_foreign: impl Fn(&CaughtError) -> bool,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     // SAFETY: a global that only this thread writes; it says where results are to live.
     let context = unsafe { pg_sys::CurrentMemoryContext };
     // SAFETY: as above; it says who owns what the work opens.
@@ -131,7 +171,7 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     unsafe { pg_sys::CurrentResourceOwner = owner };
     result.map_err(|failure| match failure {
         Failure::Returned(error) => error,
-        Failure::Raised(error) if is_cancel(&error) && !process::is_sweeper() => error.rethrow(),
+        Failure::Raised(error) if is_foreign(&error) => error.rethrow(),
         Failure::Raised(error) => caught(&error),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, PgOid};
@@ -109,6 +109,36 @@ impl Kept {
     pub fn forget(&self) {
         PLANS.with_borrow_mut(|plans| plans.remove(&self.statement));
     }
+}
+
+/// How PostgreSQL would run a statement: the topmost node of its plan. Runs and changes nothing, but SPI has its own
+/// mind about that: a statement for reading may not be explained, and one for changing would be refused on a standby.
+#[allow(unsafe_code, reason = "pgrx's SPI knows only those two")]
+pub fn plan(statement: &str) -> Result<serde_json::Value> {
+    let statement = format!("EXPLAIN (FORMAT JSON) {statement}");
+    let text = CString::new(statement.as_str()).map_err(|_| Error::MissingValue("statement"))?;
+    let _ours = names::run(&statement);
+    Spi::connect(|_client| {
+        // SAFETY: connected, and the text outlives the call.
+        let status = unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) };
+        Spi::check_status(status)?;
+        // SAFETY: a result of the statement above, valid until the connection ends.
+        let table = unsafe { pg_sys::SPI_tuptable.as_ref() }.ok_or(Error::MissingValue("table"))?;
+        if table.numvals == 0 {
+            return Err(Error::MissingValue("row"));
+        }
+        // SAFETY: there is a first row.
+        let row = unsafe { *table.vals };
+        // SAFETY: the row is of this description; the value as text is palloc'd, or null.
+        let value = unsafe { pg_sys::SPI_getvalue(row, table.tupdesc, 1) };
+        if value.is_null() {
+            return Err(Error::MissingValue("plan"));
+        }
+        // SAFETY: just made, and terminated.
+        let value = unsafe { CStr::from_ptr(value) };
+        let plans: serde_json::Value = serde_json::from_slice(value.to_bytes())?;
+        Ok(plans[0]["Plan"].clone())
+    })
 }
 
 thread_local! {

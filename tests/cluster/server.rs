@@ -7,7 +7,7 @@ use postgres::{Client, Config, NoTls};
 use std::fs;
 use std::io::Write;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +35,11 @@ impl Builder {
     }
 
     pub fn start(self) -> Cluster {
-        let cluster = Cluster { dir: programs::new_server_directory(next_number()) };
+        let dir = programs::new_server_directory(next_number());
+        self.start_in(Cluster { dir, bindir: programs::bindir().into() })
+    }
+
+    pub(super) fn start_in(self, cluster: Cluster) -> Cluster {
         cluster.append_configuration(&self);
         cluster.start();
         cluster
@@ -51,6 +55,8 @@ pub(super) fn next_number() -> usize {
 /// A server of a test's own. Dropping it stops the server and removes its directory.
 pub struct Cluster {
     pub(super) dir: PathBuf,
+    /// Where its programs are.
+    pub(super) bindir: PathBuf,
 }
 
 impl Cluster {
@@ -91,6 +97,11 @@ impl Cluster {
         let path = self.data().join("postgresql.conf");
         let mut file = fs::OpenOptions::new().append(true).open(path).expect("postgresql.conf can be opened");
         writeln!(file, "{line}").expect("postgresql.conf can be written");
+    }
+
+    /// Where the server listens.
+    pub fn socket_directory(&self) -> String {
+        self.dir.display().to_string()
     }
 
     pub(super) fn data(&self) -> PathBuf {
@@ -144,7 +155,7 @@ impl Cluster {
     }
 
     pub(super) fn pg_ctl(&self, action: &str) -> Command {
-        let mut command = programs::server_program("pg_ctl");
+        let mut command = programs::as_server_user(&self.bindir.join("pg_ctl"));
         command.arg(action).arg("-D").arg(self.data()).args(["-w", "-t", "60"]);
         command
     }
@@ -158,6 +169,11 @@ impl Cluster {
         let mut config = Config::new();
         config.host_path(&self.dir).port(5432).user(role).dbname(database);
         config
+    }
+
+    /// Where the server listens, for a process that is not this test's.
+    pub fn socket_directory(&self) -> &Path {
+        &self.dir
     }
 
     /// A session of the superuser.
