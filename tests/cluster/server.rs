@@ -112,6 +112,11 @@ impl Cluster {
         writeln!(file, "{line}").expect("postgresql.conf can be written");
     }
 
+    /// Where the server listens.
+    pub fn socket_directory(&self) -> String {
+        self.dir.display().to_string()
+    }
+
     pub(super) fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
