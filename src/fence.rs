@@ -134,16 +134,27 @@ fn violated(installation: &Installation) -> Result<Option<pg_sys::Oid>> {
     Ok(found.into_iter().next())
 }
 
+/// Whether rows of the table can move to another one: it has partitions, or is one.
+fn is_partition(job_table: pg_sys::Oid) -> Result<bool> {
+    let statement = "SELECT c.relispartition OR c.relkind OPERATOR(pg_catalog.=) 'p' \
+                     FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1";
+    let found = sql::select(statement, &[job_table.into()], |row| row.required(1, "kind"))?;
+    Ok(found.into_iter().next().unwrap_or(false))
+}
+
 fn take_down(table: &Table) -> Result<()> {
     let statement = format!("DROP TRIGGER {TRIGGER} ON {}", table.name);
     scope::as_role(table.relation.owner, &[table.relation.oid], || sql::execute(&statement, &[]))?;
     Ok(())
 }
 
+/// An AFTER trigger, since any BEFORE trigger has each row locked before it is updated, which costs a quarter of the
+/// UPDATE. But a row that moves to another partition sets off no AFTER UPDATE trigger.
 fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
+    let timing = if is_partition(jobs.relation.oid)? { "BEFORE" } else { "AFTER" };
     let function = installation.sql("@extschema@.rgrid_fence_violated()");
     let statement = format!(
-        "CREATE TRIGGER {TRIGGER} BEFORE UPDATE OF {} ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {function}",
+        "CREATE TRIGGER {TRIGGER} {timing} UPDATE OF {} ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {function}",
         quote_identifier(&jobs.status_column),
         jobs.name,
         condition(jobs),
