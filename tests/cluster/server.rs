@@ -7,7 +7,7 @@ use postgres::{Client, Config, NoTls};
 use std::fs;
 use std::io::Write;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -185,6 +185,11 @@ impl Cluster {
         let mut config = Config::new();
         config.host_path(&self.dir).port(5432).user(role).dbname(database);
         config
+    }
+
+    /// Where the server listens, for a process that is not this test's.
+    pub fn socket_directory(&self) -> &Path {
+        &self.dir
     }
 
     /// A session of the superuser.
