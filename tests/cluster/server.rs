@@ -187,11 +187,6 @@ impl Cluster {
         config
     }
 
-    /// Where the server listens, for a process that is not this test's.
-    pub fn socket_directory(&self) -> &Path {
-        &self.dir
-    }
-
     /// A session of the superuser.
     pub fn connect(&self, database: &str) -> Client {
         self.connect_as(database, SUPERUSER)
