@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 use chrono::{DateTime, Utc};
@@ -23,15 +23,15 @@ use crate::settings;
 
 pub mod table;
 
-use table::{Entry, Header, Key, Locks, PARTITIONS, Slot, Table, buckets_for};
+use table::{Entry, Header, Key, Locks, PARTITIONS, Slot, Table, Tail, Unwritten, buckets_for};
 
 const NAME: &CStr = c"rgrid_heartbeat_buffer";
 
-/// The block of shared memory: header, buckets, slots, one behind the other.
+/// The block of shared memory: header, buckets, slots, tails, one behind the other.
 struct Buffer;
 
-/// Where the block begins; null when the library was not preloaded. Written before any process is forked.
-static BLOCK: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+/// The table; null when the library was not preloaded. Written before any process is forked.
+static TABLE: AtomicPtr<Table<'static, LwLocks>> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The first of the locks, an array of [`PARTITIONS`] and one for the free list.
 static LOCKS: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
@@ -53,8 +53,12 @@ impl Buffer {
         end.next_multiple_of(align_of::<Slot>())
     }
 
-    fn size() -> usize {
+    fn tails_offset() -> usize {
         Self::slots_offset() + settings::max_workers() * size_of::<Slot>()
+    }
+
+    fn size() -> usize {
+        Self::tails_offset() + settings::max_workers() * size_of::<Tail>()
     }
 }
 
@@ -75,15 +79,48 @@ impl PgSharedMemoryInitialization for Buffer {
         if !found {
             // SAFETY: the block is that long, and nobody uses it yet.
             unsafe { block.write_bytes(0, Self::size()) };
+            // SAFETY: the block begins with the header, which is all zeroes, and Postgres aligns it to cache lines.
+            unsafe { &*block.cast::<Header>() }.sow(RandomState::new().hash_one(0));
         }
         // SAFETY: requested above.
         LOCKS.store(unsafe { pg_sys::GetNamedLWLockTranche(NAME.as_ptr()) }, Relaxed);
-        BLOCK.store(block, Relaxed);
+        // SAFETY: the block is in place. Never freed: after a crash, the postmaster makes another one.
+        TABLE.store(Box::into_raw(Box::new(unsafe { table_over(block) })), Relaxed);
     }
+}
+
+/// # Safety
+///
+/// The block was made by [`Buffer`], for as many workers as the setting says.
+unsafe fn table_over(block: *mut u8) -> Table<'static, LwLocks> {
+    // SAFETY: the block begins with the header, lives as long as the server, and everything in it is atomic.
+    let header = unsafe { &*block.cast::<Header>() };
+    let count = settings::max_workers();
+    // SAFETY: as above; the size was fixed when the block was made, and so was the setting.
+    let buckets = unsafe {
+        std::slice::from_raw_parts(
+            block.add(Buffer::buckets_offset()).cast::<AtomicU32>(),
+            buckets_for(count),
+        )
+    };
+    // SAFETY: as above, and the offset is aligned, as Postgres aligned the block.
+    let slots =
+        unsafe { std::slice::from_raw_parts(block.add(Buffer::slots_offset()).cast::<Slot>(), count) };
+    // SAFETY: as above.
+    let tails =
+        unsafe { std::slice::from_raw_parts(block.add(Buffer::tails_offset()).cast::<Tail>(), count) };
+    Table::new(header, buckets, slots, tails, LwLocks)
 }
 
 /// The partitions' locks in shared memory.
 struct LwLocks;
+
+unsafe extern "C-unwind" {
+    // Declared here because pgrx's own declarations are wrappers that prepare for an error, which takes longer than the
+    // lock. These raise one only when a process holds 200 locks, or releases one that it does not hold.
+    fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
+    fn LWLockRelease(lock: *mut pg_sys::LWLock);
+}
 
 /// An LWLock that is held until this is dropped.
 struct LwLockGuard(*mut pg_sys::LWLock);
@@ -93,7 +130,7 @@ impl LwLockGuard {
         // SAFETY: the array has a lock of this number, and a table is only made when it exists.
         let lock = unsafe { &raw mut (*LOCKS.load(Relaxed).add(number)).lock };
         // SAFETY: a valid lock, released by `drop`. Nothing that can fail is called in between.
-        unsafe { pg_sys::LWLockAcquire(lock, mode) };
+        unsafe { LWLockAcquire(lock, mode) };
         Self(lock)
     }
 }
@@ -101,7 +138,7 @@ impl LwLockGuard {
 impl Drop for LwLockGuard {
     fn drop(&mut self) {
         // SAFETY: acquired when this was made, and nothing has released it since.
-        unsafe { pg_sys::LWLockRelease(self.0) };
+        unsafe { LWLockRelease(self.0) };
     }
 }
 
@@ -119,22 +156,9 @@ impl Locks for LwLocks {
 }
 
 /// The table; `None` when the library was not preloaded.
-fn table() -> Option<Table<'static, LwLocks>> {
-    let block = BLOCK.load(Relaxed);
-    if block.is_null() {
-        return None;
-    }
-    // SAFETY: the block begins with the header, lives as long as the server, and everything in it is atomic.
-    let header = unsafe { &*block.cast::<Header>() };
-    let count = buckets_for(settings::max_workers());
-    // SAFETY: as above; the size was fixed when the server started, and so was the setting.
-    let buckets =
-        unsafe { std::slice::from_raw_parts(block.add(Buffer::buckets_offset()).cast::<AtomicU32>(), count) };
-    // SAFETY: as above, and the offset is aligned.
-    let slots = unsafe {
-        std::slice::from_raw_parts(block.add(Buffer::slots_offset()).cast::<Slot>(), settings::max_workers())
-    };
-    Some(Table::new(header, buckets, slots, LwLocks))
+fn table() -> Option<&'static Table<'static, LwLocks>> {
+    // SAFETY: null, or made when the server started and never freed.
+    unsafe { TABLE.load(Relaxed).as_ref() }
 }
 
 /// The key of a worker of the present database; `None` when its id is too long.
@@ -142,23 +166,24 @@ fn key(id: &str) -> Option<Key> {
     Key::new(pg::current_database().to_u32(), id)
 }
 
-fn hash(hostname: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hostname.hash(&mut hasher);
-    hasher.finish()
-}
-
 /// Takes a heartbeat of a worker of the present database and answers its incarnation; `None` when it has to be
 /// written to its row: the worker is not known here, names another host than before, or was given up.
 pub fn beat(id: &str, hostname: Option<&str>) -> Option<i64> {
     let table = table()?;
-    let now = pg::to_postgres(pg::now());
-    table.beat(&key(id)?, hostname.map(hash), now)
+    let hostname = hostname.map(|hostname| table.hash_hostname(hostname));
+    table.beat(&key(id)?, hostname, pg::clock())
 }
 
 /// When a worker of the present database last beat, as far as is known here.
 pub fn beat_at(id: &str) -> Option<DateTime<Utc>> {
     table()?.beat_at(&key(id)?).map(pg::from_postgres)
+}
+
+/// Has a worker of the present database whose last heartbeat is later than `limit` have beaten `now`.
+pub fn pull_back(id: &str, limit: DateTime<Utc>, now: DateTime<Utc>) {
+    if let Some((table, key)) = table().zip(key(id)) {
+        table.pull_back(&key, pg::to_postgres(limit), pg::to_postgres(now));
+    }
 }
 
 /// Makes an entry for a worker once the present transaction has committed. Its row is locked, and says that it
@@ -167,8 +192,8 @@ pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
     let Some(table) = table() else { return };
     let Some(key) = key(id) else { return table.refuse() };
     let mark = table.mark(&key);
-    let beat_at = pg::to_postgres(pg::now());
-    let hostname = hostname.map_or(0, hash);
+    let beat_at = pg::clock();
+    let hostname = hostname.map_or(0, |hostname| table.hash_hostname(hostname));
     scope::at_commit(move || table.add(&key, Entry { beat_at, incarnation, hostname }, mark));
 }
 
@@ -222,35 +247,15 @@ pub fn unwritten_databases() -> Vec<pg_sys::Oid> {
     databases.into_iter().map(pg_sys::Oid::from).collect()
 }
 
-/// A heartbeat that is not in its row yet.
-pub struct Unwritten {
-    key: Key,
-    beat_at: i64,
-}
-
-impl Unwritten {
-    /// The worker's id.
-    pub fn id(&self) -> String {
-        self.key.id()
-    }
-
-    /// When it beat.
-    pub fn beat_at(&self) -> DateTime<Utc> {
-        pg::from_postgres(self.beat_at)
-    }
-}
-
 /// The heartbeats of the present database that are not in their rows yet.
 pub fn unwritten() -> Vec<Unwritten> {
-    let Some(table) = table() else { return Vec::new() };
-    let heartbeats = table.unwritten(pg::current_database().to_u32());
-    heartbeats.into_iter().map(|(key, beat_at)| Unwritten { key, beat_at }).collect()
+    table().map(|table| table.unwritten(pg::current_database().to_u32())).unwrap_or_default()
 }
 
 /// How long workers of the present database who have beaten since then had been silent at a moment, in
 /// microseconds, for about as many of them as are asked for.
 pub fn silences(moment: DateTime<Utc>, wanted: usize) -> Vec<i64> {
-    let silences = |table: Table<'_, _>| {
+    let silences = |table: &Table<'_, LwLocks>| {
         table.silences(pg::current_database().to_u32(), pg::to_postgres(moment), wanted)
     };
     table().map(silences).unwrap_or_default()
@@ -264,9 +269,8 @@ pub fn entries() -> HashMap<pg_sys::Oid, u64> {
 
 /// Takes note that heartbeats are in their rows.
 pub fn written<'a>(heartbeats: impl IntoIterator<Item = &'a Unwritten>) {
-    let Some(table) = table() else { return };
-    for heartbeat in heartbeats {
-        table.written(&heartbeat.key, heartbeat.beat_at);
+    if let Some(table) = table() {
+        heartbeats.into_iter().for_each(|heartbeat| table.written(heartbeat));
     }
 }
 

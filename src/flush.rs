@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use crate::buffer::{self, Unwritten};
+use crate::buffer::{self, table::Unwritten};
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::jobs::is_locked;
 use crate::pg::{self, scope};
-use crate::workers::HeartbeatTable;
+use crate::workers::{Beats, HeartbeatTable};
 use crate::{counters, databases};
 
 /// Rows written in one transaction: few enough that a worker which must write its own row does not wait long,
@@ -60,7 +60,9 @@ fn flush_batch(batch: &[Unwritten]) -> Result<()> {
     };
     match written.left.is_empty() {
         true => buffer::written(batch),
-        false => buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.id()))),
+        false => {
+            buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.key.id())))
+        }
     }
     for id in &written.gone {
         buffer::remove(id);
@@ -82,10 +84,10 @@ struct Written {
 fn write(batch: &[Unwritten]) -> Result<Written> {
     let Some(installation) = Installation::find()? else { return Ok(Written::default()) };
     let table = HeartbeatTable::open(&installation)?;
-    let beats: Vec<_> = batch.iter().map(|heartbeat| (heartbeat.id(), heartbeat.beat_at())).collect();
+    let beats = Beats::new(batch);
     // Nobody has locked any of the rows, nearly always; finding that out first would cost as much as writing.
     match scope::subtransaction(|| table.write_all(&beats)) {
-        Ok(count) if count == beats.len() => return Ok(Written::default()),
+        Ok(count) if count == batch.len() => return Ok(Written::default()),
         Ok(_) => {}
         Err(error) if is_locked(&error) => {
             table.write_unlocked(&beats)?;

@@ -55,9 +55,20 @@ impl Installation {
         Ok(found.into_iter().next())
     }
 
-    /// Finds the extension for one of its own SQL functions.
+    /// Finds the extension for one of its own SQL functions, which do not touch objects of another version.
     pub fn of_caller() -> Result<Self> {
-        Self::find()?.ok_or(Error::NotInstalled)
+        match Self::find()? {
+            None => Err(Error::NotInstalled),
+            Some(installation) if installation.is_foreign() => {
+                Err(Error::ForeignVersion { version: installation.version })
+            }
+            Some(installation) => Ok(installation),
+        }
+    }
+
+    /// Whether the SQL objects are of another version than this library.
+    pub fn is_foreign(&self) -> bool {
+        self.version != VERSION
     }
 
     /// A statement with the extension's schema in the place of `@extschema@`, as in an extension's script.

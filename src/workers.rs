@@ -7,13 +7,13 @@ use std::cmp::min;
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
-use crate::buffer;
+use crate::buffer::{self, table::Unwritten};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{self, catalog, scope, sql};
+use crate::pg::{self, arrays, catalog, scope, sql};
 
 mod old;
 mod report;
@@ -167,7 +167,7 @@ impl HeartbeatTable {
 
     /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
     /// that are newer stay; ones from the future, which only a set clock can explain, do not. The number of rows.
-    pub fn write_all(&self, beats: &[(String, DateTime<Utc>)]) -> Result<usize> {
+    pub fn write_all(&self, beats: &Beats) -> Result<usize> {
         let statement = self.sql(&format!(
             "UPDATE @table@ h SET last_heartbeat_at = {at} \
              FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) \
@@ -175,11 +175,11 @@ impl HeartbeatTable {
             at = self.stored("b.at"),
             now = self.stored("pg_catalog.clock_timestamp()"),
         ));
-        scope::as_role_waiting(self.owner, &[self.oid], c"50ms", || sql::execute(&statement, &arrays(beats)))
+        scope::as_role_waiting(self.owner, &[self.oid], c"50ms", || sql::execute(&statement, &beats.arrays()))
     }
 
     /// Writes heartbeats to the rows that nobody has locked.
-    pub fn write_unlocked(&self, beats: &[(String, DateTime<Utc>)]) -> Result<usize> {
+    pub fn write_unlocked(&self, beats: &Beats) -> Result<usize> {
         let statement = self.sql(&format!(
             "WITH unlocked AS MATERIALIZED ( \
                  SELECT h.tableoid AS t, h.ctid AS c, b.at \
@@ -190,11 +190,11 @@ impl HeartbeatTable {
             at = self.stored("b.at"),
             written = self.stored("u.at"),
         ));
-        self.as_owner(|| sql::execute(&statement, &arrays(beats)))
+        self.as_owner(|| sql::execute(&statement, &beats.arrays()))
     }
 
     /// Of these heartbeats, the workers whose rows are older still, and those who have no row.
-    pub fn unwritten(&self, beats: &[(String, DateTime<Utc>)]) -> Result<(HashSet<String>, HashSet<String>)> {
+    pub fn unwritten(&self, beats: &Beats) -> Result<(HashSet<String>, HashSet<String>)> {
         let statement = self.sql(&format!(
             "SELECT b.id, h.worker_id IS NULL \
              FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) LEFT JOIN @table@ h ON h.worker_id = b.id \
@@ -203,7 +203,7 @@ impl HeartbeatTable {
         ));
         // As an update, to see what was committed meanwhile.
         let rows: Vec<(String, bool)> = self.as_owner(|| {
-            sql::update(&statement, &arrays(beats), |row| {
+            sql::update(&statement, &beats.arrays(), |row| {
                 Ok((row.required(1, "worker id")?, row.required(2, "absence")?))
             })
         })?;
@@ -238,6 +238,52 @@ impl HeartbeatTable {
         ));
         let arguments = [pg::timestamptz(cutoff).into(), except.to_vec().into()];
         self.as_owner(|| sql::select(&statement, &arguments, worker))
+    }
+
+    /// The workers last heard of before `cutoff`, those in `except` apart, and all whose last heartbeat is later than
+    /// `future`, in the order of their ids. Without a cutoff only the latter.
+    pub fn silent_or_future(
+        &self,
+        cutoff: Option<DateTime<Utc>>,
+        except: &[String],
+        future: DateTime<Utc>,
+    ) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) OR h.last_heartbeat_at > {} \
+             ORDER BY h.worker_id",
+            self.stored("$1::timestamptz"),
+            self.stored("$3::timestamptz"),
+        ));
+        let arguments =
+            [cutoff.and_then(pg::timestamptz).into(), except.to_vec().into(), pg::timestamptz(future).into()];
+        self.as_owner(|| sql::select(&statement, &arguments, worker))
+    }
+
+    /// How many workers have a row, those in `except` apart.
+    pub fn count(&self, except: &[String]) -> Result<usize> {
+        let statement = self.sql("SELECT pg_catalog.count(*) FROM @table@ h WHERE h.worker_id <> ALL ($1)");
+        let counts: Vec<i64> = self.as_owner(|| {
+            sql::select(&statement, &[except.to_vec().into()], |row| row.required(1, "count"))
+        })?;
+        Ok(counts.first().and_then(|count| usize::try_from(*count).ok()).unwrap_or(0))
+    }
+
+    /// Of these workers, has those whose rows are later than `future` have beaten `now`; rows that somebody has
+    /// locked stay.
+    pub fn pull_back(&self, ids: &[String], future: DateTime<Utc>, now: DateTime<Utc>) -> Result<()> {
+        let statement = self.sql(&format!(
+            "WITH unlocked AS MATERIALIZED ( \
+                 SELECT h.tableoid AS t, h.ctid AS c FROM @table@ h \
+                 WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at > {} \
+                 ORDER BY h.worker_id FOR NO KEY UPDATE SKIP LOCKED) \
+             UPDATE @table@ h SET last_heartbeat_at = {} FROM unlocked u WHERE h.ctid = u.c AND h.tableoid = u.t",
+            self.stored("$2::timestamptz"),
+            self.stored("$3::timestamptz"),
+        ));
+        let arguments = [ids.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
+        self.as_owner(|| sql::execute(&statement, &arguments))?;
+        Ok(())
     }
 
     /// Of these workers, locks and reads the ones last heard of before `cutoff` whose rows nobody has locked.
@@ -293,12 +339,26 @@ impl HeartbeatTable {
     }
 }
 
-/// Ids and times as the arrays that `unnest` takes.
-fn arrays(beats: &[(String, DateTime<Utc>)]) -> [DatumWithOid<'static>; 2] {
-    let ids: Vec<&str> = beats.iter().map(|(id, _)| id.as_str()).collect();
-    let times: Vec<Option<TimestampWithTimeZone>> =
-        beats.iter().map(|(_, at)| pg::timestamptz(*at)).collect();
-    [ids.into(), times.into()]
+/// Heartbeats that were kept in memory: ids and times, as `unnest` takes them.
+pub struct Beats {
+    ids: Vec<String>,
+    /// In Postgres' microseconds.
+    times: Vec<i64>,
+}
+
+impl Beats {
+    /// Reads the ids.
+    pub fn new(heartbeats: &[Unwritten]) -> Self {
+        Self {
+            ids: heartbeats.iter().map(|heartbeat| heartbeat.key.id()).collect(),
+            times: heartbeats.iter().map(|heartbeat| heartbeat.beat_at).collect(),
+        }
+    }
+
+    fn arrays(&self) -> [DatumWithOid<'static>; 2] {
+        let ids = self.ids.iter().map(String::as_str);
+        [arrays::texts(ids), arrays::timestamps(self.times.iter().copied())]
+    }
 }
 
 /// Reads the columns that `@columns@` stands for.

@@ -1,6 +1,6 @@
 //! The table of heartbeats as a data structure: plain Rust over a block of memory, no Postgres, no unsafe.
 //!
-//! Chained hashing over two arrays that never move: `buckets` holds the first slot of each chain, `slots` the
+//! Chained hashing over arrays that never move: `buckets` holds the first slot of each chain, `slots` the
 //! entries, and a slot that is not in use is on the free list. Everything is an atomic because several processes
 //! see it; what makes it consistent are the locks, one a partition of the buckets and one for the free list:
 //!
@@ -9,9 +9,12 @@
 //! - to look at all entries: no lock for what is only a hint, the partition's, shared, for the entry itself
 //!
 //! A slot number is stored plus one, so that memory of zeroes is an empty table.
+//!
+//! A heartbeat costs what it takes to fetch memory that no cache has: with many workers, each beats long after its
+//! entry was last looked at. So a slot is one cache line, with the beginning of the id in it; the rest of a long id
+//! is kept apart, in `tails`.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Bytes of a worker id that fit in an entry; longer ones are not kept here.
@@ -24,6 +27,9 @@ pub const PARTITIONS: usize = 128;
 const CLOSED: i64 = 0;
 
 const WORDS: usize = ID_LENGTH / 8;
+
+/// Words of an id that are in its slot: ids of fewer than 16 bytes are wholly there, and RGrid's have 15.
+const HEAD_WORDS: usize = 2;
 
 /// How a table is locked: by LWLocks in the server, by locks of the standard library in tests.
 pub trait Locks {
@@ -51,23 +57,43 @@ impl Key {
         let mut bytes = [0; ID_LENGTH];
         bytes.get_mut(..id.len())?.copy_from_slice(id.as_bytes());
         let mut words = [0; WORDS];
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_be_bytes(*chunk);
         }
         Some(Self { database, words })
     }
 
     /// The worker's id.
     pub fn id(&self) -> String {
-        let bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_be_bytes()).collect();
-        String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+        let mut bytes = [0; ID_LENGTH];
+        for (chunk, word) in bytes.as_chunks_mut().0.iter_mut().zip(self.words) {
+            *chunk = word.to_be_bytes();
+        }
+        let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(ID_LENGTH);
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 
-    fn hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        Hash::hash(self, &mut hasher);
-        hasher.finish()
+    /// The words that tell it from others: a word that ends with a zero is an id's last.
+    fn significant(&self) -> &[u64] {
+        let last = self.words.iter().position(|word| word & 0xff == 0);
+        &self.words[..last.map_or(WORDS, |last| last + 1)]
     }
+
+    /// Which entries share a chain must not be foreseen by whoever chooses the ids: hence the seed, also as the
+    /// factor that mixes the words.
+    fn hash(&self, seed: u64) -> u64 {
+        mixed(seed, self.significant().iter().copied(), u64::from(self.database))
+    }
+}
+
+/// A hash of words. The last round spreads what tells apart ids that are counted up.
+fn mixed(seed: u64, words: impl Iterator<Item = u64>, start: u64) -> u64 {
+    let mix = |hash: u64, word: u64| {
+        let product = u128::from(hash ^ word) * u128::from(seed | 1);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let hash = words.fold(seed.rotate_left(32) ^ start, mix);
+    mix(hash, hash >> 32)
 }
 
 /// What the first heartbeat of a worker leaves for the next ones.
@@ -81,9 +107,9 @@ pub struct Entry {
     pub hostname: u64,
 }
 
-/// An entry in shared memory; 112 bytes.
+/// An entry in shared memory, but for the rest of a long id: one cache line.
 #[derive(Default)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Slot {
     /// The key's hash, which tells the bucket. Changed with the partition locked exclusively, as all but `beat_at`
     /// and `written`.
@@ -92,8 +118,6 @@ pub struct Slot {
     database: AtomicU32,
     /// The next slot of the chain, or of the free list.
     next: AtomicU32,
-    /// The id, as in a [`Key`].
-    words: [AtomicU64; WORDS],
     /// The last heartbeat, in Postgres' microseconds. Stored with the partition locked in either mode.
     beat_at: AtomicI64,
     /// The value of `beat_at` that the worker's row has. Stored by the flush, with the partition locked shared.
@@ -102,11 +126,33 @@ pub struct Slot {
     incarnation: AtomicI64,
     /// A hash of the hostname.
     hostname: AtomicU64,
+    /// The first words of the id, as in a [`Key`].
+    words: [AtomicU64; HEAD_WORDS],
+}
+
+/// The other words of an entry's id. Locked like its slot.
+#[derive(Default)]
+#[repr(C)]
+pub struct Tail {
+    words: [AtomicU64; WORDS - HEAD_WORDS],
+}
+
+/// A heartbeat that is not in its row yet.
+#[derive(Clone, Debug)]
+pub struct Unwritten {
+    /// Whose it is.
+    pub key: Key,
+    /// When it came, in Postgres' microseconds.
+    pub beat_at: i64,
+    /// The slot that it was found in, plus one.
+    number: u32,
 }
 
 /// Counters and the free list.
 #[repr(C)]
 pub struct Header {
+    /// For the hashes; a random number, chosen before the table is used.
+    seed: AtomicU64,
     /// Slots that were ever used; those after it are free without being on the list. Free list's lock.
     high_water: AtomicU32,
     /// First slot of the free list. Free list's lock.
@@ -123,19 +169,36 @@ pub struct Table<'a, L> {
     header: &'a Header,
     buckets: &'a [AtomicU32],
     slots: &'a [Slot],
+    tails: &'a [Tail],
     locks: L,
 }
 
 impl<'a, L: Locks> Table<'a, L> {
-    /// Over memory that was all zeroes when the first of them was made. `buckets` is as long as a power of two.
-    pub fn new(header: &'a Header, buckets: &'a [AtomicU32], slots: &'a [Slot], locks: L) -> Self {
-        Self { header, buckets, slots, locks }
+    /// Over memory that was all zeroes, but for the header's seed, when the first of them was made. `buckets` is as
+    /// long as a power of two, and there are as many `tails` as `slots`.
+    pub fn new(
+        header: &'a Header,
+        buckets: &'a [AtomicU32],
+        slots: &'a [Slot],
+        tails: &'a [Tail],
+        locks: L,
+    ) -> Self {
+        Self { header, buckets, slots, tails, locks }
+    }
+
+    /// A hash of a hostname, to be compared with an entry's.
+    pub fn hash_hostname(&self, hostname: &str) -> u64 {
+        let (words, rest) = hostname.as_bytes().as_chunks();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let words = words.iter().chain([&last]).map(|word| u64::from_be_bytes(*word));
+        mixed(self.seed(), words, hostname.len() as u64)
     }
 
     /// Stores the time of a heartbeat and answers the worker's incarnation; `None` when there is no entry, or the
     /// hostname is another one: then the row has to be written.
     pub fn beat(&self, key: &Key, hostname: Option<u64>, now: i64) -> Option<i64> {
-        let hash = key.hash();
+        let hash = self.hash(key);
         let _locked = self.locks.shared(partition(hash));
         let slot = self.find(key, hash)?;
         if hostname.is_some_and(|hostname| hostname != slot.hostname.load(Relaxed)) {
@@ -151,15 +214,28 @@ impl<'a, L: Locks> Table<'a, L> {
 
     /// When a worker last beat, as far as is known here.
     pub fn beat_at(&self, key: &Key) -> Option<i64> {
-        let hash = key.hash();
+        let hash = self.hash(key);
         let _locked = self.locks.shared(partition(hash));
         self.find(key, hash).map(|slot| slot.beat_at.load(Relaxed))
+    }
+
+    /// Has a worker that beat after `limit`, by a clock that was set back since, have beaten `now`.
+    pub fn pull_back(&self, key: &Key, limit: i64, now: i64) {
+        let hash = self.hash(key);
+        let _locked = self.locks.shared(partition(hash));
+        if let Some(slot) = self.find(key, hash) {
+            let beat_at = slot.beat_at.load(Relaxed);
+            if beat_at > limit {
+                // A heartbeat that comes just now is as good.
+                let _ = slot.beat_at.compare_exchange(beat_at, now, Relaxed, Relaxed);
+            }
+        }
     }
 
     /// A mark of the moment. Whoever wants to [`add`](Self::add) an entry takes it while the worker's row is
     /// locked.
     pub fn mark(&self, key: &Key) -> u64 {
-        let partition = partition(key.hash());
+        let partition = partition(self.hash(key));
         let _locked = self.locks.shared(partition);
         self.header.removals[partition].load(Relaxed)
     }
@@ -167,7 +243,7 @@ impl<'a, L: Locks> Table<'a, L> {
     /// Adds an entry, or changes the one that is there, unless an entry of the partition was taken out since the
     /// mark: then the worker may have been declared dead. Not adding is never wrong.
     pub fn add(&self, key: &Key, entry: Entry, mark: u64) {
-        let hash = key.hash();
+        let hash = self.hash(key);
         let partition = partition(hash);
         let _locked = self.locks.exclusive(partition);
         if self.header.removals[partition].load(Relaxed) != mark {
@@ -190,7 +266,7 @@ impl<'a, L: Locks> Table<'a, L> {
     /// Has the worker's next heartbeats go to its row, and keeps what is known of the last one: the transaction that
     /// asks for this may be rolled back.
     pub fn close(&self, key: &Key) {
-        let hash = key.hash();
+        let hash = self.hash(key);
         let partition = partition(hash);
         let _locked = self.locks.exclusive(partition);
         if let Some(slot) = self.find(key, hash) {
@@ -210,7 +286,7 @@ impl<'a, L: Locks> Table<'a, L> {
     }
 
     fn remove_if(&self, key: &Key, condition: impl FnOnce(i64) -> bool) -> bool {
-        let hash = key.hash();
+        let hash = self.hash(key);
         let partition = partition(hash);
         let _locked = self.locks.exclusive(partition);
         if let Some(slot) = self.find(key, hash) {
@@ -263,17 +339,19 @@ impl<'a, L: Locks> Table<'a, L> {
         databases
     }
 
-    /// The heartbeats of a database that are not in their rows yet: worker and time.
-    pub fn unwritten(&self, database: u32) -> Vec<(Key, i64)> {
-        let is_hinted = |slot: &&Slot| slot.database.load(Relaxed) == database && slot.is_unwritten();
-        self.used()
-            .filter(is_hinted)
-            .filter_map(|slot| {
+    /// The heartbeats of a database that are not in their rows yet.
+    pub fn unwritten(&self, database: u32) -> Vec<Unwritten> {
+        let is_hinted = |slot: &Slot| slot.database.load(Relaxed) == database && slot.is_unwritten();
+        (1..)
+            .zip(self.used())
+            .filter(|(_, slot)| is_hinted(slot))
+            .filter_map(|(number, slot)| {
                 let hash = slot.hash.load(Relaxed);
                 let _locked = self.locks.shared(partition(hash));
                 // Another worker's by now: it may be of another partition, where this lock means nothing.
                 let is_same = slot.hash.load(Relaxed) == hash && slot.database.load(Relaxed) == database;
-                is_same.then(|| (slot.key(), slot.beat_at.load(Relaxed)))
+                let key = is_same.then(|| self.key(number)).flatten()?;
+                Some(Unwritten { key, beat_at: slot.beat_at.load(Relaxed), number })
             })
             .collect()
     }
@@ -303,11 +381,14 @@ impl<'a, L: Locks> Table<'a, L> {
     }
 
     /// Takes note that a heartbeat is in the worker's row.
-    pub fn written(&self, key: &Key, beat_at: i64) {
-        let hash = key.hash();
+    pub fn written(&self, heartbeat: &Unwritten) {
+        let Unwritten { key, beat_at, number } = heartbeat;
+        let hash = self.hash(key);
         let _locked = self.locks.shared(partition(hash));
-        if let Some(slot) = self.find(key, hash) {
-            slot.written.store(beat_at, Relaxed);
+        // Where it was found, unless the worker was taken out meanwhile.
+        let slot = self.slot(*number).filter(|slot| self.is(slot, *number, key, hash));
+        if let Some(slot) = slot.or_else(|| self.find(key, hash)) {
+            slot.written.store(*beat_at, Relaxed);
         }
     }
 
@@ -327,11 +408,19 @@ impl<'a, L: Locks> Table<'a, L> {
         self.slots[..high_water.min(self.slots.len())].iter()
     }
 
+    fn seed(&self) -> u64 {
+        self.header.seed.load(Relaxed)
+    }
+
+    fn hash(&self, key: &Key) -> u64 {
+        key.hash(self.seed())
+    }
+
     /// The entry of a key. Partition locked.
     fn find(&self, key: &Key, hash: u64) -> Option<&'a Slot> {
         let mut next = self.bucket(hash).load(Relaxed);
         while let Some(slot) = self.slot(next) {
-            if slot.hash.load(Relaxed) == hash && slot.key() == *key {
+            if self.is(slot, next, key, hash) {
                 return Some(slot);
             }
             next = slot.next.load(Relaxed);
@@ -344,7 +433,7 @@ impl<'a, L: Locks> Table<'a, L> {
         let number = self.pop_free()?;
         let slot = self.slot(number)?;
         slot.hash.store(hash, Relaxed);
-        for (stored, word) in slot.words.iter().zip(key.words) {
+        for (stored, word) in slot.words.iter().chain(&self.tail(number)?.words).zip(key.words) {
             stored.store(word, Relaxed);
         }
         slot.database.store(key.database, Relaxed);
@@ -394,18 +483,45 @@ impl<'a, L: Locks> Table<'a, L> {
     fn slot(&self, number: u32) -> Option<&'a Slot> {
         self.slots.get(index(number).checked_sub(1)?)
     }
+
+    /// The rest of the id in that slot.
+    fn tail(&self, number: u32) -> Option<&'a Tail> {
+        self.tails.get(index(number).checked_sub(1)?)
+    }
+
+    /// Whether a slot has this key; looks at no more of it than tells. Partition locked.
+    fn is(&self, slot: &Slot, number: u32, key: &Key, hash: u64) -> bool {
+        let same = |(stored, word): (&AtomicU64, &u64)| stored.load(Relaxed) == *word;
+        let words = key.significant();
+        slot.hash.load(Relaxed) == hash
+            && slot.database.load(Relaxed) == key.database
+            && slot.words.iter().zip(words).all(same)
+            && words.get(HEAD_WORDS..).is_none_or(|words| {
+                self.tail(number).is_some_and(|tail| tail.words.iter().zip(words).all(same))
+            })
+    }
+
+    /// The key of a slot. Partition locked.
+    fn key(&self, number: u32) -> Option<Key> {
+        let (slot, tail) = self.slot(number).zip(self.tail(number))?;
+        let mut words = [0; WORDS];
+        for (word, stored) in words.iter_mut().zip(slot.words.iter().chain(&tail.words)) {
+            *word = stored.load(Relaxed);
+        }
+        Some(Key { database: slot.database.load(Relaxed), words })
+    }
+}
+
+impl Header {
+    /// Chooses the seed of the hashes. Once, while nobody uses the table.
+    pub fn sow(&self, seed: u64) {
+        self.seed.store(seed, Relaxed);
+    }
 }
 
 impl Slot {
     fn is_unwritten(&self) -> bool {
         self.beat_at.load(Relaxed) != self.written.load(Relaxed)
-    }
-
-    fn key(&self) -> Key {
-        Key {
-            database: self.database.load(Relaxed),
-            words: std::array::from_fn(|word| self.words[word].load(Relaxed)),
-        }
     }
 }
 

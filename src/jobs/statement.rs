@@ -53,10 +53,12 @@ impl<'a> Statements<'a> {
             );
         }
         let skip = if locked == Locked::Skip { " SKIP LOCKED" } else { "" };
+        // Another server is asked for the rows again, and locks what it is asked for.
+        let again = if self.table.is_foreign() { format!("{jobs} AND ") } else { String::new() };
         format!(
             "WITH mine AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c, {worker} AS worker \
                  FROM {target} WHERE {jobs} FOR UPDATE OF j{skip}) \
-             UPDATE {target} SET {assignments} FROM mine WHERE j.ctid = mine.c AND j.tableoid = mine.t \
+             UPDATE {target} SET {assignments} FROM mine WHERE {again}j.ctid = mine.c AND j.tableoid = mine.t \
              RETURNING mine.worker, {requeued}, {key}",
             worker = self.worker(),
             requeued = self.is_requeued(),

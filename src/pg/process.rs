@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 
+use super::version;
+
 /// The library's name in `shared_preload_libraries`, from which workers are started.
 const LIBRARY: &str = "rgrid_heartbeat";
 
@@ -168,15 +170,10 @@ pub fn exists(pid: i32) -> bool {
 /// SIGTERM ends the worker at its next check for interrupts, also in the middle of a statement; SIGHUP is
 /// remembered for [`reload_requested`]. SIGINT stays as it is: timeouts arrive through it.
 pub fn accept_signals() {
-    #[cfg(not(feature = "pg18"))]
-    use pg_sys::pqsignal;
-    #[cfg(feature = "pg18")]
-    use pg_sys::pqsignal_be as pqsignal;
-
     // SAFETY: a handler of Postgres' own, made for this.
-    unsafe { pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
+    unsafe { version::handle_signal(pg_sys::SIGTERM, die) };
     // SAFETY: as above.
-    unsafe { pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload)) };
+    unsafe { version::handle_signal(pg_sys::SIGHUP, SignalHandlerForConfigReload) };
     // SAFETY: the handlers are in place.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }
@@ -207,8 +204,6 @@ pub fn is_sweeper() -> bool {
 
 /// Frees a worker of settings that postgresql.conf or ALTER DATABASE make for people, as autovacuum does.
 pub fn reset_session_settings() {
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    set_for_worker(c"transaction_timeout", c"0");
     let settings = [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_read_only", c"off"),
@@ -220,7 +215,7 @@ pub fn reset_session_settings() {
         // Worker slots are for others.
         (c"max_parallel_workers_per_gather", c"0"),
     ];
-    for (name, value) in settings {
+    for (name, value) in settings.iter().chain(version::WORKER_SETTINGS) {
         set_for_worker(name, value);
     }
 }
@@ -259,12 +254,14 @@ fn set_synchronous_commit(value: *const std::ffi::c_char) {
 }
 
 /// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process.
-pub fn wait(timeout: Duration) {
+///
+/// `event` says why, for `pg_stat_activity`: see [`version::wait_event`].
+pub fn wait(timeout: Duration, event: u32) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // Rounded up, or the last part of a millisecond would be spent awake.
     let milliseconds = timeout.as_micros().div_ceil(1_000).try_into().unwrap_or(i64::from(i32::MAX));
     // SAFETY: this process's own latch.
-    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, event) };
     // SAFETY: as above; before the work is looked for, so that no wake-up is lost.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     super::check_for_interrupts();

@@ -10,6 +10,7 @@ struct Memory {
     header: Header,
     buckets: Vec<AtomicU32>,
     slots: Vec<Slot>,
+    tails: Vec<Tail>,
     locks: Vec<RwLock<()>>,
 }
 
@@ -38,6 +39,7 @@ impl Memory {
     fn new(slots: usize) -> Self {
         Self {
             header: Header {
+                seed: AtomicU64::new(0x0123_4567_89ab_cdef),
                 high_water: AtomicU32::new(0),
                 free: AtomicU32::new(0),
                 removals: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -45,12 +47,13 @@ impl Memory {
             },
             buckets: (0..buckets_for(slots)).map(|_| AtomicU32::new(0)).collect(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
+            tails: (0..slots).map(|_| Tail::default()).collect(),
             locks: (0..=PARTITIONS).map(|_| RwLock::new(())).collect(),
         }
     }
 
     fn table(&self) -> Table<'_, StdLocks<'_>> {
-        Table::new(&self.header, &self.buckets, &self.slots, StdLocks(&self.locks))
+        Table::new(&self.header, &self.buckets, &self.slots, &self.tails, StdLocks(&self.locks))
     }
 }
 
@@ -64,14 +67,18 @@ fn entry(beat_at: i64) -> Entry {
     Entry { beat_at, incarnation: 1, hostname: HOST }
 }
 
+fn unwritten(table: &Table<'_, StdLocks<'_>>, database: u32) -> Vec<(Key, i64)> {
+    table.unwritten(database).into_iter().map(|heartbeat| (heartbeat.key, heartbeat.beat_at)).collect()
+}
+
 fn add(table: &Table<'_, StdLocks<'_>>, key: &Key, beat_at: i64) {
     table.add(key, entry(beat_at), table.mark(key));
 }
 
 #[test]
 fn an_entry_takes_less_than_250_bytes_with_its_bucket() {
-    assert_eq!(size_of::<Slot>(), 112);
-    assert!(size_of::<Slot>() + 2 * size_of::<AtomicU32>() <= 250);
+    assert_eq!((size_of::<Slot>(), size_of::<Tail>()), (64, 48));
+    assert!(size_of::<Slot>() + size_of::<Tail>() + 2 * size_of::<AtomicU32>() <= 250);
 }
 
 #[test]
@@ -92,6 +99,20 @@ fn a_known_worker_is_heard_and_answered_its_incarnation() {
 }
 
 #[test]
+fn a_heartbeat_from_the_future_is_pulled_back_and_others_are_not() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    add(&table, &key("early"), 900);
+    add(&table, &key("late"), 5);
+    for worker in ["early", "late", "unknown"] {
+        table.pull_back(&key(worker), 100, 99);
+    }
+    assert_eq!(table.beat_at(&key("early")), Some(99));
+    assert_eq!(table.beat_at(&key("late")), Some(5));
+    assert!(table.remove_silent(&key("early"), 100), "it can be given up");
+}
+
+#[test]
 fn another_hostname_goes_to_the_row() {
     let memory = Memory::new(10);
     add(&memory.table(), &key("a"), 5);
@@ -105,6 +126,71 @@ fn ids_of_64_bytes_fit_and_longer_ones_do_not() {
     assert_eq!(Key::new(1, &longest).unwrap().id(), longest);
     assert!(Key::new(1, &format!("{longest}x")).is_none());
     assert_eq!(key("a").id(), "a");
+}
+
+#[test]
+fn ids_that_begin_alike_are_told_apart_wherever_they_end() {
+    let memory = Memory::new(200);
+    let table = memory.table();
+    let ids: Vec<String> = (1..=ID_LENGTH).map(|length| "x".repeat(length)).collect();
+    for (id, beat_at) in ids.iter().zip(1..) {
+        add(&table, &key(id), beat_at);
+        // Whatever was in the tail of this slot before.
+        table.remove(&key(id));
+        add(&table, &key(&id.replace('x', "y")), 0);
+        add(&table, &key(id), beat_at);
+    }
+    for (id, beat_at) in ids.iter().zip(1..) {
+        assert_eq!((key(id).id(), table.beat_at(&key(id))), (id.clone(), Some(beat_at)));
+    }
+}
+
+#[test]
+fn an_id_is_found_among_others_with_the_same_hash() {
+    let memory = Memory::new(100);
+    // The hash of this seed mixes nothing: the words' order makes no difference to it.
+    memory.header.sow(1);
+    let table = memory.table();
+    let ids = ["01234567abcdefgh", "abcdefgh01234567"].map(|id| format!("{id}{id}"));
+    assert_eq!(table.hash(&key(&ids[0])), table.hash(&key(&ids[1])));
+    add(&table, &key(&ids[0]), 5);
+    assert_eq!(table.beat_at(&key(&ids[1])), None);
+    add(&table, &key(&ids[1]), 6);
+    assert_eq!(ids.map(|id| table.beat_at(&key(&id))), [Some(5), Some(6)]);
+}
+
+#[test]
+fn chains_are_short_whatever_ids_look_like() {
+    let memory = Memory::new(4_096);
+    let table = memory.table();
+    let shapes: [fn(usize) -> String; 4] = [
+        |n| format!("{}", 100_000_000_000_000 + n),
+        |n| format!("worker-{n:08x}"),
+        |n| format!("{n:08x}-some-name-that-is-the-same-in-every-id-of-this-fleet"),
+        |n| "abcdefgh".repeat(n % 8) + &n.to_string(),
+    ];
+    for shape in shapes {
+        let mut buckets = vec![0; 4_096];
+        (0..4_096).for_each(|n| buckets[table.hash(&key(&shape(n))) as usize % 4_096] += 1);
+        // By chance alone, 7 or 8 are the most.
+        assert!(buckets.iter().max() < Some(&12), "{}", shape(0));
+    }
+}
+
+#[test]
+fn a_flush_notes_nothing_for_whoever_has_the_slot_now() {
+    let memory = Memory::new(2);
+    let table = memory.table();
+    add(&table, &key("a"), 5);
+    table.beat(&key("a"), None, 6);
+    let flushed = table.unwritten(1);
+    table.remove(&key("a"));
+    add(&table, &key("b"), 1);
+    add(&table, &key("a"), 2);
+    table.beat(&key("a"), None, 6);
+    table.beat(&key("b"), None, 6);
+    flushed.iter().for_each(|heartbeat| table.written(heartbeat));
+    assert_eq!(unwritten(&table, 1), [(key("b"), 6)]);
 }
 
 #[test]
@@ -126,10 +212,10 @@ fn what_a_first_heartbeat_wrote_needs_no_flush_and_what_came_later_does() {
     assert!(table.unwritten(1).is_empty());
     assert!(table.unwritten_databases().is_empty());
     table.beat(&key("a"), None, 6);
-    assert_eq!(table.unwritten(1), [(key("a"), 6)]);
+    assert_eq!(unwritten(&table, 1), [(key("a"), 6)]);
     assert_eq!(table.unwritten_databases(), [1]);
     assert!(table.unwritten(2).is_empty());
-    table.written(&key("a"), 6);
+    table.unwritten(1).iter().for_each(|heartbeat| table.written(heartbeat));
     assert!(table.unwritten(1).is_empty());
 }
 
@@ -141,10 +227,8 @@ fn a_heartbeat_during_a_flush_is_flushed_by_the_next_one() {
     table.beat(&key("a"), None, 6);
     let flushed = table.unwritten(1);
     table.beat(&key("a"), None, 7);
-    for (key, beat_at) in flushed {
-        table.written(&key, beat_at);
-    }
-    assert_eq!(table.unwritten(1), [(key("a"), 7)]);
+    flushed.iter().for_each(|heartbeat| table.written(heartbeat));
+    assert_eq!(unwritten(&table, 1), [(key("a"), 7)]);
 }
 
 #[test]
@@ -168,7 +252,7 @@ fn a_closed_entry_sends_heartbeats_to_the_row_and_remembers_the_last_one() {
     let before = table.mark(&key("a"));
     table.close(&key("a"));
     assert_eq!((table.beat(&key("a"), None, 7), table.beat_at(&key("a"))), (None, Some(6)));
-    assert_eq!(table.unwritten(1), [(key("a"), 6)]);
+    assert_eq!(unwritten(&table, 1), [(key("a"), 6)]);
     table.add(&key("a"), entry(8), before);
     assert_eq!(table.beat(&key("a"), None, 9), None);
     add(&table, &key("a"), 8);
@@ -194,7 +278,7 @@ fn a_heartbeat_is_not_taken_back_by_an_older_transaction_that_commits_after_it()
     table.beat(&key("a"), None, 9);
     table.add(&key("a"), entry(7), mark);
     assert_eq!(table.beat_at(&key("a")), Some(9));
-    assert_eq!(table.unwritten(1), [(key("a"), 9)]);
+    assert_eq!(unwritten(&table, 1), [(key("a"), 9)]);
 }
 
 #[test]
@@ -336,7 +420,7 @@ fn no_heartbeat_is_lost_when_many_threads_beat_come_and_go() {
         }
     });
     let table = memory.table();
-    let found: Vec<Key> = table.unwritten(1).into_iter().map(|(key, _)| key).collect();
+    let found: Vec<Key> = unwritten(&table, 1).into_iter().map(|(key, _)| key).collect();
     assert_eq!(found.iter().collect::<HashSet<_>>().len(), found.len());
     table.retain(|_| false);
     assert!(table.unwritten_databases().is_empty());

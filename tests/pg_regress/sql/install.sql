@@ -4,7 +4,8 @@ CREATE EXTENSION rgrid_heartbeat;
 -- Every object has a comment.
 SELECT pg_describe_object(d.classid, d.objid, 0) AS without_comment
 FROM pg_depend d JOIN pg_extension x ON d.refobjid = x.oid AND d.refclassid = 'pg_extension'::regclass
-WHERE x.extname = 'rgrid_heartbeat' AND d.deptype = 'e' AND obj_description(d.objid, d.classid::regclass::text) IS NULL;
+WHERE x.extname = 'rgrid_heartbeat' AND d.deptype = 'e' AND d.classid <> 'pg_type'::regclass -- since 18 those of tables
+  AND obj_description(d.objid, d.classid::regclass::text) IS NULL;
 SELECT c.relname, a.attname AS without_comment
 FROM pg_depend d JOIN pg_extension x ON d.refobjid = x.oid AND d.refclassid = 'pg_extension'::regclass
 JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
