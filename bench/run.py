@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks import daemon_race, detection, flush, heartbeat, million, settling, standby, sweep
+from benchmarks import daemon_race, detection, fence, flush, heartbeat, million, settling, standby, sweep
 from harness.report import Report
 from harness.server import ServerProblem, Servers
 
@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "heartbeat": ("A heartbeat costs hardly more than a call that does nothing", heartbeat.measure),
     "standby": ("Heartbeats go on while a synchronous standby is away", standby.measure),
     "detection": ("A dead worker is found one sweep after the threshold, and never before it", detection.measure),
+    "fence": ("A fence costs jobs that nobody gave up next to nothing", fence.measure),
     "flush": ("Heartbeats are written to the table as fast as PostgreSQL updates rows", flush.measure),
     "settling": ("Jobs are settled with their owner's rights for little more than the UPDATE", settling.measure),
     "daemon": ("A sweep leaves a daemon that settles worker by worker far behind", daemon_race.measure),

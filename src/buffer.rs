@@ -179,6 +179,13 @@ pub fn beat_at(id: &str) -> Option<DateTime<Utc>> {
     table()?.beat_at(&key(id)?).map(pg::from_postgres)
 }
 
+/// Has a worker of the present database whose last heartbeat is later than `limit` have beaten `now`.
+pub fn pull_back(id: &str, limit: DateTime<Utc>, now: DateTime<Utc>) {
+    if let Some((table, key)) = table().zip(key(id)) {
+        table.pull_back(&key, pg::to_postgres(limit), pg::to_postgres(now));
+    }
+}
+
 /// Makes an entry for a worker once the present transaction has committed. Its row is locked, and says that it
 /// is alive.
 pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
@@ -248,7 +255,7 @@ pub fn unwritten() -> Vec<Unwritten> {
 /// How long workers of the present database who have beaten since then had been silent at a moment, in
 /// microseconds, for about as many of them as are asked for.
 pub fn silences(moment: DateTime<Utc>, wanted: usize) -> Vec<i64> {
-    let silences = |table: Table<'_, _>| {
+    let silences = |table: &Table<'_, LwLocks>| {
         table.silences(pg::current_database().to_u32(), pg::to_postgres(moment), wanted)
     };
     table().map(silences).unwrap_or_default()

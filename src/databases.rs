@@ -5,21 +5,28 @@
 //! A crash of the server empties it, and the launcher fills it again.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use pgrx::lwlock::PgLwLock;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
-use pgrx::{pg_guard, pg_sys};
 
 use crate::counters::Counters;
 use crate::gaps::Histogram;
-use crate::liveness::Presence;
+use crate::liveness::{self, Hold, Moment, Presence};
 use crate::pg::{self, process::Latch};
+use crate::settings;
 
 /// Databases that fit. A cluster with more is swept all the same for the ones that fit.
 const CAPACITY: usize = 1_024;
 
 /// Bytes of the last problem's text that are kept, to tell whether it is news, and for those who ask.
 const PROBLEM_LENGTH: usize = 256;
+
+/// In Postgres' microseconds.
+const HOUR: u64 = 3_600_000_000;
 
 /// What is known of one database.
 #[derive(Clone, Copy)]
@@ -46,6 +53,14 @@ pub struct State {
     looked: i64,
     pruned: i64,
     /// The last problem, when it was met, and whether the last round still had it.
+    /// Silent workers that are held back because they are so many; `None` while there are none.
+    pub hold: Option<Hold>,
+    /// Workers whose heartbeats were from the future, each time that they were.
+    pub from_the_future: u64,
+    /// When there last were any, in Postgres' microseconds; 0 for never.
+    pub from_the_future_at: i64,
+    /// Running jobs of dead workers that the last sweep left alone because others had locked them.
+    pub locked_jobs: u64,
     problem: Text,
     problem_at: i64,
     has_problem: bool,
@@ -97,6 +112,10 @@ impl State {
             sweep_finished: 0,
             looked: 0,
             pruned: 0,
+            hold: None,
+            from_the_future: 0,
+            from_the_future_at: 0,
+            locked_jobs: 0,
             problem: Text::EMPTY,
             problem_at: 0,
             has_problem: false,
@@ -159,6 +178,10 @@ struct Shared {
     launcher_started: i64,
     /// The launcher could not start the last sweeper that it wanted to.
     out_of_slots: bool,
+    /// What the clocks said when somebody last looked at both; `None` until the first look.
+    clocks: Option<Moment>,
+    /// When the launcher wants to be awake again, by the monotonic clock; `None` while it is.
+    launcher_wakes_at: Option<Duration>,
     used: usize,
     states: [State; CAPACITY],
 }
@@ -174,6 +197,8 @@ impl Default for Shared {
             launcher_pid: 0,
             launcher_started: 0,
             out_of_slots: false,
+            clocks: None,
+            launcher_wakes_at: None,
             used: 0,
             states: [unused; CAPACITY],
         }
@@ -193,6 +218,36 @@ impl Shared {
         }
         self.find(oid)
     }
+
+    /// What has happened, by these clocks, since somebody last looked at them; each thing is told once.
+    fn interruption(&mut self, now: Moment, threshold: Duration) -> Option<Interruption> {
+        let earlier = self.clocks.replace(now);
+        if earlier.is_some_and(|earlier| liveness::clock_stepped(earlier, now)) {
+            return Some(Interruption::ClockStepped);
+        }
+        let wakes_at = self.launcher_wakes_at?;
+        if liveness::was_frozen(wakes_at, now.monotonic, threshold) {
+            self.launcher_wakes_at = None;
+            return Some(Interruption::Frozen);
+        }
+        None
+    }
+
+    fn observe_from(&mut self, now: DateTime<Utc>) {
+        let used = self.used;
+        for state in &mut self.states[..used] {
+            state.observing_since = pg::to_postgres(now);
+            state.hold = None;
+        }
+    }
+}
+
+/// Why workers may not have been heard, or not at the times that are known of them.
+enum Interruption {
+    /// The wall clock was set, or the machine slept.
+    ClockStepped,
+    /// All processes stood still, and the clocks went on.
+    Frozen,
 }
 
 // SAFETY: the name is this extension's own.
@@ -371,11 +426,63 @@ pub fn installed(now: DateTime<Utc>) {
 
 /// Starts observation anew in all databases.
 pub fn observe_all_from(now: DateTime<Utc>) {
-    let mut shared = DATABASES.exclusive();
-    let used = shared.used;
-    for state in &mut shared.states[..used] {
-        state.observing_since = pg::to_postgres(now);
+    DATABASES.exclusive().observe_from(now);
+}
+
+/// Reads both clocks. If the wall clock was stepped since somebody last did, or all processes stood still, observation
+/// starts anew in all databases: by the launcher in each round and before each judgement, so that nobody judges by a
+/// clock that was stepped a moment ago.
+pub fn watch_clocks() -> Moment {
+    let now = Moment { wall: pg::now(), monotonic: pg::monotonic() };
+    if !is_preloaded() {
+        return now;
     }
+    let threshold = settings::stale_threshold();
+    let interruption = {
+        let mut shared = DATABASES.exclusive();
+        let interruption = shared.interruption(now, threshold);
+        if interruption.is_some() {
+            shared.observe_from(now.wall);
+        }
+        interruption
+    };
+    if let Some(interruption) = interruption {
+        log_interruption(&interruption);
+    }
+    now
+}
+
+/// To the server's log alone: the caller of `rgrid_sweep()` may be the first to notice.
+fn log_interruption(interruption: &Interruption) {
+    let line = match interruption {
+        Interruption::ClockStepped => "the system clock was stepped or the machine was suspended",
+        Interruption::Frozen => "the server stood still",
+    };
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!("{line}: silence counts from now on"),
+        "rgrid_heartbeat",
+    )
+    .report(PgLogLevel::LOG_SERVER_ONLY);
+}
+
+/// Takes note of workers of the present database whose heartbeats were from the future; whether that is news: a clock
+/// that is wrong stays wrong, and is talked of once an hour at most.
+pub fn note_future(workers: usize, now: DateTime<Utc>) -> bool {
+    if !is_preloaded() {
+        return true;
+    }
+    let now = pg::to_postgres(now);
+    let earlier = change(pg::current_database(), |state| {
+        state.from_the_future += workers as u64;
+        std::mem::replace(&mut state.from_the_future_at, now)
+    });
+    earlier.is_none_or(|earlier| earlier == 0 || now.abs_diff(earlier) > HOUR)
+}
+
+/// The launcher says when it wants to be awake again; `None` when it is.
+pub fn launcher_wakes_at(at: Option<Duration>) {
+    DATABASES.exclusive().launcher_wakes_at = at;
 }
 
 /// Asks the launcher to look at the present database as soon as it can, unless it is known to have the extension:

@@ -12,6 +12,9 @@ use pgrx::spi::SpiError;
 
 use crate::installation::VERSION;
 
+/// A year, more or less.
+const FAR_AHEAD: Duration = Duration::from_secs(366 * 24 * 3_600);
+
 /// What the crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -142,6 +145,29 @@ pub enum Error {
         /// The other relation.
         table: String,
     },
+    /// Workers have beaten later than the server's clock says.
+    FutureHeartbeats {
+        /// How many.
+        workers: usize,
+        /// The id of one of them.
+        example: String,
+        /// How far its heartbeat is ahead.
+        ahead: Duration,
+    },
+    /// So many workers are silent that they are held back.
+    MassDeath {
+        /// How many are.
+        silent: usize,
+        /// Of how many.
+        living: usize,
+        /// How long they are held back.
+        at_most: Duration,
+    },
+    /// A job that a sweep settled is to get a result after all.
+    GivenUp {
+        /// The job's table.
+        table: String,
+    },
     /// A rule or a trigger kept a row from being written.
     NotWritten {
         /// The table.
@@ -188,6 +214,11 @@ impl Error {
             || code == PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
     }
 
+    /// Says it as a warning.
+    pub fn warn(self) {
+        ErrorReport::from(self).report(PgLogLevel::WARNING);
+    }
+
     fn code(&self) -> PgSqlErrorCode {
         match self {
             Self::NullArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -215,6 +246,8 @@ impl Error {
             Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Replaced { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::FutureHeartbeats { .. } | Self::MassDeath { .. } => PgSqlErrorCode::ERRCODE_WARNING,
+            Self::GivenUp { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NotWritten { .. } => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::Caught(caught) => caught.code,
             Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
@@ -264,6 +297,13 @@ impl Error {
             }
             Self::Unsettled { problems } => problems.clone(),
             Self::Replaced { table } => format!("relation \"{table}\" is not the one that was expected"),
+            Self::FutureHeartbeats { workers, .. } => {
+                format!("heartbeats from the future were taken as of now: {workers}")
+            }
+            Self::MassDeath { silent, living, .. } => {
+                format!("{silent} of {living} living workers fell silent and are held back")
+            }
+            Self::GivenUp { .. } => "job was given up because its worker was declared dead".into(),
             Self::NotWritten { table } => {
                 format!("a rule or trigger of table \"{table}\" suppressed the write")
             }
@@ -281,6 +321,21 @@ impl Error {
             Self::Replaced { .. } => {
                 Some("A schema or table was renamed while the extension was using it.".into())
             }
+            Self::FutureHeartbeats { example, ahead, .. } => {
+                // Of the end of time no number of seconds tells anything.
+                let far = match *ahead < FAR_AHEAD {
+                    true => format!("{:.1} s", ahead.as_secs_f64()),
+                    false => "more than a year".into(),
+                };
+                Some(format!("That of worker \"{example}\" was {far} ahead of the server's clock."))
+            }
+            Self::MassDeath { at_most, .. } => {
+                let seconds = at_most.as_secs_f64();
+                Some(format!("Those who are still silent after {seconds:.1} s are declared dead."))
+            }
+            Self::GivenUp { table } => Some(format!(
+                "In table \"{table}\" it can only be claimed afresh or given back to the queue."
+            )),
             Self::JobsLocked { .. } => Some(
                 "The worker was given up, and jobs of its earlier incarnation are locked by another session."
                     .into(),
@@ -305,6 +360,19 @@ impl Error {
             ),
             Self::JobsLocked { .. } => Some(
                 "Try again; the session that holds the locks can be found with pg_blocking_pids().".into(),
+            ),
+            Self::FutureHeartbeats { .. } => Some(
+                "Set the clocks of the workers' hosts, or let the workers call rgrid_heartbeat(), which goes by the \
+                 server's clock."
+                    .into(),
+            ),
+            Self::MassDeath { .. } => Some(
+                "Look at the network between workers and server. If the workers are really gone, call \
+                 rgrid_sweep(force => true)."
+                    .into(),
+            ),
+            Self::GivenUp { .. } => Some(
+                "Drop the result: rgrid_heartbeat() answers the worker another incarnation than before.".into(),
             ),
             Self::ForeignVersion { .. } => Some(
                 "Run ALTER EXTENSION rgrid_heartbeat UPDATE, or restart the server with the new library."

@@ -212,6 +212,23 @@ pub fn add_jobs(installation: &Installation, worker: &str, failed: i64, requeued
     Ok(())
 }
 
+/// Has those of these dead workers that beat after `future`, by a clock that was set back since, have beaten `now`:
+/// their next heartbeat would seem older than their last otherwise.
+pub fn pull_back(
+    installation: &Installation,
+    workers: &[String],
+    future: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_worker_deaths d SET last_heartbeat_at = $3 \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL AND d.last_heartbeat_at > $2",
+    );
+    let arguments = [workers.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
+    installation.as_owner(|| sql::execute(&statement, &arguments))?;
+    Ok(())
+}
+
 /// Writes down that dead workers came back. Returns those for whom this is news.
 pub fn close(
     installation: &Installation,

@@ -14,6 +14,8 @@
 //! - [`jobs`]: the watched tables; [`watch`]: the functions by which their owners announce them
 //! - [`settle`]: settling jobs over all watched tables
 //! - [`sweep`]: declaring deaths
+//! - [`mass_death`]: holding many deaths at once back for a while
+//! - [`fence`]: keeping late results away from jobs that were given up
 //! - [`notify`]: telling whoever listens
 //! - [`heartbeat`]: the functions that a worker calls
 //! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
@@ -29,6 +31,7 @@ pub mod buffer;
 pub mod counters;
 pub mod databases;
 pub mod error;
+pub mod fence;
 pub mod flush;
 pub mod gaps;
 pub mod health;
@@ -39,6 +42,7 @@ pub mod jobs;
 pub mod launcher;
 pub mod ledger;
 pub mod liveness;
+pub mod mass_death;
 pub mod notify;
 pub mod pg;
 pub mod prune;
@@ -67,6 +71,7 @@ extension_sql_file!(
         health::rgrid_health
     ]
 );
+extension_sql_file!("../sql/fence.sql", requires = ["job_tables", rgrid_fence_violated]);
 extension_sql_file!("../sql/functions.sql", finalize);
 
 /// Called by Postgres when the library is loaded.

@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::CStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 use pgrx::datum::TimestampWithTimeZone;
@@ -35,6 +35,15 @@ pub fn clock() -> i64 {
         Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |time| -time),
     };
     microseconds.saturating_sub(POSTGRES_EPOCH)
+}
+
+/// The monotonic clock, counted from the same moment in all processes of the machine.
+pub fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is valid for the call; every system that Postgres runs on has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
 }
 
 /// When this server was started.

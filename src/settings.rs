@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+use crate::liveness::MassDeath;
 use crate::pg;
 
 static CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static STALE_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(120_000);
 static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static STATEMENT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static MAX_DEAD_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(1.0);
+static MASS_DEATH_MINIMUM: GucSetting<i32> = GucSetting::<i32>::new(10);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
 static PRUNE_ADOPTED: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -21,6 +25,7 @@ static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// Defines the settings and reserves their prefix, so that a misspelt one is reported.
 pub fn define() {
     define_times();
+    define_mass_death();
     define_sizes();
     define_retention();
     GucRegistry::define_bool_guc(
@@ -64,6 +69,39 @@ fn define_times() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.statement_timeout",
+        c"Longest time that a sweeper lets one statement on a table run.",
+        c"A trigger that hangs costs this much; the table is reported, and tried again by the next sweep.",
+        &STATEMENT_TIMEOUT,
+        100,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn define_mass_death() {
+    GucRegistry::define_float_guc(
+        c"rgrid_heartbeat.max_dead_fraction",
+        c"Share of the living workers above which deaths at the same time are held back.",
+        c"For one more stale_threshold at most; with 1 nobody is ever held back.",
+        &MAX_DEAD_FRACTION,
+        0.0,
+        1.0,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.mass_death_minimum",
+        c"Workers that may die at the same time without being held back, whatever their share.",
+        c"Only used when max_dead_fraction is below 1.",
+        &MASS_DEATH_MINIMUM,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
     );
 }
 
@@ -128,6 +166,17 @@ pub fn stale_threshold() -> Duration {
 /// How long a heartbeat may stay in memory.
 pub fn flush_interval() -> Duration {
     milliseconds(FLUSH_INTERVAL.get())
+}
+
+/// How long a sweeper lets one statement on a table run.
+pub fn statement_timeout() -> Duration {
+    milliseconds(STATEMENT_TIMEOUT.get())
+}
+
+/// How many workers may die at once without being held back.
+pub fn mass_death() -> MassDeath {
+    let minimum = usize::try_from(MASS_DEATH_MINIMUM.get()).unwrap_or(0);
+    MassDeath { fraction: MAX_DEAD_FRACTION.get(), minimum }
 }
 
 /// Workers that fit in shared memory.

@@ -28,6 +28,17 @@ impl Problem {
         Self { attempt: format!("settle jobs in table {}", table.target), reason: error.message() }
     }
 
+    /// Jobs that other sessions have locked.
+    pub fn of_locked_jobs(table: &str, jobs: i64) -> Self {
+        let reason = format!("rows skipped because they are locked by other sessions: {jobs}");
+        Self { attempt: format!("settle jobs in table {table}"), reason }
+    }
+
+    /// Whether it is about the jobs of this table.
+    pub fn is_of_jobs(&self, table: &str) -> bool {
+        self.attempt == format!("settle jobs in table {table}")
+    }
+
     /// Heartbeats that could not be written to their rows.
     pub fn of_flush(error: &Error) -> Self {
         Self { attempt: "write heartbeats".into(), reason: error.message() }

@@ -14,20 +14,20 @@ use crate::installation::Installation;
 use crate::jobs::registry;
 use crate::liveness::{Presence, Task};
 use crate::pg::catalog::Database;
-use crate::pg::process::{self, Worker};
-use crate::pg::{self, scope};
+use crate::pg::{self, process, scope};
 use crate::settle::Problem;
-use crate::sweep::Sweep;
+use crate::sweep::{Leftovers, Report, Sweep};
+use crate::workers::Worker;
 use crate::{buffer, databases, flush, liveness, prune, settings};
 
 /// What sweepers are called in `pg_stat_activity`.
 pub const KIND: &str = "rgrid_heartbeat sweeper";
 
 /// Starts a sweeper; `None` when there is no slot for it.
-pub fn start(database: &Database, task: Task) -> Option<Worker> {
+pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
     let name = format!("{KIND} for database {}", database.name);
     let argument = u64::from(database.oid.to_u32()) | if task == Task::Sweep { SWEEP } else { 0 };
-    Worker::start(KIND, &name, "rgrid_heartbeat_sweeper_main", argument)
+    process::Worker::start(KIND, &name, "rgrid_heartbeat_sweeper_main", argument)
 }
 
 /// Set in a sweeper's argument when it is to sweep, and not only to flush; the lower half is the database's OID.
@@ -86,16 +86,24 @@ fn round(task: Task) -> Result<Outcome> {
 /// Sweeps the database. Returns the tables that could not be settled.
 fn sweep() -> Result<Vec<Problem>> {
     process::report_activity("looking for dead workers");
-    let Found { silent, leftovers, mut problems } = scope::transaction(look)?;
-    if silent.len() + leftovers.len() > 0 {
+    let Found { early, silent, mut leftovers } = scope::transaction(look)?;
+    let mut problems = pull_back(&early);
+    if silent.len() + leftovers.workers.len() > 0 {
         process::report_activity("settling jobs of dead workers");
     }
     for batch in silent.chunks(settings::batch_size()) {
-        problems.append(&mut with_sweep(|sweep| Ok(sweep.declare_dead(batch)?.problems))?);
+        problems.append(&mut with_sweep(|sweep| sweep.declare_dead(batch))?.problems);
     }
-    for batch in leftovers.chunks(settings::batch_size()) {
-        problems.append(&mut with_sweep(|sweep| Ok(sweep.settle_leftovers(batch)?.problems))?);
+    let workers = std::mem::take(&mut leftovers.workers);
+    for batch in workers.chunks(settings::batch_size()) {
+        let mut report = with_sweep(|sweep| sweep.settle_leftovers(batch))?;
+        leftovers.take_off(&report);
+        problems.append(&mut report.problems);
     }
+    problems.append(&mut leftovers.problems);
+    let (count, locked) = leftovers.locked(&problems);
+    databases::change(pg::current_database(), |state| state.locked_jobs = count);
+    problems.extend(locked);
     Ok(problems)
 }
 
@@ -107,6 +115,14 @@ fn prune() -> Option<Problem> {
     let pruned = prune::prune(horizon);
     databases::pruned(pg::now());
     pruned.err().map(|error| Problem::of_pruning(&error))
+}
+
+/// Has workers who have beaten later than the clock says have beaten now. Whom that fails for is tried again.
+fn pull_back(early: &[String]) -> Vec<Problem> {
+    let batches = early.chunks(settings::batch_size());
+    let failed = batches
+        .filter_map(|batch| with_sweep(|sweep| sweep.pull_back(batch).map(|()| Report::default())).err());
+    failed.map(|error| Problem::of_flush(&error)).collect()
 }
 
 /// The first transaction of a round: is this a database to work in? How the round ends if not.
@@ -130,9 +146,9 @@ fn recognise() -> Result<Option<Outcome>> {
 /// Whom the sweep has to deal with, by id.
 #[derive(Default)]
 struct Found {
+    early: Vec<String>,
     silent: Vec<String>,
-    leftovers: Vec<String>,
-    problems: Vec<Problem>,
+    leftovers: Leftovers,
 }
 
 /// The first transaction of a sweep: is there anything to do?
@@ -140,18 +156,24 @@ fn look() -> Result<Found> {
     let Some(installation) = Installation::find()? else { return Ok(Found::default()) };
     registry::forget_dropped(&installation)?;
     let sweep = Sweep::new(installation)?;
-    let dead = sweep.close_returned()?;
-    let silent = sweep.silent(&dead)?.into_iter().map(|worker| worker.id).collect();
-    let (leftovers, problems) = sweep.with_leftovers(&dead)?;
+    let seen = sweep.look()?;
+    if let Some((warning, true)) = sweep.note_future(&seen.future) {
+        warning.warn();
+    }
+    let is_held = sweep.held_back(&seen)?.is_some();
+    let dead = sweep.close_returned(seen.dead)?;
+    let leftovers = sweep.with_leftovers(&dead, usize::MAX)?;
     sweep.forget_silent();
-    Ok(Found { silent, leftovers, problems })
+    let ids = |workers: Vec<Worker>| workers.into_iter().map(|worker| worker.id).collect();
+    let silent = if is_held { Vec::new() } else { ids(seen.silent) };
+    Ok(Found { early: ids(seen.future), silent, leftovers })
 }
 
 /// Runs one batch in a transaction; nothing when the extension was dropped meanwhile.
-fn with_sweep(work: impl FnOnce(Sweep) -> Result<Vec<Problem>>) -> Result<Vec<Problem>> {
+fn with_sweep(work: impl FnOnce(Sweep) -> Result<Report>) -> Result<Report> {
     scope::transaction(|| match Installation::find()? {
         Some(installation) => work(Sweep::new(installation)?),
-        None => Ok(Vec::new()),
+        None => Ok(Report::default()),
     })
 }
 

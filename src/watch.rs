@@ -9,6 +9,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::fence;
 use crate::installation::Installation;
 use crate::jobs::{JobTable, OnDeath, Watch, registry};
 use crate::pg::{self, catalog};
@@ -78,11 +79,12 @@ fn watch_jobs(job_table: Option<pg_sys::Oid>, watch: Watch) -> Result<()> {
         return Err(Error::TemporaryTable { table: table.name });
     }
     table.columns()?.check_values(&table)?;
-    registry::store(&installation, oid, &table.watch)
+    registry::store(&installation, oid, &table.watch)?;
+    fence::renew(&installation, oid)
 }
 
 /// A table of the caller's.
-fn own_table(job_table: Option<pg_sys::Oid>) -> Result<pg_sys::Oid> {
+pub fn own_table(job_table: Option<pg_sys::Oid>) -> Result<pg_sys::Oid> {
     let oid = given(job_table, "job table")?;
     let name = || catalog::qualified_name(oid).unwrap_or_else(|| oid.to_u32().to_string());
     match catalog::relation(oid) {
@@ -122,5 +124,8 @@ fn rgrid_unwatch_jobs(job_table: Option<pg_sys::Oid>) -> Result<bool, ErrorRepor
 
 fn unwatch_jobs(job_table: Option<pg_sys::Oid>) -> Result<bool> {
     let installation = Installation::of_caller()?;
-    registry::stop(&installation, own_table(job_table)?)
+    let oid = own_table(job_table)?;
+    let was_watched = registry::stop(&installation, oid)?;
+    fence::renew(&installation, oid)?;
+    Ok(was_watched)
 }

@@ -46,6 +46,33 @@ fn a_death_is_seen_in_a_scrape_and_fires_an_alert() {
 }
 
 #[test]
+fn every_metric_of_the_queries_is_scraped() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.database("scraped");
+    let mut client = database.connect();
+    run(&mut client, &format!("CREATE ROLE {ROLE} LOGIN IN ROLE pg_monitor"));
+    beat(&mut client, "healthy");
+    await_sweep(&mut client, "silent");
+    let exporter = Exporter::start(&database);
+    let metrics = metrics_of_queries();
+    let missing = |scrape: &str| -> Vec<String> {
+        let is_missing =
+            |metric: &&String| !scrape.lines().any(|line| line.starts_with(&format!("{metric}{{")));
+        metrics.iter().filter(is_missing).cloned().collect()
+    };
+    wait_until("a scrape that misses no metric", || missing(&exporter.server.get("/metrics")).is_empty());
+
+    let scrape = exporter.server.get("/metrics");
+    let is_positive = |start: &str| {
+        let line = scrape.lines().find(|line| line.starts_with(start));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).is_some_and(|value| value > 0.0)
+    };
+    for metric in ["sweeps_total", "deaths_total", "enabled", "buffer_capacity", "stale_threshold_seconds"] {
+        assert!(is_positive(&format!("rgrid_heartbeat_{metric}{{")), "{metric}: {scrape}");
+    }
+}
+
+#[test]
 fn every_metric_of_the_rules_is_one_of_the_queries() {
     let rules = fs::read_to_string(example("alerts.yml")).unwrap();
     let words = rules.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');

@@ -50,8 +50,8 @@ fn two_workers_and_two_sweeps_keep_the_rules_whenever_the_server_crashes() {
 }
 
 #[test]
-fn two_workers_and_two_sweeps_keep_the_rules_in_life_after_life() {
-    holds(Protocol { thresholds: 2, crashes: 0, ..Protocol::COMPLETE });
+fn a_worker_and_two_sweeps_keep_the_rules_in_life_after_life() {
+    holds(Protocol { workers: 1, thresholds: 3, jobs: 2, ..Protocol::COMPLETE });
 }
 
 #[test]

@@ -219,6 +219,19 @@ impl<'a, L: Locks> Table<'a, L> {
         self.find(key, hash).map(|slot| slot.beat_at.load(Relaxed))
     }
 
+    /// Has a worker that beat after `limit`, by a clock that was set back since, have beaten `now`.
+    pub fn pull_back(&self, key: &Key, limit: i64, now: i64) {
+        let hash = self.hash(key);
+        let _locked = self.locks.shared(partition(hash));
+        if let Some(slot) = self.find(key, hash) {
+            let beat_at = slot.beat_at.load(Relaxed);
+            if beat_at > limit {
+                // A heartbeat that comes just now is as good.
+                let _ = slot.beat_at.compare_exchange(beat_at, now, Relaxed, Relaxed);
+            }
+        }
+    }
+
     /// A mark of the moment. Whoever wants to [`add`](Self::add) an entry takes it while the worker's row is
     /// locked.
     pub fn mark(&self, key: &Key) -> u64 {

@@ -9,17 +9,20 @@ use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, sql};
 
+/// A worker's number, and when it died if it is dead.
+type Standing = (i64, Option<DateTime<Utc>>);
+
 /// What the ledger, and the numbers that outlive it, say of every worker.
 pub struct Standings {
     /// The numbers of those who have died or are written down, and when they died if they are dead.
-    known: HashMap<String, (i64, Option<DateTime<Utc>>)>,
+    known: HashMap<String, Standing>,
     /// The number of all others.
     common: i64,
 }
 
 impl Standings {
     /// A worker's number, and when it died if it is dead.
-    pub fn of(&self, worker: &str) -> (i64, Option<DateTime<Utc>>) {
+    pub fn of(&self, worker: &str) -> Standing {
         self.known.get(worker).copied().unwrap_or((self.common, None))
     }
 }
@@ -34,7 +37,7 @@ pub fn standings(installation: &Installation) -> Result<Standings> {
          SELECT n.worker_id, n.incarnation, NULL FROM @extschema@.rgrid_incarnations n \
          WHERE NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id)",
     );
-    let rows: Vec<(String, (i64, Option<DateTime<Utc>>))> = installation.as_owner(|| {
+    let rows: Vec<(String, Standing)> = installation.as_owner(|| {
         sql::select(&statement, &[], |row| {
             let died_at = row.optional(3)?.map(pg::time_of);
             Ok((row.required(1, "worker id")?, (row.required(2, "incarnation")?, died_at)))

@@ -10,6 +10,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::{names, process};
 use crate::error::{Caught, Error, Result};
+use crate::settings;
 
 /// Runs `work` as `role`, in a security-restricted operation and with settings of its own.
 ///
@@ -26,7 +27,20 @@ pub fn as_role<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnc
     let _narrowed = names::allow(relations);
     set_local(c"search_path", c"pg_catalog, pg_temp");
     set_local(c"row_security", c"off");
+    // Code of a table's owner may hang, and nobody cancels the statements of a sweeper: it does so itself.
+    let _bounded = process::is_sweeper().then(|| process::Timer::start(settings::statement_timeout()));
     work()
+}
+
+/// Runs `work`, in which no lock is waited for longer than this, whatever the session's own setting.
+pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
+    // SAFETY: closed below, or by the abort of the (sub)transaction when an error passes.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set_local(c"lock_timeout", lock_timeout);
+    let result = work();
+    // SAFETY: the level opened above, and the scopes nest.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
 }
 
 /// Runs `work` as `role`, as [`as_role`] does, and gives up on a lock that is not to be had for so long.
@@ -235,6 +249,12 @@ fn caught(error: &CaughtError) -> Error {
         detail: report.detail().map(str::to_owned),
         hint: report.hint().map(str::to_owned),
     })
+}
+
+/// Whether the present transaction keeps one snapshot for all of its statements (REPEATABLE READ, SERIALIZABLE).
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: a global that only this thread writes.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
 /// Runs `work` with a snapshot of this moment, also in a transaction that keeps an older one.

@@ -144,6 +144,13 @@ fn make_directory(dir: &Path) {
     }
 }
 
+/// The same, with variables in its environment.
+pub fn server_program_with(environment: &[(&str, &str)], name: &str) -> Command {
+    let mut command = as_server_user(Path::new("env"));
+    command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(bindir().join(name));
+    command
+}
+
 pub(super) fn as_server_user(program: &Path) -> Command {
     let mut command = if is_root() { Command::new("sudo") } else { Command::new(program) };
     if is_root() {

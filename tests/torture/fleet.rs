@@ -26,7 +26,6 @@ pub struct Fleet<'a> {
     notes: &'a Notes,
     directory: &'a Path,
     seed: u64,
-    careless: bool,
     started: usize,
     processes: BTreeMap<usize, Process>,
 }
@@ -43,9 +42,9 @@ pub fn id(worker: usize) -> String {
 }
 
 impl<'a> Fleet<'a> {
-    /// With `careless`, every other worker writes its results without looking.
-    pub fn start(notes: &'a Notes, directory: &'a Path, seed: u64, careless: bool) -> Self {
-        let mut fleet = Self { notes, directory, seed, careless, started: 0, processes: BTreeMap::new() };
+    /// Every other worker is a careless one.
+    pub fn start(notes: &'a Notes, directory: &'a Path, seed: u64) -> Self {
+        let mut fleet = Self { notes, directory, seed, started: 0, processes: BTreeMap::new() };
         (0..WORKERS).for_each(|worker| fleet.start_process(worker));
         fleet
     }
@@ -59,7 +58,7 @@ impl<'a> Fleet<'a> {
             seed: self.seed ^ ((process as u64) << 32),
             directory: self.directory.into(),
             threshold: THRESHOLD,
-            careless: self.careless && worker.is_multiple_of(2),
+            careless: worker.is_multiple_of(2),
         };
         let order = serde_json::to_string(&order).expect("an order can be written as JSON");
         let program = env::current_exe().expect("this program has a path");

@@ -38,7 +38,7 @@ pub enum ServerFault {
     StopImmediate {
         down: u64,
     },
-    /// `kill -9` of a backend, which ends all of them.
+    /// `kill -9` of a backend or the launcher, which ends all the others.
     KillBackend,
     /// The primary is stopped for good, and the standby takes its place.
     Promote,

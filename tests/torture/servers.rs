@@ -26,7 +26,7 @@ pub struct Servers<'a> {
     standby: Cluster,
     /// Primaries of old; their logs are still of interest.
     retired: Vec<Cluster>,
-    /// Which backend is killed.
+    /// What is killed.
     random: StdRng,
 }
 
@@ -66,17 +66,13 @@ impl<'a> Servers<'a> {
         let servers = Self { notes, directory, primary, standby, retired: Vec::new(), random };
         servers.wait_for_the_standby();
         announce(&servers.directory, &servers.primary);
+        servers.fence();
         servers
     }
 
-    /// Attaches the fence where there is one; whether there is.
-    pub fn fence(&self) -> bool {
-        let mut client = self.client();
-        let exists: bool = ask(&mut client, "SELECT to_regproc('rgrid_fence') IS NOT NULL", &[]);
-        if exists {
-            run(&mut client, "SELECT rgrid_fence('executions')");
-        }
-        exists
+    /// What was given up stays so, also when a worker writes its result without looking.
+    fn fence(&self) {
+        run(&mut self.client(), "SELECT rgrid_fence('executions')");
     }
 
     /// A session on the primary.
@@ -108,7 +104,8 @@ impl<'a> Servers<'a> {
             ServerFault::KillBackend => self.kill_a_backend(),
             ServerFault::Promote => self.promote(),
             ServerFault::TerminateLauncher => self.notes.during("terminate the launcher", || {
-                self.primary.pids(LAUNCHER).into_iter().for_each(|pid| self.primary.terminate(pid));
+                let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = $1";
+                self.client().execute(sql, &[&LAUNCHER]).expect("it is told, if it is there");
             }),
             ServerFault::CheckInterval { length } => self.set("check_interval", *length),
             ServerFault::FlushInterval { length } => self.set("flush_interval", *length),
@@ -132,17 +129,13 @@ impl<'a> Servers<'a> {
         });
     }
 
+    /// The launcher, or a session that nobody else can end first.
     fn kill_a_backend(&mut self) {
         let mut client = self.client();
-        let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-                   AND backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY backend_start";
-        let pids: Vec<i32> =
-            client.query(sql, &[]).expect("pg_stat_activity").iter().map(|row| row.get(0)).collect();
-        if pids.is_empty() {
-            return;
-        }
-        let pid = pids[self.random.random_range(0..pids.len())];
-        self.notes.outage("kill -9 a backend", || self.primary.crash_backend(pid));
+        let launcher = self.primary.pids(LAUNCHER).first().copied().filter(|_| self.random.random_bool(0.5));
+        let pid = launcher.unwrap_or_else(|| ask(&mut client, "SELECT pg_backend_pid()", &[]));
+        let text = if launcher.is_some() { "kill -9 the launcher" } else { "kill -9 a backend" };
+        self.notes.outage(text, || self.primary.crash_backend(pid));
     }
 
     /// The standby takes over, and gets a standby of its own.
@@ -186,6 +179,6 @@ impl<'a> Servers<'a> {
 /// Tells the workers where the primary is.
 fn announce(directory: &Path, primary: &Cluster) {
     let draft = directory.join("draft");
-    fs::write(&draft, primary.socket_directory().to_string_lossy().as_bytes()).expect("a file is written");
+    fs::write(&draft, primary.socket_directory()).expect("a file is written");
     fs::rename(draft, directory.join("primary")).expect("a file is renamed");
 }

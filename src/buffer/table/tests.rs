@@ -99,6 +99,20 @@ fn a_known_worker_is_heard_and_answered_its_incarnation() {
 }
 
 #[test]
+fn a_heartbeat_from_the_future_is_pulled_back_and_others_are_not() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    add(&table, &key("early"), 900);
+    add(&table, &key("late"), 5);
+    for worker in ["early", "late", "unknown"] {
+        table.pull_back(&key(worker), 100, 99);
+    }
+    assert_eq!(table.beat_at(&key("early")), Some(99));
+    assert_eq!(table.beat_at(&key("late")), Some(5));
+    assert!(table.remove_silent(&key("early"), 100), "it can be given up");
+}
+
+#[test]
 fn another_hostname_goes_to_the_row() {
     let memory = Memory::new(10);
     add(&memory.table(), &key("a"), 5);
