@@ -18,7 +18,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server check \
-	bench bench-quick clean
+	miri bench bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,9 @@ check: deps ## everything that CI runs: format, lints, tests, the benchmarks at 
 	$(MAKE) do-lint
 	$(MAKE) test
 	$(MAKE) do-bench-quick
+
+miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
+	scripts/miri
 
 bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)
