@@ -19,7 +19,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-upgrade matrix torture check bench bench-quick archive clean
+	test-upgrade matrix torture miri check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +75,9 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, th
 
 torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and judge what came of it
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
+
+miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
+	scripts/miri
 
 bench: install ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)
