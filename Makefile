@@ -19,7 +19,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-upgrade matrix torture check bench bench-quick archive clean
+	test-upgrade matrix torture miri check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +75,9 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, th
 
 torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and judge what came of it
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
+
+miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
+	scripts/miri
 
 bench: install ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)
@@ -163,16 +166,23 @@ test-regress: # the SQL contract, by PostgreSQL's own pg_regress
 test-readme: # every statement that the README shows
 	scripts/as-server-user tests/readme ./run $$($(PG_CONFIG) --bindir) - <README.md
 
-# What needs more than the server of PG_CONFIG: a package of Debian's, which is for 15 only, or a second version.
-SERVER_TESTS = $(filter-out upgrade $(if $(filter-out 15,$(PG_MAJOR)),failover),\
+# The server that these tests start. They are clients, so they can be built for another one.
+SERVER ?= $(PG_CONFIG)
+SERVER_MAJOR = $(shell $(SERVER) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+# These need packages of Debian's, which are for 15: pg_auto_failover, the exporter, postgres_fdw.
+DEBIAN_TESTS = failover monitoring shards
+SERVER_TESTS = $(filter-out upgrade $(SKIP) $(if $(filter-out 15,$(SERVER_MAJOR)),$(DEBIAN_TESTS)),\
 	$(basename $(notdir $(wildcard tests/*.rs))))
 
 test-server: # whole servers: processes, crashes, rights
-	cargo test $(FEATURES) $(SERVER_TESTS:%=--test %)
+	PG_CONFIG=$(SERVER) cargo test $(FEATURES) $(SERVER_TESTS:%=--test %)
 
-test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to that of PG_CONFIG; both have the extension
-	cargo test $(FEATURES) --test upgrade
+test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have the extension
+	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test upgrade
 
-# PostgreSQL 15 has all tests in `make test`. The rules that need no server are the same everywhere.
+# PostgreSQL 15 has all tests in `make test`: what needs no server is not repeated, nor are the clients built again.
+SERVERLESS_TESTS = protocol release releases torture_checker
+
 do-matrix:
-	$(MAKE) test-backend do-install test-regress test-readme test-server test-upgrade
+	$(MAKE) test-backend do-install test-regress test-readme
+	$(MAKE) PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade

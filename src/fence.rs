@@ -89,6 +89,14 @@ fn violated(installation: &Installation) -> Result<Option<pg_sys::Oid>> {
     Ok(found.into_iter().next())
 }
 
+/// Whether rows of the table can move to another one: it has partitions, or is one.
+fn is_partition(job_table: pg_sys::Oid) -> Result<bool> {
+    let statement = "SELECT c.relispartition OR c.relkind OPERATOR(pg_catalog.=) 'p' \
+                     FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1";
+    let found = sql::select(statement, &[job_table.into()], |row| row.required(1, "kind"))?;
+    Ok(found.into_iter().next().unwrap_or(false))
+}
+
 /// Takes the fence of a table down; whether there was one.
 fn take_down(job_table: pg_sys::Oid) -> Result<bool> {
     let found = catalog::relation(job_table).zip(catalog::qualified_name(job_table));
@@ -101,10 +109,13 @@ fn take_down(job_table: pg_sys::Oid) -> Result<bool> {
     Ok(true)
 }
 
+/// An AFTER trigger, since any BEFORE trigger has each row locked before it is updated, which costs a quarter of the
+/// UPDATE. But a row that moves to another partition sets off no AFTER UPDATE trigger.
 fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
+    let timing = if is_partition(jobs.relation.oid)? { "BEFORE" } else { "AFTER" };
     let function = installation.sql("@extschema@.rgrid_fence_violated()");
     let statement = format!(
-        "CREATE TRIGGER {TRIGGER} BEFORE UPDATE OF {} ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {function}",
+        "CREATE TRIGGER {TRIGGER} {timing} UPDATE OF {} ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {function}",
         quote_identifier(&jobs.watch.status_column),
         jobs.name,
         condition(jobs),

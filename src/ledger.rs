@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use crate::counters;
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::pg::{self, sql};
+use crate::pg::{self, arrays, sql};
 use crate::workers::Worker;
 
 pub mod old;
@@ -109,9 +109,8 @@ pub fn dead_among(installation: &Installation, workers: &[String]) -> Result<Has
          WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL",
     );
     // As an update, because that has a new snapshot: the row locks may have been waited for.
-    let dead = installation.as_owner(|| {
-        sql::update(&statement, &[workers.to_vec().into()], |row| row.required(1, "worker id"))
-    })?;
+    let dead = installation
+        .as_owner(|| sql::update(&statement, &[arrays::of(workers)], |row| row.required(1, "worker id")))?;
     Ok(dead.into_iter().collect())
 }
 
@@ -124,7 +123,7 @@ pub fn lock_dead(installation: &Installation, workers: &[String]) -> Result<Vec<
          WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL \
          ORDER BY d.worker_id FOR UPDATE SKIP LOCKED",
     );
-    installation.as_owner(|| sql::update(&statement, &[workers.to_vec().into()], dead_worker))
+    installation.as_owner(|| sql::update(&statement, &[arrays::of(workers)], dead_worker))
 }
 
 fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
@@ -155,18 +154,18 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
          LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = n.worker_id \
          ON CONFLICT DO NOTHING RETURNING worker_id, incarnation",
     );
-    let column = |value: fn(&Death) -> &str| deaths.iter().map(value).collect::<Vec<_>>();
+    let column = |value: fn(&Death) -> &str| arrays::texts(deaths.iter().map(value));
     let time = |value: fn(&Death) -> Option<DateTime<Utc>>| {
         deaths.iter().map(|death| value(death).and_then(pg::timestamptz)).collect::<Vec<_>>()
     };
     let number = |value: fn(&Death) -> i64| deaths.iter().map(value).collect::<Vec<_>>();
     let hostnames: Vec<Option<&str>> = deaths.iter().map(|death| death.worker.hostname.as_deref()).collect();
     let arguments = [
-        column(|death| &death.worker.id).into(),
+        column(|death| &death.worker.id),
         hostnames.into(),
         time(|death| Some(death.worker.last_heartbeat_at)).into(),
         time(|death| Some(death.declared_dead_at)).into(),
-        column(|death| death.reason.as_str()).into(),
+        column(|death| death.reason.as_str()),
         number(|death| death.jobs_failed).into(),
         number(|death| death.jobs_requeued).into(),
         time(|death| death.returned_at).into(),

@@ -294,18 +294,19 @@ impl HeartbeatTable {
              ORDER BY h.worker_id FOR NO KEY UPDATE SKIP LOCKED",
             self.stored("$2::timestamptz")
         ));
-        let arguments = [ids.to_vec().into(), pg::timestamptz(cutoff).into()];
+        let arguments = [arrays::of(ids), pg::timestamptz(cutoff).into()];
         self.as_owner(|| sql::update(&statement, &arguments, worker))
     }
 
     /// Of these dead workers, as they were when they were given up, the ones heard of since, and since `cutoff`.
     pub fn heard_since(&self, cutoff: DateTime<Utc>, dead: &[Worker]) -> Result<Vec<Worker>> {
         let statement = self.sql(&format!(
-            "SELECT @columns@ FROM @table@ h WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at >= {}",
+            "SELECT @columns@ FROM unnest($1::text[]) AS d (id) JOIN @table@ h ON h.worker_id = d.id \
+             WHERE h.last_heartbeat_at >= {}",
             self.stored("$2::timestamptz"),
         ));
-        let ids: Vec<&str> = dead.iter().map(|worker| worker.id.as_str()).collect();
-        let arguments = [ids.into(), pg::timestamptz(cutoff).into()];
+        let ids = arrays::texts(dead.iter().map(|worker| worker.id.as_str()));
+        let arguments = [ids, pg::timestamptz(cutoff).into()];
         let mut heard = scope::as_role_in_memory(self.owner, &[self.oid], || {
             sql::select(&statement, &arguments, worker)
         })?;
@@ -356,8 +357,7 @@ impl Beats {
     }
 
     fn arrays(&self) -> [DatumWithOid<'static>; 2] {
-        let ids = self.ids.iter().map(String::as_str);
-        [arrays::texts(ids), arrays::timestamps(self.times.iter().copied())]
+        [arrays::of(&self.ids), arrays::timestamps(self.times.iter().copied())]
     }
 }
 

@@ -150,6 +150,26 @@ fn odd_names_partitions_and_tables_without_an_error_column_can_be_fenced() {
 }
 
 #[test]
+fn a_late_result_that_would_move_its_job_to_another_partition_is_refused() {
+    let cluster = server();
+    let database = cluster.database("moving");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE TABLE parted (worker_id text, status text, execution_error text, completed_at timestamptz)
+             PARTITION BY LIST (status);
+         CREATE TABLE parted_failed PARTITION OF parted FOR VALUES IN ('failed');
+         CREATE TABLE parted_others PARTITION OF parted DEFAULT;
+         INSERT INTO rgrid_job_tables VALUES ('parted');
+         SELECT rgrid_fence('parted'), rgrid_register('zombie');
+         INSERT INTO parted VALUES ('zombie', 'running')",
+    );
+    sweep_away(&mut client, "zombie");
+    assert_eq!(sqlstate(&mut client, "UPDATE parted SET status = 'completed'"), "55000");
+    run(&mut client, "UPDATE parted SET status = 'queued'");
+}
+
+#[test]
 fn a_fence_survives_dump_and_restore_and_keeps_the_extension_from_being_dropped_unnoticed() {
     let cluster = server();
     let (database, restored) = (cluster.database("dumped"), cluster.empty_database("restored"));

@@ -30,6 +30,11 @@ pub fn texts<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> DatumWithOid<'
     unsafe { array(elements, pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, Layout::VARLENA) }
 }
 
+/// A `text[]` of strings.
+pub fn of(strings: &[String]) -> DatumWithOid<'static> {
+    texts(strings.iter().map(String::as_str))
+}
+
 /// A `timestamptz[]`, from Postgres' microseconds.
 pub fn timestamps(timestamps: impl Iterator<Item = i64>) -> DatumWithOid<'static> {
     let elements = timestamps.map(pg_sys::Datum::from).collect();

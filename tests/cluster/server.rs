@@ -7,7 +7,7 @@ use postgres::{Client, Config, NoTls};
 use std::fs;
 use std::io::Write;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -110,6 +110,11 @@ impl Cluster {
         let path = self.data().join("postgresql.conf");
         let mut file = fs::OpenOptions::new().append(true).open(path).expect("postgresql.conf can be opened");
         writeln!(file, "{line}").expect("postgresql.conf can be written");
+    }
+
+    /// Where the server listens.
+    pub fn socket_directory(&self) -> &Path {
+        &self.dir
     }
 
     pub(super) fn data(&self) -> PathBuf {

@@ -179,6 +179,6 @@ impl<'a> Servers<'a> {
 /// Tells the workers where the primary is.
 fn announce(directory: &Path, primary: &Cluster) {
     let draft = directory.join("draft");
-    fs::write(&draft, primary.socket_directory()).expect("a file is written");
+    fs::write(&draft, primary.socket_directory().to_string_lossy().as_bytes()).expect("a file is written");
     fs::rename(draft, directory.join("primary")).expect("a file is renamed");
 }
