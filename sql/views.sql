@@ -7,7 +7,8 @@ FROM @extschema@.rgrid_worker_states() AS w;
 CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
        s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.flushes, s.rows_flushed, s.deaths,
-       s.false_deaths, s.jobs_failed, s.jobs_requeued, s.workers_pruned, s.deaths_pruned, s.typical_gap_seconds,
+       s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
+       s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.typical_gap_seconds,
        s.longest_gap_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
        s.buffer_capacity, s.stats_reset
 FROM @extschema@.rgrid_stat_databases() AS s
@@ -64,6 +65,14 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to the ledger, of every reason';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
     'Workers that returned after they had been declared dead for their silence';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_workers IS
+    'Silent workers that are held back now because they are so many at once';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_until IS
+    'When that ends at the latest, by the threshold of the present session; NULL while nobody is held back';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.locked_jobs IS
+    'Running jobs of dead workers that the last sweep left alone because others had locked them';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_from_the_future IS
+    'Workers whose heartbeats were from the future, each time that a sweep found one, since the server started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_failed IS 'Running jobs that were marked as failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_requeued IS 'Running jobs that went back to the queue';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_pruned IS

@@ -101,7 +101,8 @@ fn announce(hold: &Hold, living: usize) -> Result<()> {
     Ok(())
 }
 
-fn until(hold: &Hold) -> DateTime<Utc> {
+/// When a hold ends at the latest.
+pub fn until(hold: &Hold) -> DateTime<Utc> {
     hold.since + liveness::delta(settings::stale_threshold())
 }
 

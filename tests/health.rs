@@ -64,7 +64,7 @@ fn a_healthy_installation_has_nothing_to_report() {
     wait_until("gaps to be known", || finding(&mut client, "threshold").1.contains("typically"));
     assert_eq!(complaints(&mut client), NOTHING);
     let checks: i64 = ask(&mut client, "SELECT count(*) FROM rgrid_health()", &[]);
-    assert_eq!(checks, 21);
+    assert_eq!(checks, 22);
 }
 
 #[test]
@@ -475,4 +475,26 @@ fn tables_that_somebody_has_locked_are_not_waited_for() {
     assert!(detail.contains("could not be checked: canceling statement due to lock timeout"), "{detail}");
     run(&mut other, "ROLLBACK");
     await_status(&mut client, "future heartbeats", "ok");
+}
+
+#[test]
+fn a_mass_death_that_is_held_back_is_told_with_what_lifts_it() {
+    let cluster = busy()
+        .setting("rgrid_heartbeat.max_dead_fraction", "0.5")
+        .setting("rgrid_heartbeat.mass_death_minimum", "3")
+        .setting("rgrid_heartbeat.stale_threshold", "10s")
+        .start();
+    let database = cluster.database("fleet");
+    let mut client = database.connect();
+    for number in 1..=5 {
+        silent_worker(&mut client, &format!("ship-{number}"));
+    }
+    let (detail, hint) = await_status(&mut client, "mass death", "warning");
+    assert!(detail.starts_with("5 workers fell silent at once"), "{detail}");
+    let shown = "SELECT held_workers = 5 AND held_until > clock_timestamp() FROM pg_stat_rgrid_heartbeat
+                 WHERE datname = 'fleet'";
+    assert!(ask::<bool>(&mut client, shown, &[]));
+    run(&mut client, hint.split_once(": ").unwrap().1);
+    await_status(&mut client, "mass death", "ok");
+    assert_eq!(deaths(&mut client, "ship-1"), 1);
 }

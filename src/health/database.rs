@@ -8,7 +8,7 @@ use super::Finding;
 use crate::databases::{self, State};
 use crate::error::Error;
 use crate::installation::{Installation, VERSION};
-use crate::{liveness, pg, settings};
+use crate::{liveness, mass_death, pg, settings};
 
 pub fn findings(installation: &Installation) -> Vec<Finding> {
     let state = databases::present();
@@ -17,6 +17,7 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
         sweeper(state.as_ref()),
         last_error(state.as_ref()),
         threshold(state.as_ref()),
+        mass_death(state.as_ref(), installation),
     ]
 }
 
@@ -140,6 +141,23 @@ fn threshold(state: Option<&State>) -> Finding {
         CHECK,
         format!("{found} Healthy workers will be declared dead."),
         format!("{} or beat more often, from a thread that no job can block.", raise(gaps.safe_threshold())),
+    )
+}
+
+fn mass_death(state: Option<&State>, installation: &Installation) -> Finding {
+    const CHECK: &str = "mass death";
+    let Some(hold) = state.and_then(|state| state.hold).filter(|hold| !hold.is_over) else {
+        return Finding::good(CHECK, "No silent worker is held back.");
+    };
+    Finding::warning(
+        CHECK,
+        format!(
+            "{} workers fell silent at once and are held back since {}, until {} at the latest.",
+            hold.workers,
+            time(hold.since),
+            time(mass_death::until(&hold))
+        ),
+        installation.sql("If they are dead: SELECT * FROM @extschema@.rgrid_sweep(force => true);"),
     )
 }
 

@@ -83,8 +83,8 @@ fn future(table: &HeartbeatTable) -> Result<Finding> {
     Ok(Finding::warning(
         CHECK,
         format!(
-            "{count} workers have a heartbeat from the future, such as \"{}\", and count as alive until then: the clock \
-             of whoever wrote it is ahead, or the server's was set back.",
+            "{count} workers have a heartbeat from the future, such as \"{}\": the clock of whoever wrote it is \
+             ahead, or the server's was set back. A sweep takes it for one of just now.",
             printable(&worker)
         ),
         format!(

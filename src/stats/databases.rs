@@ -11,7 +11,7 @@ use crate::databases::{self, State};
 use crate::error::Error;
 use crate::gaps::Histogram;
 use crate::liveness::Presence;
-use crate::{buffer, pg, settings};
+use crate::{buffer, mass_death, pg, settings};
 
 /// What is known of every database that the launcher has seen, and counted in it since the last reset.
 ///
@@ -36,8 +36,12 @@ fn rgrid_stat_databases() -> Result<
             name!(rows_flushed, i64),
             name!(deaths, i64),
             name!(false_deaths, i64),
+            name!(held_workers, i64),
+            name!(held_until, Option<TimestampWithTimeZone>),
             name!(jobs_failed, i64),
             name!(jobs_requeued, i64),
+            name!(locked_jobs, i64),
+            name!(workers_from_the_future, i64),
             name!(workers_pruned, i64),
             name!(deaths_pruned, i64),
             name!(typical_gap_seconds, Option<f64>),
@@ -59,6 +63,7 @@ fn rgrid_stat_databases() -> Result<
     let entries = buffer::entries();
     Ok(TableIterator::new(databases::states().into_iter().map(move |state| {
         let Counters { since, .. } = state.counters;
+        let hold = state.hold.filter(|hold| !hold.is_over);
         let gaps = state.gaps.gaps(settings::flush_interval());
         let (last_error, last_error_at) = state.last_problem().unzip();
         (
@@ -74,8 +79,12 @@ fn rgrid_stat_databases() -> Result<
             number(state.counters.rows_flushed),
             number(state.counters.deaths),
             number(state.counters.false_deaths),
+            hold.map_or(0, |hold| i64::try_from(hold.workers).unwrap_or(i64::MAX)),
+            time(hold.map(|hold| mass_death::until(&hold))),
             number(state.counters.jobs_failed),
             number(state.counters.jobs_requeued),
+            number(state.locked_jobs),
+            number(state.from_the_future),
             number(state.counters.workers_pruned),
             number(state.counters.deaths_pruned),
             gaps.map(|gaps| seconds(gaps.typical)),
