@@ -13,17 +13,18 @@ FEATURES = --no-default-features --features pg$(PG_MAJOR)
 export PGRX_HOME = $(CURDIR)/target/pgrx-$(PG_MAJOR)
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 export PG_CONFIG
+export OLD_PG_CONFIG
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server check \
-	miri bench bench-quick clean
+.PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
+	test-upgrade matrix torture miri check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: ## install what is missing: PostgreSQL with headers, libclang, sudo, psycopg, cargo-pgrx
+deps: ## install what is missing: PostgreSQL with headers, cargo-pgrx, linters, Prometheus
 	@scripts/install-deps $(CARGO_PGRX_VERSION)
 
 $(PGRX_HOME)/config.toml:
@@ -39,33 +40,62 @@ install: deps ## build and install into the PostgreSQL of PG_CONFIG
 package: deps ## build, and lay out the files to install under target/release
 	$(MAKE) do-package
 
+lint-sql: deps ## search the extension's SQL script for names that somebody else could take over
+	$(MAKE) do-package do-lint-sql
+
+lint-packaging: deps ## check the Dockerfile and the compose file
+	$(MAKE) do-lint-packaging
+
+lint-monitoring: deps ## check the rules for Prometheus, and try them on made-up numbers
+	$(MAKE) do-lint-monitoring
+
+deb: deps ## build the Debian package into target/deb, and check it with lintian
+	$(MAKE) do-package do-deb
+
+test-deb: deps ## install the Debian package into a clean Debian, and see a worker die there
+	$(MAKE) do-package do-deb do-test-deb
+
 demo: install ## start a throw-away server with three real workers, kill one, and watch
 	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
 
 test: deps ## all tests
 	$(MAKE) test-unit test-backend do-install test-regress test-readme test-server
 
-check: deps ## everything that CI runs: format, lints, tests, the benchmarks at small sizes
+matrix: deps ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upgrade to them
+	$(MAKE) do-install
+	scripts/matrix $(PGRX_PG_CONFIG_PATH)
+
+check: deps ## everything that CI runs: format, lints, tests on all versions, the benchmarks at small sizes
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
+	$(MAKE) matrix
 	$(MAKE) do-bench-quick
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
 miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
 	scripts/miri
 
-bench: install ## measure, and write bench/RESULTS.md and its chart; an hour and 20 GB
+torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and judge what came of it
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
+
+bench: install ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)
 
 bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
 	$(MAKE) do-bench-quick
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+archive: package ## at a release: keep this version's SQL, which is not edited any more
+	scripts/archive $(VERSION) $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/rgrid_heartbeat--$(VERSION).sql
 
 clean: ## remove what was built
 	cargo clean
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-lint do-bench-quick
+.PHONY: do-build do-install do-package do-lint do-bench-quick do-matrix
 
 do-build: $(PGRX_HOME)/config.toml
 	cargo build --release $(FEATURES)
@@ -77,14 +107,45 @@ do-install: do-package
 	done
 	@echo "installed into $$($(PG_CONFIG) --pkglibdir) and $$($(PG_CONFIG) --sharedir)/extension"
 
-STAGE = target/release/rgrid_heartbeat-pg$(PG_MAJOR)
+# The library of `make install` is an optimised one. With `dev` it is built as its tests are, which saves compiling
+# what it depends on a second time.
+PROFILE ?= release
+STAGE = $(CURDIR)/target/$(PROFILE)/rgrid_heartbeat-pg$(PG_MAJOR)
 
 do-package: $(PGRX_HOME)/config.toml
 	rm -rf $(STAGE)
-	cargo pgrx package --pg-config $(PGRX_PG_CONFIG_PATH) $(FEATURES)
+	cargo pgrx package --profile $(PROFILE) --pg-config $(PGRX_PG_CONFIG_PATH) --out-dir $(STAGE) $(FEATURES)
 
 do-lint: $(PGRX_HOME)/config.toml
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
+
+.PHONY: lint-sql lint-packaging lint-monitoring deb test-deb
+.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+
+do-lint-sql: # the script that do-package has laid out, upgrades as well
+	target/lint/bin/pgspot $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/*.sql
+
+do-lint-packaging:
+	target/lint/bin/hadolint packaging/docker/Dockerfile
+	target/lint/bin/python scripts/lint-compose packaging/docker/compose.yaml
+
+# promtool reads the rules beside the tests of them.
+do-lint-monitoring:
+	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool check rules alerts.yml
+	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool test rules alerts_test.yml
+
+DEB = target/deb/postgresql-$(PG_MAJOR)-rgrid-heartbeat_*.deb
+# Whoever builds for others names an address; that of a checkout may be no mailbox, which is all that lintian may say.
+LINTIAN = lintian --allow-root --fail-on error,warning \
+	$(if $(DEBEMAIL),,--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog)
+
+do-deb:
+	rm -f $(DEB)
+	scripts/deb $(PG_MAJOR) $(STAGE) target/deb
+	$(LINTIAN) $(DEB)
+
+do-test-deb:
+	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run $(PG_MAJOR)
 
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
@@ -105,5 +166,23 @@ test-regress: # the SQL contract, by PostgreSQL's own pg_regress
 test-readme: # every statement that the README shows
 	scripts/as-server-user tests/readme ./run $$($(PG_CONFIG) --bindir) - <README.md
 
+# The server that these tests start. They are clients, so they can be built for another one.
+SERVER ?= $(PG_CONFIG)
+SERVER_MAJOR = $(shell $(SERVER) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+# These need packages of Debian's, which are for 15: pg_auto_failover, the exporter, postgres_fdw.
+DEBIAN_TESTS = failover monitoring shards
+SERVER_TESTS = $(filter-out upgrade $(SKIP) $(if $(filter-out 15,$(SERVER_MAJOR)),$(DEBIAN_TESTS)),\
+	$(basename $(notdir $(wildcard tests/*.rs))))
+
 test-server: # whole servers: processes, crashes, rights
-	cargo test $(FEATURES) $(foreach file,$(wildcard tests/*.rs),--test $(basename $(notdir $(file))))
+	PG_CONFIG=$(SERVER) cargo test $(FEATURES) $(SERVER_TESTS:%=--test %)
+
+test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have the extension
+	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test upgrade
+
+# PostgreSQL 15 has all tests in `make test`: what needs no server is not repeated, nor are the clients built again.
+SERVERLESS_TESTS = protocol release releases torture_checker
+
+do-matrix:
+	$(MAKE) test-backend do-install test-regress test-readme
+	$(MAKE) PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade

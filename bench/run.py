@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks import daemon_race, flush, heartbeat, million, standby, sweep
+from benchmarks import daemon_race, detection, fence, flush, heartbeat, million, settling, standby, sweep
 from harness.report import Report
 from harness.server import ServerProblem, Servers
 
@@ -34,7 +34,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "heartbeat": ("A heartbeat costs hardly more than a call that does nothing", heartbeat.measure),
     "standby": ("Heartbeats go on while a synchronous standby is away", standby.measure),
+    "detection": ("A dead worker is found one sweep after the threshold, and never before it", detection.measure),
+    "fence": ("A fence costs jobs that nobody gave up next to nothing", fence.measure),
     "flush": ("Heartbeats are written to the table as fast as PostgreSQL updates rows", flush.measure),
+    "settling": ("Jobs are settled with their owner's rights for little more than the UPDATE", settling.measure),
     "daemon": ("A sweep leaves a daemon that settles worker by worker far behind", daemon_race.measure),
     "sweep": ("A sweep costs what the dead and their jobs cost, and little more", sweep.measure),
     "million": ("A million workers can beat while the server flushes and sweeps", million.measure),
@@ -107,7 +110,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures rgrid_heartbeat on throw-away servers.")
     parser.add_argument("--bindir", type=Path, required=True, help="where initdb, postgres, pgbench and pg_config are")
     parser.add_argument("--quick", action="store_true", help="small sizes: right or wrong, not fast or slow")
-    parser.add_argument("--results", type=Path, help="write RESULTS.md and results.svg there")
+    parser.add_argument("--results", type=Path, help="write RESULTS.md and its charts there")
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), help="these benchmarks and no others")
     return parser.parse_args()
 

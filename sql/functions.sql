@@ -4,7 +4,7 @@ REVOKE ALL ON FUNCTION @extschema@.rgrid_heartbeat(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_register(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_deregister(text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_sweep(boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_stale_workers(interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;
 GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables TO pg_monitor;
@@ -17,7 +17,7 @@ COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
     'A worker starts; answers its id, made up when NULL, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'A worker stops on purpose; answers whether it was known';
-COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean) IS
+COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
     'Declares silent workers dead and settles their jobs now, or says whom and what that would be';
 COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS
     'Workers silent for longer than the threshold, the longest silence first';

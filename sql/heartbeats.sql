@@ -17,7 +17,8 @@ BEGIN
         -- Rows are updated all the time and in place: free space on each page, and no index on the time, keep
         -- the updates HOT.
         CREATE TABLE @extschema@.worker_heartbeats (
-            worker_id text PRIMARY KEY CHECK (pg_catalog.length(worker_id) BETWEEN 1 AND 255),
+            worker_id text PRIMARY KEY CHECK (pg_catalog.length(worker_id) OPERATOR(pg_catalog.>=) 1
+                                              AND pg_catalog.length(worker_id) OPERATOR(pg_catalog.<=) 255),
             hostname text CHECK (pg_catalog.length(hostname) OPERATOR(pg_catalog.<=) 255),
             last_heartbeat_at timestamp with time zone NOT NULL
         ) WITH (fillfactor = 50);

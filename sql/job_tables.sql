@@ -1,25 +1,76 @@
--- The watched tables. RGrid's own, executions in the extension's schema, needs no row: it is watched with these
--- defaults as soon as it exists.
+-- The watched tables. RGrid's own, executions in the extension's schema, needs no row: it is watched with the
+-- defaults as soon as it exists. A row for it overrides them, or says that it is not watched.
 CREATE TABLE @extschema@.rgrid_job_tables (
     job_table regclass PRIMARY KEY,
+    watched boolean NOT NULL DEFAULT true,
     worker_column name NOT NULL DEFAULT 'worker_id',
     status_column name NOT NULL DEFAULT 'status',
     running_status text NOT NULL DEFAULT 'running',
     dead_status text NOT NULL DEFAULT 'failed',
     error_column name DEFAULT 'execution_error',
     error_message text NOT NULL DEFAULT 'Worker died unexpectedly',
-    finished_column name DEFAULT 'completed_at'
+    finished_column name DEFAULT 'completed_at',
+    on_death text NOT NULL DEFAULT 'fail'
+        CHECK (on_death OPERATOR(pg_catalog.=) ANY ('{fail,requeue}'::pg_catalog.text[])),
+    queued_status text NOT NULL DEFAULT 'queued',
+    attempts_column name DEFAULT 'retry_count',
+    max_attempts_column name DEFAULT 'max_retries',
+    max_attempts integer NOT NULL DEFAULT 3 CHECK (max_attempts OPERATOR(pg_catalog.>=) 0),
+    started_column name,
+    CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL)
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_tables IS
     'Tables whose running jobs are settled when their worker dies; executions in this schema needs no row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.job_table IS 'The table of jobs';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched IS
+    'Whether it is settled; false only for executions in this schema, which would be watched without a row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.worker_column IS 'Column with the id of the worker that runs the job';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.status_column IS 'Column with the job''s status';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.running_status IS 'Status of a job that a worker is running';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status that a job gets when its worker died';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job that failed with its worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_column IS 'Column for the error message; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_message IS 'What is written there';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
-    'Column for the time of the death: UTC in a timestamp, now in a timestamptz; NULL for none';
+    'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.on_death IS
+    'fail: jobs of a dead worker are failed; requeue: they go back to the queue while they have attempts left';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.queued_status IS 'Status of a job that waits for a worker';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_column IS
+    'Column that counts the attempts used up, for requeue; NULL counts as 0';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_column IS
+    'Column with the attempts that a job may use up; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
+    'The same for all jobs, where there is no such column or it is NULL';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
+    'Column that is cleared when a job goes back to the queue; NULL for none';
+
+-- The owner of a table of jobs calls these. They check the owner themselves, but whom the database's processes work for
+-- is for the superuser to say: EXECUTE is not PUBLIC's.
+CREATE FUNCTION @extschema@.rgrid_watch_jobs(
+    job_table regclass,
+    worker_column name DEFAULT 'worker_id',
+    status_column name DEFAULT 'status',
+    running_status text DEFAULT 'running',
+    dead_status text DEFAULT 'failed',
+    error_column name DEFAULT 'execution_error',
+    error_message text DEFAULT 'Worker died unexpectedly',
+    finished_column name DEFAULT 'completed_at',
+    on_death text DEFAULT 'fail',
+    queued_status text DEFAULT 'queued',
+    attempts_column name DEFAULT 'retry_count',
+    max_attempts_column name DEFAULT 'max_retries',
+    started_column name DEFAULT NULL,
+    max_attempts integer DEFAULT 3
+) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_watch_jobs_wrapper';
+CREATE FUNCTION @extschema@.rgrid_unwatch_jobs(job_table regclass)
+    RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_jobs_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.rgrid_watch_jobs(
+    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
+    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) IS
+    'Watches a table of jobs, or changes how it is watched; for its owner';
+COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
+    'Watches a table of jobs no longer; answers whether it was watched';

@@ -14,11 +14,15 @@ CREATE TABLE @extschema@.rgrid_worker_deaths (
 );
 CREATE UNIQUE INDEX rgrid_worker_deaths_dead ON @extschema@.rgrid_worker_deaths (worker_id)
     WHERE returned_at IS NULL;
+-- What is old enough to be pruned is found without reading the rest.
+CREATE INDEX rgrid_worker_deaths_declared ON @extschema@.rgrid_worker_deaths (declared_dead_at);
 -- Kept by pg_dump: the numbers of the incarnations must never go back.
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_deaths', '');
 
 COMMENT ON TABLE @extschema@.rgrid_worker_deaths IS
     'Ledger of deaths, each once; a worker is dead while it has a row without returned_at';
+COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
+COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, for those that get old';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
     'Which of the worker''s lives ended; the first is 1, and the next heartbeat answers one more';

@@ -9,6 +9,7 @@
 //! The structure and its locks are described in [`table`]. Nothing here calls Postgres while a lock is held.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
@@ -178,6 +179,13 @@ pub fn beat_at(id: &str) -> Option<DateTime<Utc>> {
     table()?.beat_at(&key(id)?).map(pg::from_postgres)
 }
 
+/// Has a worker of the present database whose last heartbeat is later than `limit` have beaten `now`.
+pub fn pull_back(id: &str, limit: DateTime<Utc>, now: DateTime<Utc>) {
+    if let Some((table, key)) = table().zip(key(id)) {
+        table.pull_back(&key, pg::to_postgres(limit), pg::to_postgres(now));
+    }
+}
+
 /// Makes an entry for a worker once the present transaction has committed. Its row is locked, and says that it
 /// is alive.
 pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
@@ -242,6 +250,21 @@ pub fn unwritten_databases() -> Vec<pg_sys::Oid> {
 /// The heartbeats of the present database that are not in their rows yet.
 pub fn unwritten() -> Vec<Unwritten> {
     table().map(|table| table.unwritten(pg::current_database().to_u32())).unwrap_or_default()
+}
+
+/// How long workers of the present database who have beaten since then had been silent at a moment, in
+/// microseconds, for about as many of them as are asked for.
+pub fn silences(moment: DateTime<Utc>, wanted: usize) -> Vec<i64> {
+    let silences = |table: &Table<'_, LwLocks>| {
+        table.silences(pg::current_database().to_u32(), pg::to_postgres(moment), wanted)
+    };
+    table().map(silences).unwrap_or_default()
+}
+
+/// How many workers of each database have an entry.
+pub fn entries() -> HashMap<pg_sys::Oid, u64> {
+    let entries = table().map(|table| table.entries()).unwrap_or_default();
+    entries.into_iter().map(|(database, count)| (database.into(), count)).collect()
 }
 
 /// Takes note that heartbeats are in their rows.

@@ -5,38 +5,69 @@
 //! A crash of the server empties it, and the launcher fills it again.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use pgrx::lwlock::PgLwLock;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
-use pgrx::{pg_guard, pg_sys};
 
-use crate::liveness::Presence;
+use crate::counters::Counters;
+use crate::gaps::Histogram;
+use crate::liveness::{self, Hold, Moment, Presence};
 use crate::pg::{self, process::Latch};
+use crate::settings;
 
 /// Databases that fit. A cluster with more is swept all the same for the ones that fit.
 const CAPACITY: usize = 1_024;
 
-/// Bytes of the last problem's text that are kept, to tell whether it is news.
+/// Bytes of the last problem's text that are kept, to tell whether it is news, and for those who ask.
 const PROBLEM_LENGTH: usize = 256;
+
+/// In Postgres' microseconds.
+const HOUR: u64 = 3_600_000_000;
 
 /// What is known of one database.
 #[derive(Clone, Copy)]
 pub struct State {
     /// The database; it keeps its OID when it is renamed.
-    oid: pg_sys::Oid,
+    pub oid: pg_sys::Oid,
     /// Whether the extension was there when last looked.
     pub presence: Presence,
     /// Since when the server has been listening without interruption, in Postgres' microseconds. Silence
     /// before it proves nothing about a worker.
     observing_since: i64,
+    /// Nobody is heard for now: when last looked, the SQL objects were of another version than the library.
+    deaf: bool,
     /// Somebody asked for a look at it.
     pub requested: bool,
     /// Rounds that sweepers have finished; one that ends without counting here has failed.
     pub rounds: u64,
     /// Rounds in a row that failed.
     pub failures: u32,
-    /// The last problem that was logged; cleared when a round has none.
+    /// When the last sweep was begun and when it was done, in Postgres' microseconds; 0 for never.
+    sweep_started: i64,
+    sweep_finished: i64,
+    /// When somebody last looked for heartbeats to write, and when for old rows to remove; as above.
+    looked: i64,
+    pruned: i64,
+    /// The last problem, when it was met, and whether the last round still had it.
+    /// Silent workers that are held back because they are so many; `None` while there are none.
+    pub hold: Option<Hold>,
+    /// Workers whose heartbeats were from the future, each time that they were.
+    pub from_the_future: u64,
+    /// When there last were any, in Postgres' microseconds; 0 for never.
+    pub from_the_future_at: i64,
+    /// Running jobs of dead workers that the last sweep left alone because others had locked them.
+    pub locked_jobs: u64,
     problem: Text,
+    problem_at: i64,
+    has_problem: bool,
+    /// What operators read.
+    pub counters: Counters,
+    /// The gaps between the heartbeats of its workers.
+    pub gaps: Histogram,
 }
 
 /// A short text in shared memory.
@@ -50,10 +81,14 @@ impl Text {
     const EMPTY: Self = Self { length: 0, bytes: [0; PROBLEM_LENGTH] };
 
     fn new(text: &str) -> Self {
-        let length = text.len().min(PROBLEM_LENGTH);
+        let length = text.floor_char_boundary(PROBLEM_LENGTH);
         let mut this = Self { length, ..Self::EMPTY };
         this.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
         this
+    }
+
+    fn to_text(self) -> String {
+        String::from_utf8_lossy(&self.bytes[..self.length]).into_owned()
     }
 }
 
@@ -69,12 +104,68 @@ impl State {
             oid,
             presence: Presence::Unknown,
             observing_since: pg::to_postgres(now),
+            deaf: false,
             requested: false,
             rounds: 0,
             failures: 0,
+            sweep_started: 0,
+            sweep_finished: 0,
+            looked: 0,
+            pruned: 0,
+            hold: None,
+            from_the_future: 0,
+            from_the_future_at: 0,
+            locked_jobs: 0,
             problem: Text::EMPTY,
+            problem_at: 0,
+            has_problem: false,
+            counters: Counters::since(pg::to_postgres(now)),
+            gaps: Histogram::EMPTY,
         }
     }
+
+    /// Since when silence in this database counts.
+    pub fn observing_since(&self) -> DateTime<Utc> {
+        pg::from_postgres(self.observing_since)
+    }
+
+    /// When the last sweep was begun.
+    pub fn sweep_started(&self) -> Option<DateTime<Utc>> {
+        moment(self.sweep_started)
+    }
+
+    /// When the last sweep was done.
+    pub fn sweep_finished(&self) -> Option<DateTime<Utc>> {
+        moment(self.sweep_finished)
+    }
+
+    /// When old rows were last looked for.
+    pub fn pruned(&self) -> Option<DateTime<Utc>> {
+        moment(self.pruned)
+    }
+
+    /// The last problem, which may be over, and when it was met.
+    pub fn last_problem(&self) -> Option<(String, DateTime<Utc>)> {
+        moment(self.problem_at).map(|at| (self.problem.to_text(), at))
+    }
+
+    /// The problem that the last round had.
+    pub fn problem(&self) -> Option<String> {
+        self.has_problem.then(|| self.problem.to_text())
+    }
+
+    /// Takes note of a problem; whether it is another one than the round before had.
+    fn meet(&mut self, problem: Text, now: i64) -> bool {
+        let is_news = !self.has_problem || self.problem != problem;
+        self.counters.errors += 1;
+        (self.problem, self.problem_at, self.has_problem) = (problem, now, true);
+        is_news
+    }
+}
+
+/// A time that is 0 while it has not come.
+fn moment(timestamp: i64) -> Option<DateTime<Utc>> {
+    (timestamp != 0).then(|| pg::from_postgres(timestamp))
 }
 
 /// The table in shared memory; entries are in no order, the first `used` are valid.
@@ -82,6 +173,15 @@ impl State {
 struct Shared {
     /// The launcher's latch; no process's while there is none.
     launcher: Latch,
+    /// The launcher's process and its start, in Postgres' microseconds; 0 before the first.
+    launcher_pid: i32,
+    launcher_started: i64,
+    /// The launcher could not start the last sweeper that it wanted to.
+    out_of_slots: bool,
+    /// What the clocks said when somebody last looked at both; `None` until the first look.
+    clocks: Option<Moment>,
+    /// When the launcher wants to be awake again, by the monotonic clock; `None` while it is.
+    launcher_wakes_at: Option<Duration>,
     used: usize,
     states: [State; CAPACITY],
 }
@@ -92,7 +192,16 @@ unsafe impl PGRXSharedMemory for Shared {}
 impl Default for Shared {
     fn default() -> Self {
         let unused = State::new(pg_sys::InvalidOid, DateTime::UNIX_EPOCH);
-        Self { launcher: Latch::NONE, used: 0, states: [unused; CAPACITY] }
+        Self {
+            launcher: Latch::NONE,
+            launcher_pid: 0,
+            launcher_started: 0,
+            out_of_slots: false,
+            clocks: None,
+            launcher_wakes_at: None,
+            used: 0,
+            states: [unused; CAPACITY],
+        }
     }
 }
 
@@ -109,6 +218,36 @@ impl Shared {
         }
         self.find(oid)
     }
+
+    /// What has happened, by these clocks, since somebody last looked at them; each thing is told once.
+    fn interruption(&mut self, now: Moment, threshold: Duration) -> Option<Interruption> {
+        let earlier = self.clocks.replace(now);
+        if earlier.is_some_and(|earlier| liveness::clock_stepped(earlier, now)) {
+            return Some(Interruption::ClockStepped);
+        }
+        let wakes_at = self.launcher_wakes_at?;
+        if liveness::was_frozen(wakes_at, now.monotonic, threshold) {
+            self.launcher_wakes_at = None;
+            return Some(Interruption::Frozen);
+        }
+        None
+    }
+
+    fn observe_from(&mut self, now: DateTime<Utc>) {
+        let used = self.used;
+        for state in &mut self.states[..used] {
+            state.observing_since = pg::to_postgres(now);
+            state.hold = None;
+        }
+    }
+}
+
+/// Why workers may not have been heard, or not at the times that are known of them.
+enum Interruption {
+    /// The wall clock was set, or the machine slept.
+    ClockStepped,
+    /// All processes stood still, and the clocks went on.
+    Frozen,
 }
 
 // SAFETY: the name is this extension's own.
@@ -130,7 +269,31 @@ pub fn is_preloaded() -> bool {
 
 /// The launcher says where it can be woken, and that it is there.
 pub fn announce_launcher() {
-    DATABASES.exclusive().launcher = Latch::mine();
+    let (pid, now) = (pg::process::my_pid(), pg::to_postgres(pg::now()));
+    let mut shared = DATABASES.exclusive();
+    (shared.launcher, shared.launcher_pid, shared.launcher_started) = (Latch::mine(), pid, now);
+}
+
+/// The process of the launcher, if it is there, and since when.
+pub fn launcher() -> Option<(i32, DateTime<Utc>)> {
+    if !is_preloaded() {
+        return None;
+    }
+    let (pid, started) = {
+        let shared = DATABASES.share();
+        (shared.launcher_pid, shared.launcher_started)
+    };
+    moment(started).filter(|_| pg::process::exists(pid)).map(|at| (pid, at))
+}
+
+/// The launcher says whether it could start the last sweeper that it wanted to.
+pub fn set_out_of_slots(out_of_slots: bool) {
+    DATABASES.exclusive().out_of_slots = out_of_slots;
+}
+
+/// Whether the launcher lacks a worker slot.
+pub fn is_out_of_slots() -> bool {
+    is_preloaded() && DATABASES.share().out_of_slots
 }
 
 /// Forgets the databases that are not among these, and takes note of new ones; whether any was forgotten.
@@ -157,6 +320,65 @@ pub fn state(oid: pg_sys::Oid) -> Option<State> {
     shared.states[..shared.used].iter().find(|state| state.oid == oid).copied()
 }
 
+/// What is known of all databases.
+pub fn states() -> Vec<State> {
+    if !is_preloaded() {
+        return Vec::new();
+    }
+    let shared = DATABASES.share();
+    shared.states[..shared.used].to_vec()
+}
+
+/// What is known of the present database; `None` without shared memory, and before the launcher has seen it.
+pub fn present() -> Option<State> {
+    if is_preloaded() { state(pg::current_database()) } else { None }
+}
+
+/// Counts something that has happened in the present database.
+pub fn count(count: impl FnOnce(&mut Counters)) {
+    if is_preloaded() {
+        change(pg::current_database(), |state| count(&mut state.counters));
+    }
+}
+
+/// A sweep of the present database begins.
+pub fn sweep_begins() {
+    let now = pg::to_postgres(pg::now());
+    change(pg::current_database(), |state| state.sweep_started = now);
+}
+
+/// The sweep of the present database is done.
+pub fn sweep_ends() {
+    let now = pg::to_postgres(pg::now());
+    change(pg::current_database(), |state| {
+        state.sweep_finished = now;
+        state.counters.sweeps += 1;
+    });
+}
+
+/// A flush of the present database looks for heartbeats now; when somebody last did.
+pub fn flush_begins(now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let now = pg::to_postgres(now);
+    let last = change(pg::current_database(), |state| std::mem::replace(&mut state.looked, now));
+    last.and_then(moment)
+}
+
+/// The launcher has looked for heartbeats, and found some in no other databases than these.
+pub fn looked(unwritten: &[pg_sys::Oid], at: DateTime<Utc>) {
+    let at = pg::to_postgres(at);
+    let mut shared = DATABASES.exclusive();
+    let used = shared.used;
+    shared.states[..used]
+        .iter_mut()
+        .filter(|state| state.looked != 0 && !unwritten.contains(&state.oid))
+        .for_each(|state| state.looked = at);
+}
+
+/// Old rows of the present database have been looked for.
+pub fn pruned(now: DateTime<Utc>) {
+    change(pg::current_database(), |state| state.pruned = pg::to_postgres(now));
+}
+
 /// Changes what is known of a database, under the lock.
 pub fn change<T>(oid: pg_sys::Oid, change: impl FnOnce(&mut State) -> T) -> Option<T> {
     DATABASES.exclusive().find(oid).map(change)
@@ -165,12 +387,29 @@ pub fn change<T>(oid: pg_sys::Oid, change: impl FnOnce(&mut State) -> T) -> Opti
 /// Since when the server has been able to hear the workers of the present database.
 ///
 /// Without shared memory nobody keeps watch over interruptions, and the server's start has to do. With it, a
-/// database that the launcher has not seen yet is observed from now on.
+/// database that the launcher has not seen yet, or in which nobody is heard, is observed from now on.
 pub fn observing_since() -> DateTime<Utc> {
     if !is_preloaded() {
         return pg::server_started_at();
     }
-    state(pg::current_database()).map_or_else(pg::now, |state| pg::from_postgres(state.observing_since))
+    match state(pg::current_database()) {
+        Some(state) if !state.deaf => pg::from_postgres(state.observing_since),
+        _ => pg::now(),
+    }
+}
+
+/// Functions refuse heartbeats in the present database, so no silence counts until [`can_hear`].
+pub fn cannot_hear() {
+    change(pg::current_database(), |state| state.deaf = true);
+}
+
+/// Functions take heartbeats in the present database; if they did not before, observation starts anew.
+pub fn can_hear(now: DateTime<Utc>) {
+    change(pg::current_database(), |state| {
+        if std::mem::take(&mut state.deaf) {
+            state.observing_since = pg::to_postgres(now);
+        }
+    });
 }
 
 /// The extension was created in the present database: silence before it proves nothing about anybody, and whatever
@@ -187,11 +426,63 @@ pub fn installed(now: DateTime<Utc>) {
 
 /// Starts observation anew in all databases.
 pub fn observe_all_from(now: DateTime<Utc>) {
-    let mut shared = DATABASES.exclusive();
-    let used = shared.used;
-    for state in &mut shared.states[..used] {
-        state.observing_since = pg::to_postgres(now);
+    DATABASES.exclusive().observe_from(now);
+}
+
+/// Reads both clocks. If the wall clock was stepped since somebody last did, or all processes stood still, observation
+/// starts anew in all databases: by the launcher in each round and before each judgement, so that nobody judges by a
+/// clock that was stepped a moment ago.
+pub fn watch_clocks() -> Moment {
+    let now = Moment { wall: pg::now(), monotonic: pg::monotonic() };
+    if !is_preloaded() {
+        return now;
     }
+    let threshold = settings::stale_threshold();
+    let interruption = {
+        let mut shared = DATABASES.exclusive();
+        let interruption = shared.interruption(now, threshold);
+        if interruption.is_some() {
+            shared.observe_from(now.wall);
+        }
+        interruption
+    };
+    if let Some(interruption) = interruption {
+        log_interruption(&interruption);
+    }
+    now
+}
+
+/// To the server's log alone: the caller of `rgrid_sweep()` may be the first to notice.
+fn log_interruption(interruption: &Interruption) {
+    let line = match interruption {
+        Interruption::ClockStepped => "the system clock was stepped or the machine was suspended",
+        Interruption::Frozen => "the server stood still",
+    };
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!("{line}: silence counts from now on"),
+        "rgrid_heartbeat",
+    )
+    .report(PgLogLevel::LOG_SERVER_ONLY);
+}
+
+/// Takes note of workers of the present database whose heartbeats were from the future; whether that is news: a clock
+/// that is wrong stays wrong, and is talked of once an hour at most.
+pub fn note_future(workers: usize, now: DateTime<Utc>) -> bool {
+    if !is_preloaded() {
+        return true;
+    }
+    let now = pg::to_postgres(now);
+    let earlier = change(pg::current_database(), |state| {
+        state.from_the_future += workers as u64;
+        std::mem::replace(&mut state.from_the_future_at, now)
+    });
+    earlier.is_none_or(|earlier| earlier == 0 || now.abs_diff(earlier) > HOUR)
+}
+
+/// The launcher says when it wants to be awake again; `None` when it is.
+pub fn launcher_wakes_at(at: Option<Duration>) {
+    DATABASES.exclusive().launcher_wakes_at = at;
 }
 
 /// Asks the launcher to look at the present database as soon as it can, unless it is known to have the extension:
@@ -211,9 +502,15 @@ pub fn request_visit() {
     launcher.set();
 }
 
-/// Takes note of what went wrong in a round, or of nothing; says whether that is news worth a log line.
+/// Takes note of what went wrong in a sweep, or of nothing; says whether that is news worth a log line.
 pub fn is_news(oid: pg_sys::Oid, problem: &str) -> bool {
-    let text = Text::new(problem);
-    let known = change(oid, |state| std::mem::replace(&mut state.problem, text));
-    known != Some(text) && !problem.is_empty()
+    let (text, now) = (Text::new(problem), pg::to_postgres(pg::now()));
+    let is_news = change(oid, |state| match problem {
+        "" => {
+            state.has_problem = false;
+            false
+        }
+        _ => state.meet(text, now),
+    });
+    is_news.unwrap_or(!problem.is_empty())
 }

@@ -4,11 +4,16 @@
 //! pgrx raises. Messages follow PostgreSQL's style guide: the primary message in lower case and without a
 //! full stop, details and hints as sentences.
 
+use std::time::Duration;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
 
 use crate::installation::VERSION;
+
+/// A year, more or less.
+const FAR_AHEAD: Duration = Duration::from_secs(366 * 24 * 3_600);
 
 /// What the crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -31,6 +36,8 @@ pub enum Error {
     ControlCharacter(&'static str),
     /// A threshold of zero or less.
     ThresholdNotPositive,
+    /// Something that only exists when the server has loaded the library at its start.
+    NotPreloaded,
     /// The extension is not there, which a function of it can only see while it is being dropped.
     NotInstalled,
     /// The table of heartbeats was dropped or renamed.
@@ -59,6 +66,63 @@ pub enum Error {
         /// The relation's name.
         table: String,
     },
+    /// A table that is not there.
+    NoTable {
+        /// What was given in the place of its name.
+        table: String,
+    },
+    /// A relation that other sessions cannot see.
+    TemporaryTable {
+        /// The relation's name.
+        table: String,
+    },
+    /// Somebody else's table.
+    NotOwner {
+        /// The relation's name.
+        table: String,
+    },
+    /// A table that is not watched.
+    NotWatched {
+        /// The relation's name.
+        table: String,
+    },
+    /// Two statuses of a watched table that must differ are the same.
+    SameStatus {
+        /// The status.
+        status: String,
+    },
+    /// A word for what becomes of jobs that is not one of those there are.
+    UnknownPolicy {
+        /// The word.
+        word: String,
+    },
+    /// Jobs are to be given back to the queue, but nothing counts how often.
+    NoAttemptsColumn,
+    /// A number of attempts that is less than zero.
+    NegativeAttempts,
+    /// A column that settling sets to NULL does not allow it.
+    ColumnNotNull {
+        /// The relation's name.
+        table: String,
+        /// The column's name.
+        column: String,
+    },
+    /// A column cannot hold a value.
+    ImpossibleValue {
+        /// The relation's name.
+        table: String,
+        /// The column's name.
+        column: String,
+        /// The value.
+        value: String,
+        /// What its type says, if it says anything.
+        reason: Option<String>,
+    },
+    /// Something took longer than it may.
+    TimedOut {
+        /// How long it may take.
+        limit: Duration,
+    },
     /// A row was locked by another session for longer than a second.
     JobsLocked {
         /// The table whose rows are locked.
@@ -79,6 +143,29 @@ pub enum Error {
     /// A name of ours means another relation by now.
     Replaced {
         /// The other relation.
+        table: String,
+    },
+    /// Workers have beaten later than the server's clock says.
+    FutureHeartbeats {
+        /// How many.
+        workers: usize,
+        /// The id of one of them.
+        example: String,
+        /// How far its heartbeat is ahead.
+        ahead: Duration,
+    },
+    /// So many workers are silent that they are held back.
+    MassDeath {
+        /// How many are.
+        silent: usize,
+        /// Of how many.
+        living: usize,
+        /// How long they are held back.
+        at_most: Duration,
+    },
+    /// A job that a sweep settled is to get a result after all.
+    GivenUp {
+        /// The job's table.
         table: String,
     },
     /// A rule or a trigger kept a row from being written.
@@ -127,23 +214,40 @@ impl Error {
             || code == PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
     }
 
+    /// Says it as a warning.
+    pub fn warn(self) {
+        ErrorReport::from(self).report(PgLogLevel::WARNING);
+    }
+
     fn code(&self) -> PgSqlErrorCode {
         match self {
             Self::NullArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::EmptyWorkerId
             | Self::WorkerIdTooLong { .. }
             | Self::ControlCharacter(_)
-            | Self::ThresholdNotPositive => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::NotInstalled | Self::ForeignVersion { .. } | Self::Unsettled { .. } => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            Self::NoHeartbeatTable { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            | Self::ThresholdNotPositive
+            | Self::SameStatus { .. }
+            | Self::UnknownPolicy { .. }
+            | Self::NoAttemptsColumn
+            | Self::NegativeAttempts
+            | Self::ImpossibleValue { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NotPreloaded
+            | Self::NotInstalled
+            | Self::ForeignVersion { .. }
+            | Self::Unsettled { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::NoHeartbeatTable { .. } | Self::NoTable { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::UndefinedColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             Self::ColumnType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            Self::NotATable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::NotATable { .. } | Self::TemporaryTable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::NotOwner { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::NotWatched { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            Self::ColumnNotNull { .. } => PgSqlErrorCode::ERRCODE_INVALID_TABLE_DEFINITION,
+            Self::TimedOut { .. } => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Replaced { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::FutureHeartbeats { .. } | Self::MassDeath { .. } => PgSqlErrorCode::ERRCODE_WARNING,
+            Self::GivenUp { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NotWritten { .. } => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::Caught(caught) => caught.code,
             Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
@@ -158,8 +262,11 @@ impl Error {
             Self::WorkerIdTooLong { .. } => "worker id is too long".into(),
             Self::ControlCharacter(argument) => format!("{argument} must not contain control characters"),
             Self::ThresholdNotPositive => "threshold must be greater than zero".into(),
+            Self::NotPreloaded => "rgrid_heartbeat must be loaded via \"shared_preload_libraries\"".into(),
             Self::NotInstalled => "extension \"rgrid_heartbeat\" is not installed in this database".into(),
-            Self::NoHeartbeatTable { table } => format!("relation \"{table}\" does not exist"),
+            Self::NoHeartbeatTable { table } | Self::NoTable { table } => {
+                format!("relation \"{table}\" does not exist")
+            }
             Self::UndefinedColumn { table, column } => {
                 format!("column \"{column}\" of relation \"{table}\" does not exist")
             }
@@ -167,6 +274,20 @@ impl Error {
                 format!("column \"{column}\" of relation \"{table}\" must be of type {wanted}")
             }
             Self::NotATable { table } => format!("\"{table}\" is not a table"),
+            Self::TemporaryTable { table } => format!("cannot watch temporary table \"{table}\""),
+            Self::NotOwner { table } => format!("must be owner of table {table}"),
+            Self::NotWatched { table } => format!("job table \"{table}\" is not watched"),
+            Self::SameStatus { .. } => "running, dead and queued status must differ".into(),
+            Self::UnknownPolicy { .. } => "on_death must be \"fail\" or \"requeue\"".into(),
+            Self::NoAttemptsColumn => "jobs cannot be requeued without a column that counts attempts".into(),
+            Self::NegativeAttempts => "max_attempts must not be negative".into(),
+            Self::ColumnNotNull { table, column } => {
+                format!("column \"{column}\" of relation \"{table}\" must allow null")
+            }
+            Self::ImpossibleValue { table, column, value, .. } => {
+                format!("column \"{column}\" of relation \"{table}\" cannot hold \"{value}\"")
+            }
+            Self::TimedOut { limit } => format!("no answer within {} s", limit.as_secs()),
             Self::JobsLocked { table } => {
                 format!("could not obtain lock on rows of job table \"{table}\"")
             }
@@ -176,6 +297,13 @@ impl Error {
             }
             Self::Unsettled { problems } => problems.clone(),
             Self::Replaced { table } => format!("relation \"{table}\" is not the one that was expected"),
+            Self::FutureHeartbeats { workers, .. } => {
+                format!("heartbeats from the future were taken as of now: {workers}")
+            }
+            Self::MassDeath { silent, living, .. } => {
+                format!("{silent} of {living} living workers fell silent and are held back")
+            }
+            Self::GivenUp { .. } => "job was given up because its worker was declared dead".into(),
             Self::NotWritten { table } => {
                 format!("a rule or trigger of table \"{table}\" suppressed the write")
             }
@@ -193,10 +321,31 @@ impl Error {
             Self::Replaced { .. } => {
                 Some("A schema or table was renamed while the extension was using it.".into())
             }
+            Self::FutureHeartbeats { example, ahead, .. } => {
+                // Of the end of time no number of seconds tells anything.
+                let far = match *ahead < FAR_AHEAD {
+                    true => format!("{:.1} s", ahead.as_secs_f64()),
+                    false => "more than a year".into(),
+                };
+                Some(format!("That of worker \"{example}\" was {far} ahead of the server's clock."))
+            }
+            Self::MassDeath { at_most, .. } => {
+                let seconds = at_most.as_secs_f64();
+                Some(format!("Those who are still silent after {seconds:.1} s are declared dead."))
+            }
+            Self::GivenUp { table } => Some(format!(
+                "In table \"{table}\" it can only be claimed afresh or given back to the queue."
+            )),
             Self::JobsLocked { .. } => Some(
                 "The worker was given up, and jobs of its earlier incarnation are locked by another session."
                     .into(),
             ),
+            Self::SameStatus { status } => Some(format!("Two of them are \"{status}\".")),
+            Self::UnknownPolicy { word } => Some(format!("It is \"{word}\".")),
+            Self::ColumnNotNull { .. } => Some("It is cleared in jobs that go back to the queue.".into()),
+            Self::ImpossibleValue { reason, .. } => {
+                reason.as_ref().map(|reason| format!("Its type says: {reason}."))
+            }
             Self::Caught(caught) => caught.detail.clone(),
             _ => None,
         }
@@ -204,6 +353,7 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NotPreloaded => Some("Add it to shared_preload_libraries and restart the server.".into()),
             Self::NoHeartbeatTable { .. } => Some(
                 "Rename the table back, or drop and create extension \"rgrid_heartbeat\" to have a new one."
                     .into(),
@@ -211,12 +361,29 @@ impl Error {
             Self::JobsLocked { .. } => Some(
                 "Try again; the session that holds the locks can be found with pg_blocking_pids().".into(),
             ),
+            Self::FutureHeartbeats { .. } => Some(
+                "Set the clocks of the workers' hosts, or let the workers call rgrid_heartbeat(), which goes by the \
+                 server's clock."
+                    .into(),
+            ),
+            Self::MassDeath { .. } => Some(
+                "Look at the network between workers and server. If the workers are really gone, call \
+                 rgrid_sweep(force => true)."
+                    .into(),
+            ),
+            Self::GivenUp { .. } => Some(
+                "Drop the result: rgrid_heartbeat() answers the worker another incarnation than before.".into(),
+            ),
             Self::ForeignVersion { .. } => Some(
                 "Run ALTER EXTENSION rgrid_heartbeat UPDATE, or restart the server with the new library."
                     .into(),
             ),
             Self::Unsettled { .. } => Some(
                 "Everything else was done; this is tried again, and logged again when it changes.".into(),
+            ),
+            Self::NoAttemptsColumn => Some(
+                "Name one as attempts_column; without it a job that kills its workers would come back for ever."
+                    .into(),
             ),
             Self::Caught(caught) => caught.hint.clone(),
             _ => None,

@@ -10,8 +10,9 @@ use crate::buffer::{self, table::Unwritten};
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::jobs::is_locked;
-use crate::pg::scope;
+use crate::pg::{self, scope};
 use crate::workers::{Beats, HeartbeatTable};
+use crate::{counters, databases};
 
 /// Rows written in one transaction: few enough that a worker which must write its own row does not wait long,
 /// and enough that reading the whole table for each batch, as the planner will with many workers, pays.
@@ -21,6 +22,7 @@ const BATCH: usize = 100_000;
 /// own. What cannot be written now, because its row is locked, stays for the next time.
 pub fn flush() -> Result<()> {
     let started = Instant::now();
+    watch_gaps();
     let heartbeats = buffer::unwritten();
     if heartbeats.is_empty() {
         return Ok(());
@@ -29,9 +31,21 @@ pub fn flush() -> Result<()> {
     for batch in heartbeats.chunks(BATCH) {
         outcome = flush_batch(batch).and(outcome);
     }
+    databases::count(|counters| counters.flushes += 1);
     let count = heartbeats.len();
     debug1!("flushed {count} heartbeats in {:.1} ms", milliseconds(started.elapsed()));
     outcome
+}
+
+/// Workers whose gaps are looked at in one flush.
+const WATCHED: usize = 10_000;
+
+/// Takes note of how long workers pause: those who have beaten since somebody last looked had been silent then.
+fn watch_gaps() {
+    let now = pg::now();
+    let Some(last) = databases::flush_begins(now) else { return };
+    let silences = buffer::silences(last, WATCHED);
+    databases::change(pg::current_database(), |state| state.gaps.add(&silences, pg::to_postgres(now)));
 }
 
 /// Writes a batch; if the table refuses it, each half by itself, so that one bad row keeps nobody else back.
@@ -53,6 +67,8 @@ fn flush_batch(batch: &[Unwritten]) -> Result<()> {
     for id in &written.gone {
         buffer::remove(id);
     }
+    let rows = counters::number(batch.len() - written.left.len() - written.gone.len());
+    databases::count(|counters| counters.rows_flushed += rows);
     Ok(())
 }
 

@@ -47,6 +47,7 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
 fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
+    databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, after whoever had it: what the ledger says stays true until this commits.
     let standing = ledger::standing(&caller.installation, caller.id)?;
     if standing.dead {
@@ -142,10 +143,11 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
     loop {
         let id = format!("worker-{}", &Uuid::new_v4().simple().to_string()[..8]);
         let caller = Caller::new(Some(&id), hostname)?;
-        let is_unused = ledger::standing(&caller.installation, &id)?.incarnation == 1;
+        let is_unused = !ledger::has_died(&caller.installation, &id)?;
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
-            buffer::add_at_commit(&id, hostname, 1);
-            return Ok((id, 1));
+            let incarnation = ledger::standing(&caller.installation, &id)?.incarnation;
+            buffer::add_at_commit(&id, hostname, incarnation);
+            return Ok((id, incarnation));
         }
         pg::check_for_interrupts();
     }

@@ -39,7 +39,7 @@ impl Installation {
         );
         let found = statement.select(&[oid.into()], |row| {
             let schema = row.required(1, "schema")?;
-            let tables = ["rgrid_worker_deaths", "rgrid_job_tables"];
+            let tables = ["rgrid_worker_deaths", "rgrid_incarnations", "rgrid_job_tables"];
             Ok(Self {
                 tables: tables
                     .iter()
@@ -55,9 +55,20 @@ impl Installation {
         Ok(found.into_iter().next())
     }
 
-    /// Finds the extension for one of its own SQL functions.
+    /// Finds the extension for one of its own SQL functions, which do not touch objects of another version.
     pub fn of_caller() -> Result<Self> {
-        Self::find()?.ok_or(Error::NotInstalled)
+        match Self::find()? {
+            None => Err(Error::NotInstalled),
+            Some(installation) if installation.is_foreign() => {
+                Err(Error::ForeignVersion { version: installation.version })
+            }
+            Some(installation) => Ok(installation),
+        }
+    }
+
+    /// Whether the SQL objects are of another version than this library.
+    pub fn is_foreign(&self) -> bool {
+        self.version != VERSION
     }
 
     /// A statement with the extension's schema in the place of `@extschema@`, as in an extension's script.

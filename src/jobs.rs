@@ -1,14 +1,22 @@
-//! The watched tables of jobs: which they are, and settling the running jobs of workers that are gone.
+//! The watched tables of jobs, and settling the running jobs of workers that are gone.
 //!
 //! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have
-//! altered the table since it was watched.
+//! altered the table since it was watched. Which tables there are is in [`registry`], what they need in [`columns`],
+//! the texts of the statements in [`statement`].
 
 use chrono::{DateTime, Utc};
-use pgrx::{PgSqlErrorCode, pg_sys, spi};
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::installation::Installation;
 use crate::pg::{self, catalog, scope, sql};
+
+pub mod columns;
+pub mod registry;
+pub mod statement;
+
+pub use columns::Columns;
+pub use registry::{OnDeath, Watch, watched};
+use statement::Statements;
 
 /// What to do about job rows that another session has locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,19 +29,19 @@ pub enum Locked {
     Wait,
 }
 
-/// A watched table, as its row in `rgrid_job_tables` has it.
+/// A watched table, or one of the tables that it consists of.
 #[derive(Clone, Debug)]
 pub struct JobTable {
-    /// The qualified name, quoted where SQL needs it.
+    /// The qualified name of the watched table, quoted where SQL needs it: what reports call it.
     pub name: String,
-    relation: catalog::Relation,
-    worker_column: String,
-    status_column: String,
-    running_status: String,
-    dead_status: String,
-    error_column: Option<String>,
-    error_message: String,
-    finished_column: Option<String>,
+    /// The same of the table that statements name.
+    pub target: String,
+    /// Whether statements leave out what is below it.
+    pub only: bool,
+    /// The table that statements name, as the catalog has it.
+    pub relation: catalog::Relation,
+    /// Which of its columns and values mean what.
+    pub watch: Watch,
 }
 
 /// Jobs of one worker that were settled in one table.
@@ -45,57 +53,40 @@ pub struct Settled {
     pub failed: i64,
     /// Given back to the queue.
     pub requeued: i64,
-}
-
-/// The tables to settle: the registry's, and `executions` in the extension's schema, which needs no entry.
-pub fn watched(installation: &Installation) -> Result<Vec<JobTable>> {
-    let statement = installation.sql(
-        "SELECT j.job_table, j.worker_column::text, j.status_column::text, j.running_status, j.dead_status, \
-                j.error_column::text, j.error_message, j.finished_column::text \
-         FROM @extschema@.rgrid_job_tables j ORDER BY j.job_table",
-    );
-    let entries = installation.as_owner(|| {
-        sql::select(&statement, &[], |row| {
-            let oid: pg_sys::Oid = row.required(1, "job table")?;
-            let Some((relation, name)) = catalog::relation(oid).zip(catalog::qualified_name(oid)) else {
-                return Ok(None);
-            };
-            Ok(Some(JobTable {
-                name,
-                relation,
-                worker_column: row.required(2, "worker column")?,
-                status_column: row.required(3, "status column")?,
-                running_status: row.required(4, "running status")?,
-                dead_status: row.required(5, "dead status")?,
-                error_column: row.optional(6)?,
-                error_message: row.required(7, "error message")?,
-                finished_column: row.optional(8)?,
-            }))
-        })
-    })?;
-    let mut tables: Vec<JobTable> = entries.into_iter().flatten().collect();
-    let default = default_table(installation);
-    tables.extend(default.filter(|default| tables.iter().all(|t| t.relation.oid != default.relation.oid)));
-    Ok(tables)
-}
-
-/// RGrid's own table of jobs, with the words that RGrid's daemon used.
-fn default_table(installation: &Installation) -> Option<JobTable> {
-    let relation = catalog::relation_named(installation.schema, "executions")?;
-    Some(JobTable {
-        name: catalog::qualified_name(relation.oid)?,
-        relation,
-        worker_column: "worker_id".into(),
-        status_column: "status".into(),
-        running_status: "running".into(),
-        dead_status: "failed".into(),
-        error_column: Some("execution_error".into()),
-        error_message: "Worker died unexpectedly".into(),
-        finished_column: Some("completed_at".into()),
-    })
+    /// The primary keys of these jobs, where the table has one of a single column.
+    pub keys: Vec<String>,
 }
 
 impl JobTable {
+    /// A table of this OID; `None` when it was dropped.
+    pub fn open(oid: pg_sys::Oid, watch: Watch) -> Option<Self> {
+        let (relation, name) = catalog::relation(oid).zip(catalog::qualified_name(oid))?;
+        Some(Self { target: name.clone(), name, only: false, relation, watch })
+    }
+
+    /// The tables that are settled each by itself: the table alone, unless parts of it are on other servers. Then
+    /// each of its parts, so that a server which is away costs that part only.
+    pub fn parts(&self) -> Result<Vec<Self>> {
+        if !self.relation.has_children {
+            return Ok(vec![self.clone()]);
+        }
+        let family = descendants(self.relation.oid)?;
+        if !family.iter().any(is_foreign) {
+            return Ok(vec![self.clone()]);
+        }
+        let holds_rows = |part: &catalog::Relation| part.kind != pg_sys::RELKIND_PARTITIONED_TABLE;
+        let part = |relation: catalog::Relation| {
+            let target = catalog::qualified_name(relation.oid)?;
+            Some(Self { target, only: true, relation, ..self.clone() })
+        };
+        Ok(family.into_iter().filter(holds_rows).filter_map(part).collect())
+    }
+
+    /// Whether the rows are on another server, where nobody can be told to skip locked ones.
+    pub fn is_foreign(&self) -> bool {
+        is_foreign(&self.relation)
+    }
+
     /// Settles the running jobs of these workers, who must be out of the game: declared dead, or gone.
     ///
     /// # Errors
@@ -103,141 +94,142 @@ impl JobTable {
     /// When the table lacks a column, when its owner may not update it, when one of its triggers refuses, or
     /// when a lock is not to be had. The caller wraps this in a subtransaction.
     pub fn settle(&self, workers: &[String], now: DateTime<Utc>, locked: Locked) -> Result<Vec<Settled>> {
-        let statement = self.settling_statement(locked)?;
+        let columns = self.columns()?;
+        let key = single_key(self.relation.oid)?;
+        let statements = Statements::new(self, &columns, key.as_deref());
         if locked == Locked::Wait {
-            self.lock(workers)?;
+            // A statement of its own: what a job has become in the meantime, only a later statement sees.
+            let statement = statements.lock();
+            self.as_owner(|| sql::execute(&statement, &[workers.to_vec().into()]))?;
         }
+        let statement = statements.settle(locked);
         let arguments =
-            [workers.to_vec().into(), self.error_message.as_str().into(), pg::timestamptz(now).into()];
+            [workers.to_vec().into(), self.watch.error_message.as_str().into(), pg::timestamptz(now).into()];
         let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
-        scope::as_role_waiting(self.relation.owner, &[self.relation.oid], timeout, || {
+        let jobs = scope::as_role_waiting(self.relation.owner, &[self.relation.oid], timeout, || {
             sql::update(&statement, &arguments, |row| {
-                Ok(Settled {
-                    worker: row.required(1, "worker")?,
-                    failed: row.required(2, "count")?,
-                    requeued: 0,
-                })
+                Ok((row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?))
             })
-        })
-    }
-
-    /// Locks the running jobs of these workers, waiting for whoever has them. A statement of its own: what a
-    /// job has become in the meantime, only a later statement sees.
-    fn lock(&self, workers: &[String]) -> Result<()> {
-        let Self { name: table, .. } = self;
-        let (worker, running) = (spi::quote_identifier(&self.worker_column), self.is_running());
-        let statement = format!("SELECT FROM {table} j WHERE j.{worker} = ANY ($1) AND {running} FOR UPDATE");
-        self.as_owner(|| sql::execute(&statement, &[workers.to_vec().into()]))?;
-        Ok(())
+        })?;
+        Ok(by_worker(jobs))
     }
 
     /// How many jobs each of these workers is running; workers that run none are left out.
     pub fn running(&self, workers: &[String]) -> Result<Vec<Settled>> {
-        self.check()?;
-        let Self { name: table, .. } = self;
-        let (worker, running) = (spi::quote_identifier(&self.worker_column), self.is_running());
-        let statement = format!(
-            "SELECT j.{worker}::text, pg_catalog.count(*) FROM {table} j \
-             WHERE j.{worker} = ANY ($1) AND {running} GROUP BY 1"
-        );
+        let columns = self.columns()?;
+        let statement = Statements::new(self, &columns, None).running();
         self.as_owner(|| {
             sql::select(&statement, &[workers.to_vec().into()], |row| {
                 Ok(Settled {
                     worker: row.required(1, "worker")?,
                     failed: row.required(2, "count")?,
-                    requeued: 0,
+                    requeued: row.required(3, "count")?,
+                    keys: Vec::new(),
                 })
             })
         })
     }
 
-    /// One statement that marks the running jobs and counts them for each worker. To skip locked rows it must lock
-    /// the others first; the two parts are joined by row identity, not by key, so that the rows that are changed
-    /// are exactly those that were locked.
-    fn settling_statement(&self, locked: Locked) -> Result<String> {
-        let assignments = self.assignments()?;
-        let Self { name: table, .. } = self;
-        let (worker, running) = (spi::quote_identifier(&self.worker_column), self.is_running());
-        let jobs = format!("j.{worker} = ANY ($1) AND {running}");
-        let (first, condition) = match locked {
-            Locked::Refuse | Locked::Wait => (String::new(), jobs),
-            Locked::Skip => (
-                format!(
-                    "unlocked AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c FROM {table} j \
-                     WHERE {jobs} FOR UPDATE SKIP LOCKED), "
-                ),
-                "(j.tableoid, j.ctid) IN (SELECT u.t, u.c FROM unlocked u)".to_owned(),
-            ),
-        };
-        Ok(format!(
-            "WITH {first}settled AS ( \
-                 UPDATE {table} j SET {assignments} \
-                 WHERE {condition} AND $2::text IS NOT NULL AND $3::timestamptz IS NOT NULL \
-                 RETURNING j.{worker}::text AS worker) \
-             SELECT worker, pg_catalog.count(*) FROM settled GROUP BY worker",
-        ))
-    }
-
-    /// What becomes of a job; `$2` is the error message, `$3` the time.
-    fn assignments(&self) -> Result<String> {
-        let finished = self.check()?;
-        let status = spi::quote_identifier(&self.status_column);
-        let mut assignments = format!("{status} = {}", spi::quote_literal(&self.dead_status));
-        if let Some(column) = &self.error_column {
-            assignments += &format!(", {} = $2", spi::quote_identifier(column));
+    /// Checks that the table has what settling needs, and answers what that is.
+    ///
+    /// # Errors
+    ///
+    /// When it is no table, or lacks a column, or has one of another type.
+    pub fn columns(&self) -> Result<Columns> {
+        let tables =
+            [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE, pg_sys::RELKIND_FOREIGN_TABLE];
+        if !tables.contains(&self.relation.kind) {
+            return Err(Error::NotATable { table: self.target.clone() });
         }
-        if let Some((column, expression)) = self.finished_column.as_ref().zip(finished) {
-            assignments += &format!(", {} = {expression}", spi::quote_identifier(column));
-        }
-        Ok(assignments)
-    }
-
-    /// The condition for a job `j` that is running; the shape that a partial index on it has.
-    fn is_running(&self) -> String {
-        let status = spi::quote_identifier(&self.status_column);
-        format!("j.{status} = {}", spi::quote_literal(&self.running_status))
-    }
-
-    /// Checks that the table has what settling needs. Returns the expression for the finish time.
-    fn check(&self) -> Result<Option<&'static str>> {
-        let table = || self.name.clone();
-        if ![pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&self.relation.kind) {
-            return Err(Error::NotATable { table: table() });
-        }
-        let type_of = |column: &str| {
-            catalog::column(self.relation.oid, column)
-                .map(|found| found.type_oid)
-                .ok_or_else(|| Error::UndefinedColumn { table: table(), column: column.to_owned() })
-        };
-        let texts = [Some(&self.worker_column), Some(&self.status_column), self.error_column.as_ref()];
-        for column in texts.into_iter().flatten() {
-            if ![pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&type_of(column)?) {
-                return Err(Error::ColumnType {
-                    table: table(),
-                    column: column.clone(),
-                    wanted: "text or character varying",
-                });
-            }
-        }
-        let Some(column) = &self.finished_column else { return Ok(None) };
-        match type_of(column)? {
-            pg_sys::TIMESTAMPTZOID => Ok(Some("$3")),
-            pg_sys::TIMESTAMPOID => Ok(Some("($3 AT TIME ZONE 'UTC')")),
-            _ => Err(Error::ColumnType {
-                table: table(),
-                column: column.clone(),
-                wanted: "timestamp with or without time zone",
-            }),
-        }
+        Columns::of(self)
     }
 
     /// Runs `work` as the table's owner; a lock that is not to be had for a second is an error.
-    fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
         scope::as_role_waiting(self.relation.owner, &[self.relation.oid], c"1s", work)
     }
+}
+
+fn is_foreign(relation: &catalog::Relation) -> bool {
+    relation.kind == pg_sys::RELKIND_FOREIGN_TABLE
+}
+
+/// Jobs of one worker behind one another become one.
+fn by_worker(mut jobs: Vec<(String, bool, Option<String>)>) -> Vec<Settled> {
+    jobs.sort_unstable();
+    let mut settled: Vec<Settled> = Vec::new();
+    for (worker, requeued, key) in jobs {
+        if settled.last().is_none_or(|last| last.worker != worker) {
+            settled.push(Settled { worker, failed: 0, requeued: 0, keys: Vec::new() });
+        }
+        let Some(last) = settled.last_mut() else { continue };
+        last.failed += i64::from(!requeued);
+        last.requeued += i64::from(requeued);
+        last.keys.extend(key);
+    }
+    settled
+}
+
+/// A table and what is below it, as partitions or by inheritance.
+fn descendants(relation: pg_sys::Oid) -> Result<Vec<catalog::Relation>> {
+    let statement = sql::Kept::new(
+        "WITH RECURSIVE family AS ( \
+             SELECT $1 AS oid \
+             UNION \
+             SELECT i.inhrelid FROM pg_catalog.pg_inherits i \
+             JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.oid) \
+         SELECT f.oid FROM family f ORDER BY f.oid"
+            .into(),
+        &[pg_sys::OIDOID],
+    );
+    let oids: Vec<pg_sys::Oid> = statement.select(&[relation.into()], |row| row.required(1, "table"))?;
+    Ok(oids.into_iter().filter_map(catalog::relation).collect())
+}
+
+/// The column that alone is a table's primary key.
+fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
+    let statement = sql::Kept::new(
+        "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+          AND a.attnum OPERATOR(pg_catalog.=) i.indkey[0] \
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary \
+           AND i.indnkeyatts OPERATOR(pg_catalog.=) 1"
+            .into(),
+        &[pg_sys::OIDOID],
+    );
+    let names = statement.select(&[relation.into()], |row| row.required(1, "key"))?;
+    Ok(names.into_iter().next())
 }
 
 /// Whether an error says that rows or the table are locked by others.
 pub fn is_locked(error: &Error) -> bool {
     matches!(error, Error::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
+}
+
+/// Whether an error may mean that, on a server that does not say why it takes so long.
+pub fn may_be_locked(error: &Error) -> bool {
+    is_locked(error) || matches!(error, Error::TimedOut { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(worker: &str, requeued: bool, key: &str) -> (String, bool, Option<String>) {
+        (worker.into(), requeued, Some(key.into()))
+    }
+
+    #[test]
+    fn jobs_are_counted_by_worker_and_outcome_with_their_keys() {
+        let settled = by_worker(vec![job("b", false, "1"), job("a", true, "2"), job("b", true, "3")]);
+        let counts: Vec<_> =
+            settled.iter().map(|jobs| (jobs.worker.as_str(), jobs.failed, jobs.requeued)).collect();
+        assert_eq!(counts, [("a", 0, 1), ("b", 1, 1)]);
+        assert_eq!(settled[1].keys, ["1", "3"]);
+    }
+
+    #[test]
+    fn nothing_settled_is_nobodys() {
+        assert!(by_worker(Vec::new()).is_empty());
+    }
 }

@@ -9,12 +9,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::liveness::{self, Intervals, Moment, Task, Visit};
+use crate::liveness::{Intervals, Task, Visit};
 use crate::pg::catalog::{self, Database};
-use crate::pg::{process, process::Worker, scope};
+use crate::pg::{process, process::Worker, scope, version};
 use crate::{buffer, databases, pg, settings, sweeper};
 
 const KIND: &str = "rgrid_heartbeat launcher";
@@ -44,11 +45,13 @@ pub extern "C-unwind" fn rgrid_heartbeat_launcher_main(_argument: pg_sys::Datum)
     process::report_name(c"rgrid_heartbeat launcher");
     databases::announce_launcher();
     log!("rgrid_heartbeat launcher started");
+    let idle = version::wait_event(c"RgridHeartbeatLauncherMain");
     let mut launcher = Launcher::new();
     loop {
         let next = launcher.round();
         process::report_idle();
-        process::wait(next);
+        databases::launcher_wakes_at(Some(pg::monotonic() + next));
+        process::wait(next, idle);
     }
 }
 
@@ -56,8 +59,8 @@ pub extern "C-unwind" fn rgrid_heartbeat_launcher_main(_argument: pg_sys::Datum)
 struct Launcher {
     /// Zero of the monotonic clock.
     started: Instant,
-    /// Both clocks at the last round.
-    last_round: Moment,
+    /// When the last round began.
+    last_round: DateTime<Utc>,
     /// Whether sweeping was on at the last round.
     was_enabled: bool,
     /// Sweepers that have not been seen to end.
@@ -93,7 +96,7 @@ impl Launcher {
         let started = Instant::now();
         Self {
             started,
-            last_round: Moment { wall: pg::now(), monotonic: started.elapsed() },
+            last_round: pg::now(),
             was_enabled: settings::enabled(),
             sweepers: HashMap::new(),
             visits: HashMap::new(),
@@ -106,7 +109,7 @@ impl Launcher {
     /// Does what is due and says how long there is nothing more to do.
     fn round(&mut self) -> Duration {
         process::reload_if_requested();
-        self.watch_clock();
+        self.watch_clocks();
         self.watch_pause();
         self.watch_buffer();
         self.collect_ended();
@@ -119,14 +122,10 @@ impl Launcher {
         }
     }
 
-    /// After a step of the wall clock, or a sleep of the machine, nobody's silence counts.
-    fn watch_clock(&mut self) {
-        let now = Moment { wall: pg::now(), monotonic: self.started.elapsed() };
-        if liveness::clock_stepped(self.last_round, now) {
-            log!("the system clock was stepped or the machine was suspended: silence counts from now on");
-            databases::observe_all_from(now.wall);
-        }
-        self.last_round = now;
+    /// After an interruption nobody's silence counts.
+    fn watch_clocks(&mut self) {
+        self.last_round = databases::watch_clocks().wall;
+        databases::launcher_wakes_at(None);
     }
 
     /// After a pause, silence counts from its end.
@@ -134,7 +133,7 @@ impl Launcher {
         let enabled = settings::enabled();
         if enabled != self.was_enabled {
             log!("sweeping is {}", if enabled { "enabled" } else { "disabled" });
-            databases::observe_all_from(self.last_round.wall);
+            databases::observe_all_from(self.last_round);
         }
         self.was_enabled = enabled;
     }
@@ -157,6 +156,7 @@ impl Launcher {
             databases::change(*oid, |state| {
                 if state.rounds == sweeper.rounds {
                     state.failures = state.failures.saturating_add(1);
+                    state.counters.errors += 1;
                 }
             });
             false
@@ -185,7 +185,7 @@ impl Launcher {
     /// Forgets databases that are gone.
     fn take_note(&mut self, databases: &[Database]) {
         let oids: Vec<pg_sys::Oid> = databases.iter().map(|database| database.oid).collect();
-        if databases::keep(&oids, self.last_round.wall) {
+        if databases::keep(&oids, self.last_round) {
             buffer::retain(&oids);
         }
         self.visits.retain(|oid, _| oids.contains(oid));
@@ -230,6 +230,7 @@ impl Launcher {
         intervals: &Intervals,
     ) -> Vec<(Duration, Task, &'a Database)> {
         let unwritten = buffer::unwritten_databases();
+        databases::looked(&unwritten, self.last_round);
         let mut agenda: Vec<_> = databases
             .iter()
             .filter(|database| !self.sweepers.contains_key(&database.oid))
@@ -258,8 +259,12 @@ impl Launcher {
                 warn_out_of_slots();
             }
             self.out_of_slots = true;
+            databases::set_out_of_slots(true);
             return false;
         };
+        if self.out_of_slots {
+            databases::set_out_of_slots(false);
+        }
         self.out_of_slots = false;
         let rounds = databases::change(database.oid, |state| {
             state.requested &= task != Task::Sweep;

@@ -6,11 +6,16 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use pgrx::pg_sys;
 
+use crate::counters;
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, arrays, sql};
 use crate::workers::Worker;
+
+pub mod old;
+pub mod report;
 
 /// Why a worker was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,8 @@ impl Reason {
 /// What the ledger says of one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
-    /// The present incarnation: one more than the number of its last death, 1 when it never died.
+    /// The present incarnation: one more than the number of its last death; see [`crate::incarnations`] for a worker of
+    /// whom no death is known.
     pub incarnation: i64,
     /// Whether it is dead now.
     pub dead: bool,
@@ -60,18 +66,30 @@ pub struct Death {
     pub returned_at: Option<DateTime<Utc>>,
 }
 
-/// What the ledger says of a worker. Call with its row of `worker_heartbeats` locked.
+/// What the ledger, and the numbers that outlive it, say of a worker. Call with its row of `worker_heartbeats` locked.
 ///
 /// The lock orders this with sweeps only if it sees what they committed before the lock was had: so it looks at
 /// this moment, whatever the caller's isolation level.
 pub fn standing(installation: &Installation, worker: &str) -> Result<Standing> {
     let statement = installation.sql(
-        "SELECT coalesce(pg_catalog.max(d.incarnation), 0) + 1, \
+        "SELECT coalesce(pg_catalog.max(d.incarnation) + 1, \
+                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), \
+                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ''), 1), \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
     );
     let (incarnation, dead) = installation.as_owner(|| sql::latest_number_and_flag(&statement, worker))?;
     Ok(Standing { incarnation, dead })
+}
+
+/// Whether the ledger has a death of this worker.
+pub fn has_died(installation: &Installation, worker: &str) -> Result<bool> {
+    let statement = installation
+        .sql("SELECT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1)");
+    let statement = sql::Kept::new(statement, &[pg_sys::TEXTOID]);
+    let found =
+        installation.as_owner(|| statement.select(&[worker.into()], |row| row.required(1, "existence")))?;
+    Ok(found.first() == Some(&true))
 }
 
 /// The dead workers, as they were when they were given up.
@@ -122,7 +140,8 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
         "INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
               jobs_failed, jobs_requeued, returned_at) \
-         SELECT n.worker_id, coalesce(d.incarnation, 0) + 1, \
+         SELECT n.worker_id, coalesce(d.incarnation + 1, i.incarnation, \
+                    (SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), 1), \
                 n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
                 n.jobs_failed, n.jobs_requeued, n.returned_at \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
@@ -132,6 +151,7 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
          LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS incarnation \
                     FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
              ON d.worker_id = n.worker_id \
+         LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = n.worker_id \
          ON CONFLICT DO NOTHING RETURNING worker_id, incarnation",
     );
     let column = |value: fn(&Death) -> &str| arrays::texts(deaths.iter().map(value));
@@ -155,7 +175,24 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
             Ok((row.required(1, "worker id")?, row.required(2, "incarnation")?))
         })
     })?;
-    Ok(new.into_iter().collect())
+    let new: HashMap<String, i64> = new.into_iter().collect();
+    count(deaths.iter().filter(|death| new.contains_key(&death.worker.id)));
+    Ok(new)
+}
+
+/// Counts deaths once they are committed.
+fn count<'a>(deaths: impl Iterator<Item = &'a Death>) {
+    let (mut number, mut failed, mut requeued) = (0, 0, 0);
+    for death in deaths {
+        number += 1;
+        failed += counters::number(death.jobs_failed);
+        requeued += counters::number(death.jobs_requeued);
+    }
+    counters::at_commit(move |counters| {
+        counters.deaths += number;
+        counters.jobs_failed += failed;
+        counters.jobs_requeued += requeued;
+    });
 }
 
 /// Adds jobs that were settled after a death to its row.
@@ -166,6 +203,27 @@ pub fn add_jobs(installation: &Installation, worker: &str, failed: i64, requeued
          WHERE d.worker_id = $1 AND d.returned_at IS NULL",
     );
     let arguments = [worker.into(), failed.into(), requeued.into()];
+    installation.as_owner(|| sql::execute(&statement, &arguments))?;
+    counters::at_commit(move |counters| {
+        counters.jobs_failed += counters::number(failed);
+        counters.jobs_requeued += counters::number(requeued);
+    });
+    Ok(())
+}
+
+/// Has those of these dead workers that beat after `future`, by a clock that was set back since, have beaten `now`:
+/// their next heartbeat would seem older than their last otherwise.
+pub fn pull_back(
+    installation: &Installation,
+    workers: &[String],
+    future: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_worker_deaths d SET last_heartbeat_at = $3 \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL AND d.last_heartbeat_at > $2",
+    );
+    let arguments = [workers.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
     installation.as_owner(|| sql::execute(&statement, &arguments))?;
     Ok(())
 }
@@ -178,8 +236,18 @@ pub fn close(
 ) -> Result<Vec<String>> {
     let statement = installation.sql(
         "UPDATE @extschema@.rgrid_worker_deaths d SET returned_at = $2 \
-         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL RETURNING d.worker_id",
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL RETURNING d.worker_id, d.reason",
     );
     let arguments = [workers.to_vec().into(), pg::timestamptz(returned_at).into()];
-    installation.as_owner(|| sql::update(&statement, &arguments, |row| row.required(1, "worker id")))
+    let closed: Vec<(String, String)> = installation.as_owner(|| {
+        sql::update(&statement, &arguments, |row| {
+            Ok((row.required(1, "worker id")?, row.required(2, "reason")?))
+        })
+    })?;
+    let is_false = |reason: &str| reason == Reason::Stale.as_str();
+    let false_deaths = counters::number(closed.iter().filter(|(_, reason)| is_false(reason)).count());
+    if false_deaths > 0 {
+        counters::at_commit(move |counters| counters.false_deaths += false_deaths);
+    }
+    Ok(closed.into_iter().map(|(worker, _)| worker).collect())
 }

@@ -26,7 +26,7 @@ struct Notice<'a> {
     declared_dead_at: DateTime<Utc>,
     reason: &'a str,
     jobs: Vec<Jobs<'a>>,
-    /// The tables did not all fit.
+    /// Keys or tables did not all fit.
     truncated: bool,
 }
 
@@ -36,6 +36,8 @@ struct Jobs<'a> {
     table: &'a str,
     failed: i64,
     requeued: i64,
+    /// The primary keys of these jobs, where the table has one of a single column.
+    keys: Vec<&'a str>,
 }
 
 /// Sends the notification of a death when the present transaction commits.
@@ -49,7 +51,12 @@ pub fn notify(death: &Death, incarnation: i64, settlement: &Settlement) -> Resul
         declared_dead_at: death.declared_dead_at,
         reason: death.reason.as_str(),
         jobs: jobs
-            .map(|(table, jobs)| Jobs { table, failed: jobs.failed, requeued: jobs.requeued })
+            .map(|(table, jobs)| Jobs {
+                table,
+                failed: jobs.failed,
+                requeued: jobs.requeued,
+                keys: jobs.keys.iter().map(String::as_str).collect(),
+            })
             .collect(),
         truncated: false,
     };
@@ -62,16 +69,26 @@ pub fn notify(death: &Death, incarnation: i64, settlement: &Settlement) -> Resul
     Ok(())
 }
 
-/// The notice as JSON, with as many of its tables as fit.
+/// The notice as JSON, with as many of its tables and, after those, of their keys as fit.
 fn payload(notice: &mut Notice<'_>) -> Result<String> {
-    loop {
-        let payload = serde_json::to_string(notice)?;
-        if payload.len() <= PAYLOAD_LIMIT || notice.jobs.is_empty() {
-            return Ok(payload);
-        }
-        notice.jobs.pop();
+    let keys: Vec<Vec<&str>> = notice.jobs.iter_mut().map(|jobs| std::mem::take(&mut jobs.keys)).collect();
+    let mut length = serde_json::to_string(notice)?.len();
+    while length > PAYLOAD_LIMIT && notice.jobs.pop().is_some() {
         notice.truncated = true;
+        length = serde_json::to_string(notice)?.len();
     }
+    for (jobs, keys) in notice.jobs.iter_mut().zip(keys) {
+        for key in keys {
+            // Quoted and escaped, and a comma.
+            length += serde_json::to_string(key)?.len() + 1;
+            if length > PAYLOAD_LIMIT {
+                notice.truncated = true;
+                break;
+            }
+            jobs.keys.push(key);
+        }
+    }
+    Ok(serde_json::to_string(notice)?)
 }
 
 #[cfg(test)]
@@ -86,7 +103,10 @@ mod tests {
             last_heartbeat_at: DateTime::UNIX_EPOCH,
             declared_dead_at: DateTime::UNIX_EPOCH,
             reason: "stale",
-            jobs: tables.iter().map(|table| Jobs { table, failed: 1, requeued: 0 }).collect(),
+            jobs: tables
+                .iter()
+                .map(|table| Jobs { table, failed: 1, requeued: 0, keys: vec!["42"] })
+                .collect(),
             truncated: false,
         }
     }
@@ -96,7 +116,7 @@ mod tests {
         let tables = ["public.executions".to_owned()];
         assert_eq!(
             payload(&mut notice(&tables)).unwrap(),
-            r#"{"worker_id":"worker-1","incarnation":2,"hostname":null,"last_heartbeat_at":"1970-01-01T00:00:00Z","declared_dead_at":"1970-01-01T00:00:00Z","reason":"stale","jobs":[{"table":"public.executions","failed":1,"requeued":0}],"truncated":false}"#
+            r#"{"worker_id":"worker-1","incarnation":2,"hostname":null,"last_heartbeat_at":"1970-01-01T00:00:00Z","declared_dead_at":"1970-01-01T00:00:00Z","reason":"stale","jobs":[{"table":"public.executions","failed":1,"requeued":0,"keys":["42"]}],"truncated":false}"#
         );
     }
 
@@ -106,5 +126,19 @@ mod tests {
         let payload = payload(&mut notice(&tables)).unwrap();
         assert!(payload.len() <= PAYLOAD_LIMIT && payload.len() > PAYLOAD_LIMIT - 200);
         assert!(payload.ends_with(r#""truncated":true}"#));
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_are_left_out_before_any_table_is() {
+        let keys: Vec<String> = (0..5_000).map(|n| format!("job \"{n}\"")).collect();
+        let tables = ["public.executions".to_owned(), "public.others".to_owned()];
+        let mut notice = notice(&tables);
+        notice.jobs[0].keys = keys.iter().map(String::as_str).collect();
+        let payload = payload(&mut notice).unwrap();
+        assert!(payload.len() <= PAYLOAD_LIMIT && payload.len() > PAYLOAD_LIMIT - 50);
+        let read: serde_json::Value = serde_json::from_str(&payload).unwrap();
+        assert_eq!(read["jobs"].as_array().unwrap().len(), 2);
+        assert_eq!(read["jobs"][0]["keys"][1], "job \"1\"");
+        assert_eq!(read["truncated"], true);
     }
 }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::CStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 use pgrx::datum::TimestampWithTimeZone;
@@ -17,6 +17,7 @@ pub mod names;
 pub mod process;
 pub mod scope;
 pub mod sql;
+pub mod version;
 
 /// Microseconds between 1970-01-01 and 2000-01-01, where Postgres' timestamps start.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
@@ -34,6 +35,15 @@ pub fn clock() -> i64 {
         Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |time| -time),
     };
     microseconds.saturating_sub(POSTGRES_EPOCH)
+}
+
+/// The monotonic clock, counted from the same moment in all processes of the machine.
+pub fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is valid for the call; every system that Postgres runs on has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
 }
 
 /// When this server was started.
@@ -86,6 +96,23 @@ pub fn prevent_unless_writable(command: &CStr) {
     unsafe { pg_sys::PreventCommandDuringRecovery(command.as_ptr()) };
     // SAFETY: as above.
     unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+}
+
+/// Whether this server is a standby.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared memory, nothing else.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// A setting of the server as text, whoever asks; empty when there is none of that name.
+pub fn setting(name: &CStr) -> String {
+    // SAFETY: the name outlives the call; an unknown one gives null.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: a terminated string that stays until the next call.
+    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
 }
 
 /// Makes Postgres warn about unknown settings that begin with this prefix.

@@ -7,19 +7,27 @@ use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+use crate::liveness::MassDeath;
 use crate::pg;
 
 static CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static STALE_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(120_000);
 static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static STATEMENT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static MAX_DEAD_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(1.0);
+static MASS_DEATH_MINIMUM: GucSetting<i32> = GucSetting::<i32>::new(10);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
+static PRUNE_ADOPTED: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is reported.
 pub fn define() {
     define_times();
+    define_mass_death();
     define_sizes();
+    define_retention();
     GucRegistry::define_bool_guc(
         c"rgrid_heartbeat.enabled",
         c"Sweeps databases for dead workers.",
@@ -61,6 +69,60 @@ fn define_times() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.statement_timeout",
+        c"Longest time that a sweeper lets one statement on a table run.",
+        c"A trigger that hangs costs this much; the table is reported, and tried again by the next sweep.",
+        &STATEMENT_TIMEOUT,
+        100,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn define_mass_death() {
+    GucRegistry::define_float_guc(
+        c"rgrid_heartbeat.max_dead_fraction",
+        c"Share of the living workers above which deaths at the same time are held back.",
+        c"For one more stale_threshold at most; with 1 nobody is ever held back.",
+        &MAX_DEAD_FRACTION,
+        0.0,
+        1.0,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.mass_death_minimum",
+        c"Workers that may die at the same time without being held back, whatever their share.",
+        c"Only used when max_dead_fraction is below 1.",
+        &MASS_DEATH_MINIMUM,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+fn define_retention() {
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.retention",
+        c"How long deaths stay in the ledger, and dead workers in the table of heartbeats.",
+        c"-1 keeps them for ever. What running jobs and the workers' incarnations need stays in any case.",
+        &RETENTION,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_bool_guc(
+        c"rgrid_heartbeat.prune_adopted",
+        c"Removes old rows of dead workers also from a table of heartbeats that the extension does not own.",
+        c"Their deaths stay in the ledger for as long as their rows do.",
+        &PRUNE_ADOPTED,
+        GucContext::Suset,
+        GucFlags::default(),
     );
 }
 
@@ -106,6 +168,17 @@ pub fn flush_interval() -> Duration {
     milliseconds(FLUSH_INTERVAL.get())
 }
 
+/// How long a sweeper lets one statement on a table run.
+pub fn statement_timeout() -> Duration {
+    milliseconds(STATEMENT_TIMEOUT.get())
+}
+
+/// How many workers may die at once without being held back.
+pub fn mass_death() -> MassDeath {
+    let minimum = usize::try_from(MASS_DEATH_MINIMUM.get()).unwrap_or(0);
+    MassDeath { fraction: MAX_DEAD_FRACTION.get(), minimum }
+}
+
 /// Workers that fit in shared memory.
 pub fn max_workers() -> usize {
     usize::try_from(MAX_WORKERS.get()).unwrap_or(0)
@@ -114,6 +187,16 @@ pub fn max_workers() -> usize {
 /// Dead workers settled in one transaction.
 pub fn batch_size() -> usize {
     usize::try_from(BATCH_SIZE.get()).unwrap_or(1)
+}
+
+/// How long deaths and dead workers are kept; `None` for ever.
+pub fn retention() -> Option<Duration> {
+    u64::try_from(RETENTION.get()).ok().map(Duration::from_secs)
+}
+
+/// Whether rows of dead workers are removed from an adopted table, too.
+pub fn prune_adopted() -> bool {
+    PRUNE_ADOPTED.get()
 }
 
 /// Whether databases are swept.

@@ -1,8 +1,10 @@
 //! Settling the running jobs of workers that are gone, over all watched tables.
 //!
-//! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others.
+//! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table
+//! whose parts are on several servers is several tables here.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use pgrx::prelude::*;
@@ -23,12 +25,28 @@ pub struct Problem {
 
 impl Problem {
     fn of_jobs(table: &JobTable, error: &Error) -> Self {
-        Self { attempt: format!("settle jobs in table {}", table.name), reason: error.message() }
+        Self { attempt: format!("settle jobs in table {}", table.target), reason: error.message() }
+    }
+
+    /// Jobs that other sessions have locked.
+    pub fn of_locked_jobs(table: &str, jobs: i64) -> Self {
+        let reason = format!("rows skipped because they are locked by other sessions: {jobs}");
+        Self { attempt: format!("settle jobs in table {table}"), reason }
+    }
+
+    /// Whether it is about the jobs of this table.
+    pub fn is_of_jobs(&self, table: &str) -> bool {
+        self.attempt == format!("settle jobs in table {table}")
     }
 
     /// Heartbeats that could not be written to their rows.
     pub fn of_flush(error: &Error) -> Self {
         Self { attempt: "write heartbeats".into(), reason: error.message() }
+    }
+
+    /// Old rows that could not be removed.
+    pub fn of_pruning(error: &Error) -> Self {
+        Self { attempt: "prune old deaths".into(), reason: error.message() }
     }
 
     /// The problem as a line of the log.
@@ -48,9 +66,22 @@ pub struct Settlement {
 
 impl Settlement {
     fn add(&mut self, table: &JobTable, settled: Vec<Settled>) {
-        for jobs in settled {
-            self.by_worker.entry(jobs.worker.clone()).or_default().push((table.name.clone(), jobs));
+        for mut jobs in settled {
+            let tables = self.by_worker.entry(jobs.worker.clone()).or_default();
+            match tables.iter_mut().find(|(name, _)| *name == table.name) {
+                // Another part of the same table.
+                Some((_, earlier)) => {
+                    earlier.failed += jobs.failed;
+                    earlier.requeued += jobs.requeued;
+                    earlier.keys.append(&mut jobs.keys);
+                }
+                None => tables.push((table.name.clone(), jobs)),
+            }
         }
+    }
+
+    fn add_problem(&mut self, table: &JobTable, error: &Error) {
+        self.problems.push(Problem::of_jobs(table, error));
     }
 
     /// Jobs of a worker that were failed and requeued, over all tables.
@@ -63,7 +94,12 @@ impl Settlement {
 /// Settles the running jobs of workers in all watched tables; locked rows stay for the next sweep.
 pub fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc>) -> Result<Settlement> {
     let mut settlement = Settlement::default();
-    for table in jobs::watched(installation)? {
+    for table in parts(installation)? {
+        if table.is_foreign() {
+            let mut patience = FOREIGN_PATIENCE;
+            settle_foreign(&table, workers, now, &mut patience, &mut settlement);
+            continue;
+        }
         let attempt = |locked| scope::subtransaction(|| table.settle(workers, now, locked));
         let result = match attempt(Locked::Refuse) {
             Err(error) if jobs::is_locked(&error) => attempt(Locked::Skip),
@@ -71,10 +107,40 @@ pub fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc
         };
         match result {
             Ok(settled) => settlement.add(&table, settled),
-            Err(error) => settlement.problems.push(Problem::of_jobs(&table, &error)),
+            Err(error) => settlement.add_problem(&table, &error),
         }
     }
     Ok(settlement)
+}
+
+/// How long a statement on another server may take. It cannot be told to skip locked rows, nor how long to wait
+/// for them, so this bounds the wait.
+const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
+
+/// How many statements on one table of another server may take too long in one sweep: enough to find a locked row
+/// among the jobs of a thousand workers by halving.
+const FOREIGN_PATIENCE: u32 = 12;
+
+/// Settles jobs on another server. When that takes too long, each half of the workers is tried by itself, so that a
+/// locked row keeps back the jobs of one worker.
+fn settle_foreign(
+    table: &JobTable,
+    workers: &[String],
+    now: DateTime<Utc>,
+    patience: &mut u32,
+    settlement: &mut Settlement,
+) {
+    let attempt = || table.settle(workers, now, Locked::Refuse);
+    match scope::subtransaction_within(FOREIGN_LIMIT, attempt) {
+        Ok(settled) => settlement.add(table, settled),
+        Err(error) if jobs::may_be_locked(&error) && workers.len() > 1 && *patience > 0 => {
+            *patience -= 1;
+            let (first, second) = workers.split_at(workers.len() / 2);
+            settle_foreign(table, first, now, patience, settlement);
+            settle_foreign(table, second, now, patience, settlement);
+        }
+        Err(error) => settlement.add_problem(table, &error),
+    }
 }
 
 /// Settles all running jobs of a worker that waits for it: locked rows are waited for.
@@ -86,10 +152,16 @@ pub fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc
 pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Settlement> {
     let workers = [worker.to_owned()];
     let mut settlement = Settlement::default();
-    for table in jobs::watched(installation)? {
-        match scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)) {
+    for table in parts(installation)? {
+        let result = match table.is_foreign() {
+            true => {
+                scope::subtransaction_within(FOREIGN_LIMIT, || table.settle(&workers, now, Locked::Refuse))
+            }
+            false => scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)),
+        };
+        match result {
             Ok(settled) => settlement.add(&table, settled),
-            Err(error) if jobs::is_locked(&error) => return Err(Error::JobsLocked { table: table.name }),
+            Err(error) if jobs::is_locked(&error) => return Err(Error::JobsLocked { table: table.target }),
             Err(error) if error.is_rollback() => return Err(error),
             Err(error) => warning!("{}", Problem::of_jobs(&table, &error).message()),
         }
@@ -103,11 +175,24 @@ pub fn running(installation: &Installation, workers: &[String]) -> Result<Settle
     if workers.is_empty() {
         return Ok(found);
     }
-    for table in jobs::watched(installation)? {
-        match scope::subtransaction(|| table.running(workers)) {
+    for table in parts(installation)? {
+        let result = match table.is_foreign() {
+            true => scope::subtransaction_within(FOREIGN_LIMIT, || table.running(workers)),
+            false => scope::subtransaction(|| table.running(workers)),
+        };
+        match result {
             Ok(jobs) => found.add(&table, jobs),
-            Err(error) => found.problems.push(Problem::of_jobs(&table, &error)),
+            Err(error) => found.add_problem(&table, &error),
         }
     }
     Ok(found)
+}
+
+/// The tables that are settled each by itself.
+fn parts(installation: &Installation) -> Result<Vec<JobTable>> {
+    let mut parts = Vec::new();
+    for table in jobs::watched(installation)? {
+        parts.append(&mut table.parts()?);
+    }
+    Ok(parts)
 }

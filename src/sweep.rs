@@ -6,7 +6,7 @@
 //! it reads the ledger. Jobs left over from a death that is already in the ledger are settled under the lock on
 //! the ledger's row, which a returning worker must change.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -16,10 +16,13 @@ use pgrx::prelude::*;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::ledger::{self, Death, Reason};
+use crate::liveness::Hold;
 use crate::pg::{self, scope};
 use crate::settle::{Problem, Settlement, running, settle, settle_now};
 use crate::workers::{HeartbeatTable, Worker};
-use crate::{buffer, databases, liveness, notify, settings};
+use crate::{buffer, databases, liveness, mass_death, notify, settings};
+
+mod by_hand;
 
 /// One row of `rgrid_sweep()`.
 pub struct Line {
@@ -65,6 +68,49 @@ impl Report {
     }
 }
 
+/// Whom a sweep has to deal with, as it is at the first look: nothing is locked.
+pub struct Seen {
+    /// The workers in the ledger as dead, whom the future has not reached.
+    pub dead: Vec<Worker>,
+    /// Those that are to be declared dead.
+    pub silent: Vec<Worker>,
+    /// Those who have beaten later than the clock says. What else is to be said of them is said when they have been
+    /// pulled back.
+    pub future: Vec<Worker>,
+}
+
+/// Running jobs of workers that are in the ledger as dead.
+#[derive(Default)]
+pub struct Leftovers {
+    /// The workers.
+    pub workers: Vec<String>,
+    /// How many jobs of theirs each table has that were not settled yet.
+    jobs: BTreeMap<String, i64>,
+    /// Tables that could not be asked.
+    pub problems: Vec<Problem>,
+}
+
+impl Leftovers {
+    /// Takes off what was settled.
+    pub fn take_off(&mut self, report: &Report) {
+        for line in &report.lines {
+            let left = line.job_table.as_ref().and_then(|table| self.jobs.get_mut(table));
+            if let Some(left) = left {
+                *left -= line.failed + line.requeued;
+            }
+        }
+    }
+
+    /// Jobs that are still there although their tables did not fail: other sessions have locked them.
+    pub fn locked(&self, failed: &[Problem]) -> (u64, Vec<Problem>) {
+        let locked = self.jobs.iter().filter(|(_, left)| **left > 0);
+        let locked: Vec<_> =
+            locked.filter(|(table, _)| failed.iter().all(|p| !p.is_of_jobs(table))).collect();
+        let count = locked.iter().filter_map(|(_, left)| u64::try_from(**left).ok()).sum();
+        (count, locked.into_iter().map(|(table, left)| Problem::of_locked_jobs(table, *left)).collect())
+    }
+}
+
 /// A sweep of the present database, made anew for each transaction.
 pub struct Sweep {
     installation: Installation,
@@ -80,16 +126,68 @@ impl Sweep {
     /// Reads the clock and the settings.
     pub fn new(installation: Installation) -> Result<Self> {
         let heartbeats = HeartbeatTable::open(&installation)?;
-        let now = pg::now();
+        let now = databases::watch_clocks().wall;
         let threshold = settings::stale_threshold();
         let cutoff = liveness::cutoff(now, databases::observing_since(), threshold);
         Ok(Self { installation, heartbeats, now, recent: now - liveness::delta(threshold), cutoff })
     }
 
-    /// Writes down the return of workers that are in the ledger as dead and whose rows others have renewed
-    /// since. Returns the ones that are still dead.
-    pub fn close_returned(&self) -> Result<Vec<Worker>> {
+    /// Looks at the ledger, the rows, and for those who seem silent or too early, in memory.
+    pub fn look(&self) -> Result<Seen> {
         let dead = ledger::dead(&self.installation)?;
+        let limit = liveness::future(self.now);
+        let mut seen = self.heartbeats.silent_or_future(self.cutoff, &ids(&dead), limit)?;
+        seen.iter_mut().for_each(Worker::renew);
+        let is_early = |worker: &Worker| worker.last_heartbeat_at > limit;
+        let (mut future, mut silent): (Vec<_>, Vec<_>) = seen.into_iter().partition(is_early);
+        silent.retain(|worker| self.cutoff.is_some_and(|cutoff| worker.last_heartbeat_at < cutoff));
+        let early: Vec<Worker> = dead.iter().filter(|worker| is_early(worker)).cloned().collect();
+        let known: Vec<String> = ids(&future);
+        future.extend(early.into_iter().filter(|worker| !known.contains(&worker.id)));
+        let apart: HashSet<&str> = future.iter().map(|worker| worker.id.as_str()).collect();
+        let dead = dead.into_iter().filter(|worker| !apart.contains(worker.id.as_str())).collect();
+        Ok(Seen { dead, silent, future })
+    }
+
+    /// Has workers who have beaten later than the clock says have beaten now: in their rows, in memory, and in the
+    /// ledger. So nobody lives on because of a clock that was wrong.
+    pub fn pull_back(&self, early: &[String]) -> Result<()> {
+        let limit = liveness::future(self.now);
+        self.heartbeats.pull_back(early, limit, self.now)?;
+        ledger::pull_back(&self.installation, early, limit, self.now)?;
+        early.iter().for_each(|id| buffer::pull_back(id, limit, self.now));
+        Ok(())
+    }
+
+    /// Takes note of workers that have beaten later than the clock says. Returns what to say of them, and whether it
+    /// is news.
+    pub fn note_future(&self, early: &[Worker]) -> Option<(Error, bool)> {
+        let example = early.first()?;
+        let warning = Error::FutureHeartbeats {
+            workers: early.len(),
+            example: printable(&example.id),
+            ahead: liveness::silence(example.last_heartbeat_at, self.now),
+        };
+        Some((warning, databases::note_future(early.len(), self.now)))
+    }
+
+    /// Whether so many are silent that they are held back; takes note of it and tells who should know.
+    pub fn held_back(&self, seen: &Seen) -> Result<Option<Hold>> {
+        mass_death::held_back(&self.mass_death(seen))
+    }
+
+    fn mass_death<'a>(&'a self, seen: &'a Seen) -> mass_death::Look<'a> {
+        mass_death::Look {
+            heartbeats: &self.heartbeats,
+            silent: seen.silent.len(),
+            dead: &seen.dead,
+            now: self.now,
+        }
+    }
+
+    /// Writes down the return of those of these dead workers whose rows others have renewed since. Returns the ones
+    /// that are still dead.
+    pub fn close_returned(&self, dead: Vec<Worker>) -> Result<Vec<Worker>> {
         let back = self.returned(&dead)?;
         if back.is_empty() {
             return Ok(dead);
@@ -106,15 +204,6 @@ impl Sweep {
             [] => Ok(Vec::new()),
             dead => self.heartbeats.heard_since(self.recent, dead),
         }
-    }
-
-    /// The workers that are to be declared dead, without locking anything.
-    pub fn silent(&self, dead: &[Worker]) -> Result<Vec<Worker>> {
-        let Some(cutoff) = self.cutoff else { return Ok(Vec::new()) };
-        let mut silent = self.heartbeats.silent_since(cutoff, &ids(dead))?;
-        silent.iter_mut().for_each(Worker::renew);
-        silent.retain(|worker| worker.last_heartbeat_at < cutoff);
-        Ok(silent)
     }
 
     /// Frees the places in memory of those who are silent: their rows tell as much.
@@ -147,13 +236,18 @@ impl Sweep {
         Ok(report)
     }
 
-    /// Of these dead workers, the ones that have running jobs: claimed after their death, or locked at the time.
-    /// And the tables that could not be asked.
-    pub fn with_leftovers(&self, dead: &[Worker]) -> Result<(Vec<String>, Vec<Problem>)> {
+    /// Of these dead workers, the ones that have running jobs: claimed after their death, or locked at the time. As
+    /// many workers as `most`, in the order of their ids.
+    pub fn with_leftovers(&self, dead: &[Worker], most: usize) -> Result<Leftovers> {
         let found = running(&self.installation, &ids(dead))?;
-        let mut workers: Vec<String> = found.by_worker.into_keys().collect();
+        let mut workers: Vec<String> = found.by_worker.keys().cloned().collect();
         workers.sort_unstable();
-        Ok((workers, found.problems))
+        workers.truncate(most);
+        let mut jobs = BTreeMap::new();
+        for (table, found) in workers.iter().filter_map(|worker| found.by_worker.get(worker)).flatten() {
+            *jobs.entry(table.clone()).or_insert(0) += found.failed + found.requeued;
+        }
+        Ok(Leftovers { workers, jobs, problems: found.problems })
     }
 
     /// Settles what these workers still run, those that have come back meanwhile apart.
@@ -179,39 +273,6 @@ impl Sweep {
             }
         }
         report.add(workers, settlement, false);
-        Ok(report)
-    }
-
-    /// What a sweep would do now. Changes and locks nothing.
-    fn dry_run(&self) -> Result<Report> {
-        let mut report = Report::default();
-        let dead = ledger::dead(&self.installation)?;
-        let back: HashSet<String> = ids(&self.returned(&dead)?).into_iter().collect();
-        let dead: Vec<Worker> = dead.into_iter().filter(|worker| !back.contains(&worker.id)).collect();
-        let mut silent = self.silent(&dead)?;
-        notice_of_more(silent.len());
-        silent.truncate(settings::batch_size());
-        let settlement = running(&self.installation, &ids(&silent))?;
-        report.add(silent, settlement, true);
-        let settlement = running(&self.installation, &ids(&dead))?;
-        report.add(dead, settlement, false);
-        Ok(report)
-    }
-
-    /// One sweep in the caller's transaction.
-    fn run(&self) -> Result<Report> {
-        let dead = self.close_returned()?;
-        let mut silent = ids(&self.silent(&dead)?);
-        notice_of_more(silent.len());
-        silent.truncate(settings::batch_size());
-        let mut report = if silent.is_empty() { Report::default() } else { self.declare_dead(&silent)? };
-        let (leftovers, mut problems) = self.with_leftovers(&dead)?;
-        if !leftovers.is_empty() {
-            let mut settled = self.settle_leftovers(&leftovers)?;
-            report.lines.append(&mut settled.lines);
-            problems.append(&mut settled.problems);
-        }
-        report.add_problems(problems);
         Ok(report)
     }
 }
@@ -317,12 +378,12 @@ fn counted(failed: i64, requeued: i64) -> String {
 }
 
 /// A name from a table that others write, fit for one line of the log.
-fn printable(name: &str) -> String {
+pub fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// To the server's log alone: what goes to a client may fail, and nothing may fail after the commit.
-fn log_at_commit(line: String) {
+pub fn log_at_commit(line: String) {
     scope::at_commit(move || {
         ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line, "rgrid_heartbeat")
             .report(PgLogLevel::LOG_SERVER_ONLY);
@@ -331,55 +392,4 @@ fn log_at_commit(line: String) {
 
 fn ids(workers: &[Worker]) -> Vec<String> {
     workers.iter().map(|worker| worker.id.clone()).collect()
-}
-
-/// Tells the caller of `rgrid_sweep()` that one call is not enough.
-fn notice_of_more(silent: usize) {
-    let batch = settings::batch_size();
-    if silent > batch {
-        notice!("{silent} workers are dead, of which one call settles {batch}; call rgrid_sweep() again");
-    }
-}
-
-/// One sweep of the present database now, or what one would do.
-///
-/// Follows the rules of the sweeper: nobody is dead before the server has listened for a whole threshold. Returns
-/// a row for each dead worker and job table in which it had running jobs, or one with a NULL `job_table` for
-/// one that had none; then rows for jobs left over from earlier deaths.
-#[pg_extern]
-#[allow(clippy::type_complexity, reason = "the columns of the result")]
-fn rgrid_sweep(
-    dry_run: default!(bool, "false"),
-) -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(worker_id, String),
-            name!(hostname, Option<String>),
-            name!(last_heartbeat_at, Option<TimestampWithTimeZone>),
-            name!(job_table, Option<String>),
-            name!(jobs_failed, i64),
-            name!(jobs_requeued, i64),
-        ),
-    >,
-    ErrorReport,
-> {
-    if !dry_run {
-        pg::prevent_unless_writable(c"rgrid_sweep()");
-    }
-    let sweep = Sweep::new(Installation::of_caller()?)?;
-    let report = if dry_run { sweep.dry_run()? } else { sweep.run()? };
-    for problem in &report.problems {
-        warning!("{}", problem.message());
-    }
-    Ok(TableIterator::new(report.lines.into_iter().map(|line| {
-        (
-            line.worker.id,
-            line.worker.hostname,
-            pg::timestamptz(line.worker.last_heartbeat_at),
-            line.job_table,
-            line.failed,
-            line.requeued,
-        )
-    })))
 }

@@ -10,22 +10,24 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::installation::{Installation, VERSION};
+use crate::installation::Installation;
+use crate::jobs::registry;
 use crate::liveness::{Presence, Task};
 use crate::pg::catalog::Database;
-use crate::pg::process::{self, Worker};
-use crate::pg::{self, scope};
+use crate::pg::{self, process, scope};
 use crate::settle::Problem;
-use crate::sweep::Sweep;
-use crate::{buffer, databases, flush, settings};
+use crate::sweep::{Leftovers, Report, Sweep};
+use crate::workers::Worker;
+use crate::{buffer, databases, flush, liveness, prune, settings};
 
-const KIND: &str = "rgrid_heartbeat sweeper";
+/// What sweepers are called in `pg_stat_activity`.
+pub const KIND: &str = "rgrid_heartbeat sweeper";
 
 /// Starts a sweeper; `None` when there is no slot for it.
-pub fn start(database: &Database, task: Task) -> Option<Worker> {
+pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
     let name = format!("{KIND} for database {}", database.name);
     let argument = u64::from(database.oid.to_u32()) | if task == Task::Sweep { SWEEP } else { 0 };
-    Worker::start(KIND, &name, "rgrid_heartbeat_sweeper_main", argument)
+    process::Worker::start(KIND, &name, "rgrid_heartbeat_sweeper_main", argument)
 }
 
 /// Set in a sweeper's argument when it is to sweep, and not only to flush; the lower half is the database's OID.
@@ -42,7 +44,7 @@ pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
     process::connect(pg_sys::Oid::from((argument & !SWEEP) as u32));
     process::report_name(c"rgrid_heartbeat sweeper");
     process::reset_session_settings();
-    finish(round(task));
+    finish(task, round(task));
 }
 
 /// How a round without an error ended.
@@ -70,7 +72,13 @@ fn round(task: Task) -> Result<Outcome> {
     // A table that refuses heartbeats does not stop the sweep: that looks into memory, too.
     let flushed = process::without_waiting_for_commits(flush::flush);
     let flush_problem = flushed.err().map(|error| Problem::of_flush(&error));
-    let mut problems = if task == Task::Sweep { sweep()? } else { Vec::new() };
+    let mut problems = Vec::new();
+    if task == Task::Sweep {
+        databases::sweep_begins();
+        problems.append(&mut sweep()?);
+        problems.extend(prune());
+        databases::sweep_ends();
+    }
     problems.extend(flush_problem);
     Ok(Outcome::Done { problems })
 }
@@ -78,17 +86,43 @@ fn round(task: Task) -> Result<Outcome> {
 /// Sweeps the database. Returns the tables that could not be settled.
 fn sweep() -> Result<Vec<Problem>> {
     process::report_activity("looking for dead workers");
-    let Found { silent, leftovers, mut problems } = scope::transaction(look)?;
-    if silent.len() + leftovers.len() > 0 {
+    let Found { early, silent, mut leftovers } = scope::transaction(look)?;
+    let mut problems = pull_back(&early);
+    if silent.len() + leftovers.workers.len() > 0 {
         process::report_activity("settling jobs of dead workers");
     }
     for batch in silent.chunks(settings::batch_size()) {
-        problems.append(&mut with_sweep(|sweep| Ok(sweep.declare_dead(batch)?.problems))?);
+        problems.append(&mut with_sweep(|sweep| sweep.declare_dead(batch))?.problems);
     }
-    for batch in leftovers.chunks(settings::batch_size()) {
-        problems.append(&mut with_sweep(|sweep| Ok(sweep.settle_leftovers(batch)?.problems))?);
+    let workers = std::mem::take(&mut leftovers.workers);
+    for batch in workers.chunks(settings::batch_size()) {
+        let mut report = with_sweep(|sweep| sweep.settle_leftovers(batch))?;
+        leftovers.take_off(&report);
+        problems.append(&mut report.problems);
     }
+    problems.append(&mut leftovers.problems);
+    let (count, locked) = leftovers.locked(&problems);
+    databases::change(pg::current_database(), |state| state.locked_jobs = count);
+    problems.extend(locked);
     Ok(problems)
+}
+
+/// Removes what is older than the retention, now and then. Returns what went wrong.
+fn prune() -> Option<Problem> {
+    let last = databases::present().and_then(|state| state.pruned());
+    let horizon = liveness::prune_horizon(pg::now(), last, settings::retention())?;
+    process::report_activity("pruning old deaths");
+    let pruned = prune::prune(horizon);
+    databases::pruned(pg::now());
+    pruned.err().map(|error| Problem::of_pruning(&error))
+}
+
+/// Has workers who have beaten later than the clock says have beaten now. Whom that fails for is tried again.
+fn pull_back(early: &[String]) -> Vec<Problem> {
+    let batches = early.chunks(settings::batch_size());
+    let failed = batches
+        .filter_map(|batch| with_sweep(|sweep| sweep.pull_back(batch).map(|()| Report::default())).err());
+    failed.map(|error| Problem::of_flush(&error)).collect()
 }
 
 /// The first transaction of a round: is this a database to work in? How the round ends if not.
@@ -98,42 +132,53 @@ fn recognise() -> Result<Option<Outcome>> {
             buffer::forget(pg::current_database());
             Ok(Some(Outcome::Absent))
         }
-        Some(installation) if installation.version != VERSION => {
+        Some(installation) if installation.is_foreign() => {
+            databases::cannot_hear();
             Ok(Some(Outcome::Foreign { version: installation.version }))
         }
-        Some(_) => Ok(None),
+        Some(_) => {
+            databases::can_hear(pg::now());
+            Ok(None)
+        }
     }
 }
 
 /// Whom the sweep has to deal with, by id.
 #[derive(Default)]
 struct Found {
+    early: Vec<String>,
     silent: Vec<String>,
-    leftovers: Vec<String>,
-    problems: Vec<Problem>,
+    leftovers: Leftovers,
 }
 
 /// The first transaction of a sweep: is there anything to do?
 fn look() -> Result<Found> {
     let Some(installation) = Installation::find()? else { return Ok(Found::default()) };
+    registry::forget_dropped(&installation)?;
     let sweep = Sweep::new(installation)?;
-    let dead = sweep.close_returned()?;
-    let silent = sweep.silent(&dead)?.into_iter().map(|worker| worker.id).collect();
-    let (leftovers, problems) = sweep.with_leftovers(&dead)?;
+    let seen = sweep.look()?;
+    if let Some((warning, true)) = sweep.note_future(&seen.future) {
+        warning.warn();
+    }
+    let is_held = sweep.held_back(&seen)?.is_some();
+    let dead = sweep.close_returned(seen.dead)?;
+    let leftovers = sweep.with_leftovers(&dead, usize::MAX)?;
     sweep.forget_silent();
-    Ok(Found { silent, leftovers, problems })
+    let ids = |workers: Vec<Worker>| workers.into_iter().map(|worker| worker.id).collect();
+    let silent = if is_held { Vec::new() } else { ids(seen.silent) };
+    Ok(Found { early: ids(seen.future), silent, leftovers })
 }
 
 /// Runs one batch in a transaction; nothing when the extension was dropped meanwhile.
-fn with_sweep(work: impl FnOnce(Sweep) -> Result<Vec<Problem>>) -> Result<Vec<Problem>> {
+fn with_sweep(work: impl FnOnce(Sweep) -> Result<Report>) -> Result<Report> {
     scope::transaction(|| match Installation::find()? {
         Some(installation) => work(Sweep::new(installation)?),
-        None => Ok(Vec::new()),
+        None => Ok(Report::default()),
     })
 }
 
 /// Reports how the round ended, to the launcher and, when it is news, to the log.
-fn finish(outcome: Result<Outcome>) {
+fn finish(task: Task, outcome: Result<Outcome>) {
     let database = pg::current_database();
     let failed = outcome.is_err();
     let presence = match &outcome {
@@ -148,7 +193,9 @@ fn finish(outcome: Result<Outcome>) {
     });
     let report = problem(outcome);
     let text = report.as_ref().map_or("", |report| report.message());
-    if databases::is_news(database, text)
+    // A flush that went well does not say that what a sweep has met is over.
+    if (task == Task::Sweep || !text.is_empty())
+        && databases::is_news(database, text)
         && let Some(report) = report
     {
         report.report(PgLogLevel::WARNING);

@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, arrays, catalog, scope, sql};
 
+mod old;
+mod report;
+
 /// Characters that a worker id may have in the extension's own table.
 const ID_LIMIT: usize = 255;
 
@@ -45,9 +48,9 @@ impl Worker {
 #[derive(Clone, Debug)]
 pub struct HeartbeatTable {
     /// The qualified, quoted name.
-    name: String,
+    pub name: String,
     /// Statements name this relation.
-    oid: pg_sys::Oid,
+    pub oid: pg_sys::Oid,
     /// Statements run as this role.
     owner: pg_sys::Oid,
     /// Whether times are stored with a time zone; without one they are UTC.
@@ -235,6 +238,52 @@ impl HeartbeatTable {
         ));
         let arguments = [pg::timestamptz(cutoff).into(), except.to_vec().into()];
         self.as_owner(|| sql::select(&statement, &arguments, worker))
+    }
+
+    /// The workers last heard of before `cutoff`, those in `except` apart, and all whose last heartbeat is later than
+    /// `future`, in the order of their ids. Without a cutoff only the latter.
+    pub fn silent_or_future(
+        &self,
+        cutoff: Option<DateTime<Utc>>,
+        except: &[String],
+        future: DateTime<Utc>,
+    ) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) OR h.last_heartbeat_at > {} \
+             ORDER BY h.worker_id",
+            self.stored("$1::timestamptz"),
+            self.stored("$3::timestamptz"),
+        ));
+        let arguments =
+            [cutoff.and_then(pg::timestamptz).into(), except.to_vec().into(), pg::timestamptz(future).into()];
+        self.as_owner(|| sql::select(&statement, &arguments, worker))
+    }
+
+    /// How many workers have a row, those in `except` apart.
+    pub fn count(&self, except: &[String]) -> Result<usize> {
+        let statement = self.sql("SELECT pg_catalog.count(*) FROM @table@ h WHERE h.worker_id <> ALL ($1)");
+        let counts: Vec<i64> = self.as_owner(|| {
+            sql::select(&statement, &[except.to_vec().into()], |row| row.required(1, "count"))
+        })?;
+        Ok(counts.first().and_then(|count| usize::try_from(*count).ok()).unwrap_or(0))
+    }
+
+    /// Of these workers, has those whose rows are later than `future` have beaten `now`; rows that somebody has
+    /// locked stay.
+    pub fn pull_back(&self, ids: &[String], future: DateTime<Utc>, now: DateTime<Utc>) -> Result<()> {
+        let statement = self.sql(&format!(
+            "WITH unlocked AS MATERIALIZED ( \
+                 SELECT h.tableoid AS t, h.ctid AS c FROM @table@ h \
+                 WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at > {} \
+                 ORDER BY h.worker_id FOR NO KEY UPDATE SKIP LOCKED) \
+             UPDATE @table@ h SET last_heartbeat_at = {} FROM unlocked u WHERE h.ctid = u.c AND h.tableoid = u.t",
+            self.stored("$2::timestamptz"),
+            self.stored("$3::timestamptz"),
+        ));
+        let arguments = [ids.to_vec().into(), pg::timestamptz(future).into(), pg::timestamptz(now).into()];
+        self.as_owner(|| sql::execute(&statement, &arguments))?;
+        Ok(())
     }
 
     /// Of these workers, locks and reads the ones last heard of before `cutoff` whose rows nobody has locked.

@@ -24,11 +24,11 @@ fn every_database_with_the_extension_is_swept_and_no_other() {
     let (mut one, mut two, mut without) = (one.connect(), two.connect(), without.connect());
     rgrid_tables(&mut without);
     upsert_like_python(&mut without, "ours", HOUR);
-    for client in [&mut one, &mut two] {
-        silent_worker(client, "ours");
-    }
     for client in [&mut one, &mut two, &mut without] {
         claim_jobs(client, "ours", 2);
+    }
+    for client in [&mut one, &mut two] {
+        silent_worker(client, "ours");
     }
 
     for client in [&mut one, &mut two] {

@@ -110,3 +110,23 @@ fn dropping_the_extension_leaves_rgrids_tables_and_creating_it_again_adopts_them
     await_death(&mut client, "kept");
     assert_eq!(failed_jobs(&mut client, "kept"), 1);
 }
+
+#[test]
+fn the_extension_kills_nobody_who_was_silent_before_it_came_and_finds_the_dead_one_threshold_later() {
+    let cluster = server();
+    let database = cluster.empty_database("comes_later");
+    let mut client = database.connect();
+    rgrid_tables(&mut client);
+    for worker in ["alive", "dead"] {
+        upsert_like_python(&mut client, worker, HOUR);
+        claim_jobs(&mut client, worker, 1);
+    }
+    run(&mut client, "CREATE TABLE created AS SELECT clock_timestamp() AS at");
+    run(&mut client, "CREATE EXTENSION rgrid_heartbeat");
+    let _beats = Beating::upserting(database.connect(), "alive");
+    await_death(&mut client, "dead");
+    let sql = "SELECT declared_dead_at >= at + interval '2 seconds' FROM rgrid_worker_deaths, created";
+    assert!(ask::<bool>(&mut client, sql, &[]), "silence counts from the extension's creation");
+    assert_eq!(failed_jobs(&mut client, "dead"), 1);
+    assert_eq!((deaths(&mut client, "alive"), jobs(&mut client, "alive", "running")), (0, 1));
+}

@@ -149,3 +149,43 @@ fn a_job_that_changes_while_its_worker_deregisters_is_settled() {
     assert_eq!(failed_jobs(&mut client, "leaving"), 1);
     assert_eq!(deaths(&mut client, "leaving"), 1);
 }
+
+/// Dies before the snapshot of its next transaction, and claims a job, as a zombie does, after it.
+fn returning_with_an_old_snapshot(name: &str, isolation: &str, call: &str) {
+    // No sweeper is to be faster.
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.check_interval", "1h").start();
+    let database = cluster.database(name);
+    let (mut client, mut worker) = (database.connect(), database.connect());
+    silent_worker(&mut client, "zombie");
+    sweep_away(&mut client, "zombie");
+    run(&mut worker, &format!("BEGIN ISOLATION LEVEL {isolation}; SELECT FROM executions"));
+    claim_jobs(&mut client, "zombie", 2);
+    run(&mut worker, &format!("{call}; COMMIT"));
+    assert_eq!(jobs(&mut client, "zombie", "running"), 0, "claimed before the return");
+    assert_eq!(failed_jobs(&mut client, "zombie"), 2);
+    assert_eq!(ledger(&mut client, "zombie"), ["1 stale 2 returned"]);
+}
+
+#[test]
+fn a_return_settles_jobs_that_are_newer_than_its_snapshot() {
+    returning_with_an_old_snapshot("repeatable", "REPEATABLE READ", "SELECT rgrid_heartbeat('zombie')");
+}
+
+#[test]
+fn a_registration_settles_jobs_that_are_newer_than_its_snapshot() {
+    returning_with_an_old_snapshot("serializable", "SERIALIZABLE", "SELECT rgrid_register('zombie')");
+}
+
+#[test]
+fn a_return_whose_row_is_newer_than_its_snapshot_is_to_be_repeated() {
+    let cluster = server();
+    let database = cluster.database("newer_death");
+    let (mut client, mut worker) = (database.connect(), database.connect());
+    run(&mut worker, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM executions");
+    claim_jobs(&mut client, "victim", 1);
+    silent_worker(&mut client, "victim");
+    await_death(&mut client, "victim");
+    assert_eq!(sqlstate(&mut worker, "SELECT rgrid_heartbeat('victim')"), "40001");
+    run(&mut worker, "ROLLBACK");
+    assert_eq!(beat(&mut worker, "victim"), 2);
+}

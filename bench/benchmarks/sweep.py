@@ -29,7 +29,6 @@ SETTINGS = {
     "rgrid_heartbeat.batch_size": "1000000",
     "autovacuum": "off",
 }
-THRESHOLD = timedelta(seconds=1)
 JOBS_EACH = 10
 
 SWEEP, BARE = "rgrid_sweep()", "bare statement"
@@ -50,10 +49,12 @@ class Size:
     rounds: int
     repetitions: int
     """Of a sweep that finds nobody, which is short."""
+    threshold: timedelta
+    """Long enough for what lies between the last heartbeats of the living and a sweep."""
 
 
-FULL = Size(workers=1_000_000, executions=10_000_000, rounds=3, repetitions=15)
-QUICK = Size(workers=10_000, executions=100_000, rounds=1, repetitions=3)
+FULL = Size(workers=1_000_000, executions=10_000_000, rounds=3, repetitions=15, threshold=timedelta(seconds=60))
+QUICK = Size(workers=10_000, executions=100_000, rounds=1, repetitions=3, threshold=timedelta(seconds=5))
 
 
 def measure(servers: Servers, report: Report) -> None:
@@ -70,8 +71,6 @@ def set_up(server: Server, size: Size) -> Connection:
     executions.fill(db, size.executions)
     db.execute(executions.RECOMMENDED_INDEX)
     make_known(db, size.workers)
-    # The living are heard of from the future: no time that a measurement takes can make them silent.
-    db.execute("UPDATE worker_heartbeats SET last_heartbeat_at = now() + interval '10 years'")
     executions.run_jobs(db, size.workers // 100 * JOBS_EACH, JOBS_EACH)
     db.execute("VACUUM ANALYZE")
     db.execute("CHECKPOINT")
@@ -94,7 +93,8 @@ class Bench:
             self.measure_dead(self.size.workers // share, f"{100 // share} % dead")
 
     def measure_nobody(self) -> None:
-        time.sleep(THRESHOLD.total_seconds() + 0.1)
+        time.sleep(self.size.threshold.total_seconds() + 0.1)
+        self.let_live(dead=0)
         variants = {
             SWEEP: lambda: self.sweep(expected_dead=0),
             BARE: lambda: rounds.seconds(lambda: self.db.execute(SILENT, (self.cutoff(),)).fetchall()),
@@ -119,7 +119,7 @@ class Bench:
 
     def cutoff(self) -> datetime:
         """As a sweep with the threshold would compute it."""
-        return clock(self.db) - THRESHOLD
+        return clock(self.db) - self.size.threshold
 
     def with_dead(self, dead: int, work: Callable[[], float]) -> float:
         """Does the work with the first `dead` workers silent, all of their jobs running, and nobody in the ledger."""
@@ -131,17 +131,27 @@ class Bench:
         if self.servers.has_shared_memory:
             # The sweep before has taken them out of memory: as in real life, they have been there before they die.
             beat_and_flush(self.server, db, dead)
-            time.sleep(THRESHOLD.total_seconds() + 0.1)
+        beaten, threshold = time.monotonic(), self.size.threshold.total_seconds()
         silence = "UPDATE worker_heartbeats SET last_heartbeat_at = now() - interval '1 day' WHERE worker_id < %s::text"
         db.execute(silence, (FIRST_ID + dead,))
-        db.execute("VACUUM ANALYZE worker_heartbeats, executions, rgrid_worker_deaths")
+        db.execute("VACUUM ANALYZE executions, rgrid_worker_deaths")
+        # Later than the last heartbeats of the dead, and then wait until these are silent.
+        time.sleep(max(0.0, beaten + threshold / 2 - time.monotonic()))
+        self.let_live(dead)
+        time.sleep(max(0.0, beaten + threshold + 0.1 - time.monotonic()))
         seconds = work()
         self.check_settled(dead)
         return seconds
 
+    def let_live(self, dead: int) -> None:
+        """Has all but the first `dead` workers beaten now."""
+        beat = "UPDATE worker_heartbeats SET last_heartbeat_at = now() WHERE worker_id >= %s::text"
+        self.db.execute(beat, (FIRST_ID + dead,))
+        self.db.execute("VACUUM ANALYZE worker_heartbeats")
+
     def sweep(self, expected_dead: int) -> float:
         """Seconds that one sweep takes, commit included."""
-        self.db.execute(f"SET rgrid_heartbeat.stale_threshold = '{THRESHOLD.total_seconds():g}s'")
+        self.db.execute(f"SET rgrid_heartbeat.stale_threshold = '{self.size.threshold.total_seconds():g}s'")
         started = time.perf_counter()
         row = self.db.execute("SELECT count(*), coalesce(sum(jobs_failed), 0) FROM rgrid_sweep()").fetchone()
         seconds = time.perf_counter() - started

@@ -22,6 +22,15 @@ class Finding:
     verdict: str
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A drawing of a section, in a file of its own beside RESULTS.md."""
+
+    name: str
+    title: str
+    svg: str
+
+
 @dataclass
 class Section:
     """What one benchmark found."""
@@ -29,6 +38,7 @@ class Section:
     name: str
     claim: str
     findings: list[Finding] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
 
 
 @dataclass
@@ -74,11 +84,16 @@ class Report:
         verdict = f" - {finding.verdict}" if finding.verdict else ""
         self.say(f"{finding.what}: {finding.measured}{goal}{verdict}")
 
+    def add_picture(self, name: str, title: str, svg: str) -> None:
+        self.sections[-1].pictures.append(Picture(name, title, svg))
+
     def write(self, directory: Path, server_version: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "RESULTS.md").write_text(self.markdown(server_version))
         if self.bars:
             (directory / "results.svg").write_text(self.drawing(server_version))
+        for picture in (picture for section in self.sections for picture in section.pictures):
+            (directory / f"{picture.name}.svg").write_text(picture.svg)
 
     def drawing(self, server_version: str) -> str:
         release = server_version.split(maxsplit=1)[0]
@@ -91,6 +106,8 @@ class Report:
             lines += ["![Heartbeats per second](results.svg)", ""]
         for section in self.sections:
             lines += [f"## {section.name}", "", f"{section.claim}.", ""]
+            for picture in section.pictures:
+                lines += [f"![{picture.title}]({picture.name}.svg)", ""]
             lines += ["| what | goal | measured | |", "| --- | --- | --- | --- |"]
             lines += [row(finding) for finding in section.findings]
             lines.append("")

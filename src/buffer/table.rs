@@ -14,6 +14,7 @@
 //! entry was last looked at. So a slot is one cache line, with the beginning of the id in it; the rest of a long id
 //! is kept apart, in `tails`.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Bytes of a worker id that fit in an entry; longer ones are not kept here.
@@ -218,6 +219,19 @@ impl<'a, L: Locks> Table<'a, L> {
         self.find(key, hash).map(|slot| slot.beat_at.load(Relaxed))
     }
 
+    /// Has a worker that beat after `limit`, by a clock that was set back since, have beaten `now`.
+    pub fn pull_back(&self, key: &Key, limit: i64, now: i64) {
+        let hash = self.hash(key);
+        let _locked = self.locks.shared(partition(hash));
+        if let Some(slot) = self.find(key, hash) {
+            let beat_at = slot.beat_at.load(Relaxed);
+            if beat_at > limit {
+                // A heartbeat that comes just now is as good.
+                let _ = slot.beat_at.compare_exchange(beat_at, now, Relaxed, Relaxed);
+            }
+        }
+    }
+
     /// A mark of the moment. Whoever wants to [`add`](Self::add) an entry takes it while the worker's row is
     /// locked.
     pub fn mark(&self, key: &Key) -> u64 {
@@ -340,6 +354,30 @@ impl<'a, L: Locks> Table<'a, L> {
                 Some(Unwritten { key, beat_at: slot.beat_at.load(Relaxed), number })
             })
             .collect()
+    }
+
+    /// How long workers of a database who have beaten since then had been silent at a moment, for about as many of
+    /// them as are asked for. Nothing is locked: a slot that changes hands meanwhile may give a wrong one.
+    pub fn silences(&self, database: u32, moment: i64, wanted: usize) -> Vec<i64> {
+        let high_water = index(self.header.high_water.load(Relaxed));
+        self.used()
+            .step_by((high_water / wanted.max(1)).max(1))
+            .filter(|slot| slot.database.load(Relaxed) == database)
+            .filter_map(|slot| {
+                let (beat_at, before) = (slot.beat_at.load(Relaxed), slot.written.load(Relaxed));
+                (before < moment && moment < beat_at).then(|| moment - before)
+            })
+            .collect()
+    }
+
+    /// How many entries each database has. A hint: nothing is locked.
+    pub fn entries(&self) -> HashMap<u32, u64> {
+        let mut entries = HashMap::new();
+        for slot in self.used() {
+            *entries.entry(slot.database.load(Relaxed)).or_default() += 1;
+        }
+        entries.remove(&0);
+        entries
     }
 
     /// Takes note that a heartbeat is in the worker's row.

@@ -5,6 +5,9 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
+use super::sql;
+use crate::error::Result;
+
 /// A column as the catalog has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
@@ -12,6 +15,8 @@ pub struct Column {
     pub type_oid: pg_sys::Oid,
     /// Its type modifier; -1 when there is none.
     pub type_modifier: i32,
+    /// Whether it is declared NOT NULL.
+    pub not_null: bool,
 }
 
 impl Column {
@@ -21,6 +26,37 @@ impl Column {
             return None;
         }
         usize::try_from(self.type_modifier).ok()?.checked_sub(pg_sys::VARHDRSZ)
+    }
+
+    /// Its type, or the one below it when that is a domain.
+    pub fn base_type(&self) -> pg_sys::Oid {
+        // SAFETY: a type that a column has exists for as long as the column.
+        unsafe { pg_sys::getBaseType(self.type_oid) }
+    }
+
+    /// The same column with the type below its domain; `None` when its type is no domain.
+    pub fn base(&self) -> Option<Self> {
+        let mut base = *self;
+        // SAFETY: as above; the modifier becomes the domain's.
+        base.type_oid = unsafe { pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut base.type_modifier) };
+        (base.type_oid != self.type_oid).then_some(base)
+    }
+
+    /// The letter of its type's category, one of Postgres' `TYPCATEGORY_` ones; a domain has that of its base.
+    pub fn category(&self) -> u8 {
+        let (mut category, mut preferred) = (0, false);
+        // SAFETY: as above; both pointers are valid for the call.
+        unsafe { pg_sys::get_type_category_preferred(self.type_oid, &mut category, &mut preferred) };
+        category as u8
+    }
+
+    /// Its type as SQL names it, with its schema and its modifier.
+    pub fn type_name(&self) -> String {
+        let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+        // SAFETY: as above; the result is palloc'd and never null.
+        let name = unsafe { pg_sys::format_type_extended(self.type_oid, self.type_modifier, flags as u16) };
+        // SAFETY: as above.
+        unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
     }
 }
 
@@ -33,6 +69,10 @@ pub struct Relation {
     pub owner: pg_sys::Oid,
     /// One of Postgres' `RELKIND_` letters.
     pub kind: u8,
+    /// One of Postgres' `RELPERSISTENCE_` letters.
+    pub persistence: u8,
+    /// Whether it has, or once had, partitions or tables that inherit from it.
+    pub has_children: bool,
 }
 
 /// The relation of this name in a schema.
@@ -53,10 +93,32 @@ pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
     }
     // SAFETY: a tuple of pg_class begins with this struct, and it stays until it is released.
     let class = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>() };
-    let relation = Relation { oid, owner: class.relowner, kind: class.relkind as u8 };
+    let relation = Relation {
+        oid,
+        owner: class.relowner,
+        kind: class.relkind as u8,
+        persistence: class.relpersistence as u8,
+        has_children: class.relhassubclass,
+    };
     // SAFETY: the tuple found above, released once; `relation` holds copies.
     unsafe { pg_sys::ReleaseSysCache(tuple) };
     Some(relation)
+}
+
+/// The members of a list of OIDs of Postgres; of null, none.
+pub(super) fn oids_of(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+    // SAFETY: null, or a list that is valid until the memory context ends.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    // SAFETY: within the list.
+    (0..length).map(|n| unsafe { pg_sys::list_nth_oid(list, n) }).collect()
+}
+
+/// Whether the present user has the rights of a role: is it, is a member of it, or is a superuser.
+pub fn is_mine(role: pg_sys::Oid) -> bool {
+    // SAFETY: reads the present user.
+    let user = unsafe { pg_sys::GetUserId() };
+    // SAFETY: two role OIDs; one that was dropped is nobody's.
+    unsafe { pg_sys::has_privs_of_role(user, role) }
 }
 
 /// A relation's name with its schema, quoted where SQL needs it; `None` when it was dropped.
@@ -82,7 +144,7 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
     if number <= 0 {
         return None;
     }
-    let mut column = Column { type_oid: pg_sys::InvalidOid, type_modifier: -1 };
+    let mut column = Column { type_oid: pg_sys::InvalidOid, type_modifier: -1, not_null: false };
     let mut collation = pg_sys::InvalidOid;
     // SAFETY: the column exists, and the pointers are valid for the call.
     unsafe {
@@ -94,7 +156,47 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
             &mut collation,
         )
     };
+    column.not_null = is_not_null(relation, number);
     Some(column)
+}
+
+fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::ATTNUM as i32;
+    // SAFETY: a look-up by OID and number; the tuple, if any, is released below.
+    let tuple = unsafe { pg_sys::SearchSysCache2(cache, relation.into(), number.into()) };
+    if tuple.is_null() {
+        return false;
+    }
+    // SAFETY: a tuple of pg_attribute begins with this struct, and it stays until it is released.
+    let not_null = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>() }.attnotnull;
+    // SAFETY: the tuple found above, released once.
+    unsafe { pg_sys::ReleaseSysCache(tuple) };
+    not_null
+}
+
+/// The present database's name, quoted where SQL needs it.
+pub fn quoted_database() -> String {
+    // SAFETY: connected, so the database exists; the result is palloc'd.
+    let name = unsafe { pg_sys::get_database_name(pg_sys::MyDatabaseId) };
+    if name.is_null() {
+        return String::new();
+    }
+    // SAFETY: a terminated string.
+    pgrx::spi::quote_identifier(unsafe { CStr::from_ptr(name) }.to_string_lossy())
+}
+
+/// The indexes of a relation that have a column in them, with their schemas, quoted where SQL needs it.
+pub fn indexes_on(relation: pg_sys::Oid, column: &str) -> Result<Vec<String>> {
+    let indexes = sql::select(
+        "SELECT i.indexrelid FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+           AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]) \
+         ORDER BY 1",
+        &[relation.into(), column.into()],
+        |row| row.required::<pg_sys::Oid>(1, "index"),
+    )?;
+    Ok(indexes.into_iter().filter_map(qualified_name).collect())
 }
 
 /// The OID of this extension, held against being dropped until the transaction ends; `None` when it is not
@@ -110,6 +212,20 @@ pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: an ordinary heavyweight lock, released at the end of the transaction.
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode) };
     (find() == oid).then_some(oid)
+}
+
+/// Locks a relation against every other use of it until the transaction ends; false when somebody is using it.
+pub fn try_lock_exclusively(relation: pg_sys::Oid) -> bool {
+    let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: an ordinary heavyweight lock that is not waited for, released at the end of the transaction.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode) }
+}
+
+/// Locks a relation against being altered or dropped until the transaction ends; false when somebody is at it.
+pub fn try_lock_for_reading(relation: pg_sys::Oid) -> bool {
+    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode) }
 }
 
 /// The connection limit of a database that is half dropped; DATCONNLIMIT_INVALID_DB of Postgres.

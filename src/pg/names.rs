@@ -104,8 +104,5 @@ unsafe fn relations_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
     unsafe {
         pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut others, &mut has_row_security)
     };
-    // SAFETY: null, or a list that was just made.
-    let length = unsafe { relations.as_ref() }.map_or(0, |list| list.length);
-    // SAFETY: within the list.
-    (0..length).map(|n| unsafe { pg_sys::list_nth_oid(relations, n) }).collect()
+    super::catalog::oids_of(relations)
 }

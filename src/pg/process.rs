@@ -3,10 +3,12 @@
 
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
+
+use super::version;
 
 /// The library's name in `shared_preload_libraries`, from which workers are started.
 const LIBRARY: &str = "rgrid_heartbeat";
@@ -18,6 +20,48 @@ unsafe extern "C-unwind" {
     // Declared here because pgrx's own declarations are wrappers, and a signal handler must be the C function.
     fn die(signal: i32);
     fn SignalHandlerForConfigReload(signal: i32);
+    // Not among pgrx's bindings; the first argument is a TimeoutId.
+    fn enable_timeout_after(id: u32, milliseconds: i32);
+    fn disable_timeout(id: u32, keep_indicator: bool);
+    fn get_timeout_active(id: u32) -> bool;
+}
+
+/// The TimeoutId of `statement_timeout`, the same in all versions.
+const STATEMENT_TIMEOUT: u32 = 3;
+
+/// Cancels what this process is doing when the time is over, unless dropped before. The timer is that of
+/// `statement_timeout`, which Postgres does not start for statements of a function or of a background worker.
+pub struct Timer {
+    /// When the time is over; `None` when the session has a timer of its own running.
+    deadline: Option<Instant>,
+}
+
+impl Timer {
+    /// Starts the timer.
+    pub fn start(limit: Duration) -> Self {
+        // SAFETY: reads a flag of this process.
+        if unsafe { get_timeout_active(STATEMENT_TIMEOUT) } {
+            return Self { deadline: None };
+        }
+        let milliseconds = limit.as_millis().try_into().unwrap_or(i32::MAX);
+        // SAFETY: registered in every process that runs SQL, and not running; stopped by `drop`.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+        Self { deadline: Some(Instant::now() + limit) }
+    }
+
+    /// Whether the time is over.
+    pub fn has_expired(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if self.deadline.is_some() {
+            // SAFETY: started by `start`; one that has fired or was stopped by an error can be stopped again.
+            unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+        }
+    }
 }
 
 /// A connection's latch: what `WaitLatch` sleeps on and others set to wake it.
@@ -103,20 +147,33 @@ impl Drop for Worker {
     }
 }
 
+/// This process.
+pub fn my_pid() -> i32 {
+    // SAFETY: set when the process started, never changed.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Background workers that the server has room for.
+pub fn worker_slots() -> i32 {
+    // SAFETY: a setting that is fixed when the server starts.
+    unsafe { pg_sys::max_worker_processes }
+}
+
+/// Whether a process of the server has this number.
+pub fn exists(pid: i32) -> bool {
+    // SAFETY: a look at the array of processes; the result is only compared.
+    !unsafe { pg_sys::BackendPidGetProc(pid) }.is_null()
+}
+
 /// Installs the signal handlers of an ordinary server process and lets signals in.
 ///
 /// SIGTERM ends the worker at its next check for interrupts, also in the middle of a statement; SIGHUP is
 /// remembered for [`reload_requested`]. SIGINT stays as it is: timeouts arrive through it.
 pub fn accept_signals() {
-    #[cfg(not(feature = "pg18"))]
-    use pg_sys::pqsignal;
-    #[cfg(feature = "pg18")]
-    use pg_sys::pqsignal_be as pqsignal;
-
     // SAFETY: a handler of Postgres' own, made for this.
-    unsafe { pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
+    unsafe { version::handle_signal(pg_sys::SIGTERM, die) };
     // SAFETY: as above.
-    unsafe { pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload)) };
+    unsafe { version::handle_signal(pg_sys::SIGHUP, SignalHandlerForConfigReload) };
     // SAFETY: the handlers are in place.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }
@@ -147,8 +204,6 @@ pub fn is_sweeper() -> bool {
 
 /// Frees a worker of settings that postgresql.conf or ALTER DATABASE make for people, as autovacuum does.
 pub fn reset_session_settings() {
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    set_for_worker(c"transaction_timeout", c"0");
     let settings = [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_read_only", c"off"),
@@ -160,7 +215,7 @@ pub fn reset_session_settings() {
         // Worker slots are for others.
         (c"max_parallel_workers_per_gather", c"0"),
     ];
-    for (name, value) in settings {
+    for (name, value) in settings.iter().chain(version::WORKER_SETTINGS) {
         set_for_worker(name, value);
     }
 }
@@ -199,12 +254,14 @@ fn set_synchronous_commit(value: *const std::ffi::c_char) {
 }
 
 /// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process.
-pub fn wait(timeout: Duration) {
+///
+/// `event` says why, for `pg_stat_activity`: see [`version::wait_event`].
+pub fn wait(timeout: Duration, event: u32) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // Rounded up, or the last part of a millisecond would be spent awake.
     let milliseconds = timeout.as_micros().div_ceil(1_000).try_into().unwrap_or(i64::from(i32::MAX));
     // SAFETY: this process's own latch.
-    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, event) };
     // SAFETY: as above; before the work is looked for, so that no wake-up is lost.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     super::check_for_interrupts();

@@ -3,12 +3,14 @@
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::{names, process};
 use crate::error::{Caught, Error, Result};
+use crate::settings;
 
 /// Runs `work` as `role`, in a security-restricted operation and with settings of its own.
 ///
@@ -25,7 +27,20 @@ pub fn as_role<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnc
     let _narrowed = names::allow(relations);
     set_local(c"search_path", c"pg_catalog, pg_temp");
     set_local(c"row_security", c"off");
+    // Code of a table's owner may hang, and nobody cancels the statements of a sweeper: it does so itself.
+    let _bounded = process::is_sweeper().then(|| process::Timer::start(settings::statement_timeout()));
     work()
+}
+
+/// Runs `work`, in which no lock is waited for longer than this, whatever the session's own setting.
+pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
+    // SAFETY: closed below, or by the abort of the (sub)transaction when an error passes.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set_local(c"lock_timeout", lock_timeout);
+    let result = work();
+    // SAFETY: the level opened above, and the scopes nest.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
 }
 
 /// Runs `work` as `role`, as [`as_role`] does, and gives up on a lock that is not to be had for so long.
@@ -46,6 +61,18 @@ pub fn as_role_waiting<T>(
 pub fn as_role_in_memory<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
     as_role(role, relations, || {
         set_local(c"random_page_cost", c"1.1");
+        work()
+    })
+}
+
+/// Runs `work` as `role`, as [`as_role`] does, and has the planner use an index wherever one can be used.
+pub fn as_role_preferring_indexes<T>(
+    role: pg_sys::Oid,
+    relations: &[pg_sys::Oid],
+    work: impl FnOnce() -> T,
+) -> T {
+    as_role(role, relations, || {
+        set_local(c"enable_seqscan", c"off");
         work()
     })
 }
@@ -108,6 +135,33 @@ fn set_local(name: &CStr, value: &CStr) {
 ///
 /// A cancelled statement is not an error of the work's own: it goes on up.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    subtransaction_unless(|error| is_cancel(error) && !process::is_sweeper(), work)
+}
+
+/// Runs `work` as [`subtransaction`] does, for so long at most.
+///
+/// # Errors
+///
+/// [`Error::TimedOut`] when it took longer. In a session with a `statement_timeout` of its own, that one counts.
+pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let timer = process::Timer::start(limit);
+    let is_foreign = |error: &CaughtError| is_cancel(error) && !timer.has_expired() && !process::is_sweeper();
+    let result = subtransaction_unless(is_foreign, work);
+    let expired = timer.has_expired();
+    drop(timer);
+    result.map_err(|error| match error {
+        Error::Caught(Caught { code: PgSqlErrorCode::ERRCODE_QUERY_CANCELED, .. }) if expired => {
+            Error::TimedOut { limit }
+        }
+        error => error,
+    })
+}
+
+/// The errors for which `is_foreign` says so are not caught.
+fn subtransaction_unless<T>(
+    is_foreign: impl Fn(&CaughtError) -> bool,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     // SAFETY: a global that only this thread writes; it says where results are to live.
     let context = unsafe { pg_sys::CurrentMemoryContext };
     // SAFETY: as above; it says who owns what the work opens.
@@ -131,7 +185,7 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     unsafe { pg_sys::CurrentResourceOwner = owner };
     result.map_err(|failure| match failure {
         Failure::Returned(error) => error,
-        Failure::Raised(error) if is_cancel(&error) && !process::is_sweeper() => error.rethrow(),
+        Failure::Raised(error) if is_foreign(&error) => error.rethrow(),
         Failure::Raised(error) => caught(&error),
     })
 }
@@ -195,6 +249,12 @@ fn caught(error: &CaughtError) -> Error {
         detail: report.detail().map(str::to_owned),
         hint: report.hint().map(str::to_owned),
     })
+}
+
+/// Whether the present transaction keeps one snapshot for all of its statements (REPEATABLE READ, SERIALIZABLE).
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: a global that only this thread writes.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
 /// Runs `work` with a snapshot of this moment, also in a transaction that keeps an older one.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, PgOid};
@@ -38,19 +38,87 @@ pub fn select<T>(
 }
 
 /// Runs a statement that changes or locks rows, and reads each row that it returns by `read`.
+///
+/// It sees what was committed until this moment, in whatever isolation level: a death, and a job claimed after it, are
+/// settled even if they are newer than the caller's snapshot.
 pub fn update<T>(
     statement: &str,
     arguments: &[DatumWithOid<'_>],
     read: impl Fn(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
     let _ours = names::run(statement);
-    Spi::connect_mut(|client| client.update(statement, None, arguments)?.map(|row| read(Row(row))).collect())
+    Spi::connect_mut(|client| match scope::has_one_snapshot() {
+        true => latest(statement, arguments)?.rows().map(|row| read(row?)).collect(),
+        false => client.update(statement, None, arguments)?.map(|row| read(Row(row))).collect(),
+    })
 }
 
-/// Runs a statement that changes rows and returns none; the number of rows it changed.
+/// Runs a statement that changes rows and returns none; the number of rows it changed. Sees what [`update`] sees.
 pub fn execute(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
     let _ours = names::run(statement);
-    Spi::connect_mut(|client| Ok(client.update(statement, None, arguments)?.len()))
+    Spi::connect_mut(|client| match scope::has_one_snapshot() {
+        true => Ok(latest(statement, arguments)?.processed),
+        false => Ok(client.update(statement, None, arguments)?.len()),
+    })
+}
+
+/// What a statement returned that was run with the latest snapshot. Valid as long as the SPI connection.
+struct Latest {
+    processed: usize,
+    table: *mut pg_sys::SPITupleTable,
+}
+
+impl Latest {
+    #[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
+    fn rows(&self) -> impl Iterator<Item = Result<Row<'_>>> {
+        // SAFETY: null, or the result of the statement, which the connection keeps.
+        let table = unsafe { self.table.as_ref() };
+        table.into_iter().flat_map(|table| {
+            (0..usize::try_from(table.numvals).unwrap_or(0)).map(|index| {
+                // SAFETY: within the table.
+                let tuple = unsafe { *table.vals.add(index) };
+                // SAFETY: a row of this table and its description.
+                let row = unsafe { SpiHeapTupleData::new(table.tupdesc, tuple) }?;
+                row.map(Row).ok_or(Error::MissingValue("row"))
+            })
+        })
+    }
+}
+
+/// Runs a statement with a snapshot of this moment in a transaction that keeps an older one. Rows that are changed
+/// while it runs raise a serialization failure, as in any such transaction. Connected.
+#[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
+fn latest(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<Latest> {
+    let text = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
+    let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
+    let count = i32::try_from(types.len()).map_err(|_| Error::MissingValue("statement"))?;
+    // SAFETY: connected; the text and the types outlive the call. Freed with the connection.
+    let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), count, types.as_mut_ptr()) };
+    if plan.is_null() {
+        return Err(Error::MissingValue("plan"));
+    }
+    let values = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
+    let nulls: Vec<_> = values.clone().map(|datum| if datum.is_some() { b' ' } else { b'n' }).collect();
+    let mut values: Vec<_> = values.map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect();
+    // SAFETY: in a transaction; registered as the active one while the statement runs.
+    let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
+    // SAFETY: a plan for these arguments; no snapshot to cross-check, triggers fire, no limit.
+    let status = unsafe {
+        pg_sys::SPI_execute_snapshot(
+            plan,
+            values.as_mut_ptr(),
+            nulls.as_ptr().cast(),
+            snapshot,
+            std::ptr::null_mut(),
+            false,
+            true,
+            0,
+        )
+    };
+    Spi::check_status(status)?;
+    // SAFETY: globals that the statement has just set.
+    let (processed, table) = unsafe { (pg_sys::SPI_processed, pg_sys::SPI_tuptable) };
+    Ok(Latest { processed: usize::try_from(processed).unwrap_or(usize::MAX), table })
 }
 
 /// A statement of a worker's every call, whose plan is kept for the session. Not for arrays of any length: the
@@ -109,6 +177,36 @@ impl Kept {
     pub fn forget(&self) {
         PLANS.with_borrow_mut(|plans| plans.remove(&self.statement));
     }
+}
+
+/// How PostgreSQL would run a statement: the topmost node of its plan. Runs and changes nothing, but SPI has its own
+/// mind about that: a statement for reading may not be explained, and one for changing would be refused on a standby.
+#[allow(unsafe_code, reason = "pgrx's SPI knows only those two")]
+pub fn plan(statement: &str) -> Result<serde_json::Value> {
+    let statement = format!("EXPLAIN (FORMAT JSON) {statement}");
+    let text = CString::new(statement.as_str()).map_err(|_| Error::MissingValue("statement"))?;
+    let _ours = names::run(&statement);
+    Spi::connect(|_client| {
+        // SAFETY: connected, and the text outlives the call.
+        let status = unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) };
+        Spi::check_status(status)?;
+        // SAFETY: a result of the statement above, valid until the connection ends.
+        let table = unsafe { pg_sys::SPI_tuptable.as_ref() }.ok_or(Error::MissingValue("table"))?;
+        if table.numvals == 0 {
+            return Err(Error::MissingValue("row"));
+        }
+        // SAFETY: there is a first row.
+        let row = unsafe { *table.vals };
+        // SAFETY: the row is of this description; the value as text is palloc'd, or null.
+        let value = unsafe { pg_sys::SPI_getvalue(row, table.tupdesc, 1) };
+        if value.is_null() {
+            return Err(Error::MissingValue("plan"));
+        }
+        // SAFETY: just made, and terminated.
+        let value = unsafe { CStr::from_ptr(value) };
+        let plans: serde_json::Value = serde_json::from_slice(value.to_bytes())?;
+        Ok(plans[0]["Plan"].clone())
+    })
 }
 
 thread_local! {

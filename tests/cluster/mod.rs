@@ -4,7 +4,8 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and
 //! log, `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has
-//! their heartbeats one at a time, `standby` copies a server.
+//! their heartbeats one at a time, `standby` copies a server, `formation` has a primary and a standby under
+//! pg_auto_failover, `copies` dumps, restores and upgrades, `clock` steps a server's clock or stops it.
 
 #![allow(
     dead_code,
@@ -12,7 +13,10 @@
     reason = "every test binary compiles this module and uses its own part of it"
 )]
 
+mod clock;
+mod copies;
 mod database;
+mod formation;
 mod heartbeats;
 mod observe;
 mod programs;
@@ -20,9 +24,12 @@ mod rgrid;
 mod server;
 mod standby;
 
+pub use copies::rows;
 pub use database::{Database, ask, run, sqlstate};
+pub use formation::Formation;
 pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER};
+pub use programs::{Leashed, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 

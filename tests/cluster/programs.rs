@@ -39,6 +39,11 @@ pub fn kill(pid: i32) {
     run_program(Command::new("kill").arg("-9").arg(pid.to_string()));
 }
 
+/// Sends a process any other signal, by its name.
+pub fn signal(pid: i32, name: &str) {
+    run_program(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()));
+}
+
 pub fn is_alive(pid: i32) -> bool {
     try_program(Command::new("kill").arg("-0").arg(pid.to_string()), &mut String::new())
 }
@@ -104,6 +109,34 @@ fn start_janitor(dir: &Path) -> Child {
     shell.spawn().expect("a shell can be started")
 }
 
+/// A program that does not outlive this process, however that ends, nor the handle: with either it is killed, and
+/// with it all others of its process group.
+pub struct Leashed {
+    /// A shell that waits for the end of its standard input, a pipe that only this process holds open.
+    shell: Child,
+}
+
+impl Leashed {
+    /// `shell` is a command that runs `sh` as the user who is to run the program.
+    pub fn start(mut shell: Command, program: &[&str], log: Stdio) -> Self {
+        let script = r#"trap '' HUP INT TERM
+            setsid "$@" </dev/null 2>&1 &
+            cat >/dev/null
+            kill -s KILL -- "-$!"
+            wait"#;
+        shell.args(["-c", script, "leash"]).args(program);
+        shell.stdin(Stdio::piped()).stdout(log).stderr(Stdio::null());
+        Self { shell: shell.spawn().expect("a shell can be started") }
+    }
+}
+
+impl Drop for Leashed {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
+}
+
 fn make_directory(dir: &Path) {
     fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{dir:?} cannot be made: {error}"));
     if is_root() {
@@ -111,7 +144,14 @@ fn make_directory(dir: &Path) {
     }
 }
 
-fn as_server_user(program: &Path) -> Command {
+/// The same, with variables in its environment.
+pub fn server_program_with(environment: &[(&str, &str)], name: &str) -> Command {
+    let mut command = as_server_user(Path::new("env"));
+    command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(bindir().join(name));
+    command
+}
+
+pub(super) fn as_server_user(program: &Path) -> Command {
     let mut command = if is_root() { Command::new("sudo") } else { Command::new(program) };
     if is_root() {
         command.args(["-n", "-u", SERVER_USER, "--"]).arg(program);
@@ -126,10 +166,12 @@ fn is_root() -> bool {
     *ROOT.get_or_init(|| run_program(Command::new("id").arg("-u")) == "0")
 }
 
-fn bindir() -> &'static Path {
+pub(super) fn bindir() -> &'static Path {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
-    BINDIR.get_or_init(|| {
-        let pg_config = env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
-        run_program(Command::new(pg_config).arg("--bindir")).into()
-    })
+    BINDIR.get_or_init(|| bindir_of(&env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into())))
+}
+
+/// Where the programs of another installation are.
+pub(super) fn bindir_of(pg_config: &str) -> PathBuf {
+    run_program(Command::new(pg_config).arg("--bindir")).into()
 }

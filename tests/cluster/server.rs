@@ -7,7 +7,7 @@ use postgres::{Client, Config, NoTls};
 use std::fs;
 use std::io::Write;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ pub const SUPERUSER: &str = "postgres";
 pub struct Builder {
     preload: bool,
     settings: Vec<(String, String)>,
+    has_own_clock: bool,
 }
 
 impl Builder {
@@ -34,8 +35,22 @@ impl Builder {
         self
     }
 
+    /// With a wall clock of its own, which [`Cluster::step_clock`] steps; see `clock.rs`.
+    pub fn own_clock(mut self) -> Self {
+        self.has_own_clock = true;
+        self
+    }
+
     pub fn start(self) -> Cluster {
-        let cluster = Cluster { dir: programs::new_server_directory(next_number()) };
+        let dir = programs::new_server_directory(next_number());
+        let has_own_clock = self.has_own_clock;
+        self.start_in(Cluster { dir, bindir: programs::bindir().into(), has_own_clock })
+    }
+
+    pub(super) fn start_in(self, cluster: Cluster) -> Cluster {
+        if self.has_own_clock {
+            cluster.step_clock(0);
+        }
         cluster.append_configuration(&self);
         cluster.start();
         cluster
@@ -51,11 +66,15 @@ pub(super) fn next_number() -> usize {
 /// A server of a test's own. Dropping it stops the server and removes its directory.
 pub struct Cluster {
     pub(super) dir: PathBuf,
+    /// Where its programs are.
+    pub(super) bindir: PathBuf,
+    /// Whether its wall clock can be stepped.
+    pub(super) has_own_clock: bool,
 }
 
 impl Cluster {
     pub fn builder() -> Builder {
-        Builder { preload: true, settings: Vec::new() }
+        Builder { preload: true, settings: Vec::new(), has_own_clock: false }
     }
 
     /// A server as most tests want it: sweeps every 200 ms, a worker is dead after two seconds of silence.
@@ -91,6 +110,11 @@ impl Cluster {
         let path = self.data().join("postgresql.conf");
         let mut file = fs::OpenOptions::new().append(true).open(path).expect("postgresql.conf can be opened");
         writeln!(file, "{line}").expect("postgresql.conf can be written");
+    }
+
+    /// Where the server listens.
+    pub fn socket_directory(&self) -> String {
+        self.dir.display().to_string()
     }
 
     pub(super) fn data(&self) -> PathBuf {
@@ -144,7 +168,10 @@ impl Cluster {
     }
 
     pub(super) fn pg_ctl(&self, action: &str) -> Command {
-        let mut command = programs::server_program("pg_ctl");
+        let mut command = match self.has_own_clock {
+            true => self.program_with_own_clock("pg_ctl"),
+            false => programs::as_server_user(&self.bindir.join("pg_ctl")),
+        };
         command.arg(action).arg("-D").arg(self.data()).args(["-w", "-t", "60"]);
         command
     }
@@ -201,6 +228,17 @@ impl Cluster {
             let sql = "SELECT pg_conf_load_time() > $1::text::timestamptz";
             ask(&mut self.connect("postgres"), sql, &[&asked])
         });
+    }
+
+    /// Copies a database into an empty one by pg_dump and pg_restore.
+    pub fn dump_and_restore(&self, from: &str, to: &str) {
+        let file = self.dir.join("dump");
+        let mut dump = programs::server_program("pg_dump");
+        dump.args(["-Fc", "-U", SUPERUSER, "-h"]).arg(&self.dir).arg("-f").arg(&file).arg(from);
+        programs::run_program(&mut dump);
+        let mut restore = programs::server_program("pg_restore");
+        restore.args(["-U", SUPERUSER, "-d", to, "-h"]).arg(&self.dir).arg(&file);
+        programs::run_program(&mut restore);
     }
 
     /// `ALTER SYSTEM` and a reload: what an operator does to change a setting without a restart.

@@ -104,6 +104,20 @@ fn a_known_worker_is_heard_and_answered_its_incarnation() {
 }
 
 #[test]
+fn a_heartbeat_from_the_future_is_pulled_back_and_others_are_not() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    add(&table, &key("early"), 900);
+    add(&table, &key("late"), 5);
+    for worker in ["early", "late", "unknown"] {
+        table.pull_back(&key(worker), 100, 99);
+    }
+    assert_eq!(table.beat_at(&key("early")), Some(99));
+    assert_eq!(table.beat_at(&key("late")), Some(5));
+    assert!(table.remove_silent(&key("early"), 100), "it can be given up");
+}
+
+#[test]
 fn another_hostname_goes_to_the_row() {
     let memory = Memory::new(10);
     add(&memory.table(), &key("a"), 5);
@@ -296,6 +310,26 @@ fn the_silent_are_forgotten_unless_something_is_left_to_write() {
     table.forget_silent(1, 7);
     let left = ["silent", "unwritten", "alive"].map(|id| table.beat_at(&key(id)));
     assert_eq!(left, [None, Some(6), Some(7)]);
+}
+
+#[test]
+fn the_silence_of_those_who_have_beaten_since_a_look_is_told() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    for id in ["beat since", "beat before", "silent", "new"] {
+        add(&table, &key(id), 10);
+    }
+    add(&table, &Key::new(2, "elsewhere").unwrap(), 10);
+    table.beat(&key("beat since"), None, 60);
+    table.beat(&key("beat before"), None, 40);
+    table.remove(&key("new"));
+    add(&table, &key("new"), 70);
+    table.beat(&key("new"), None, 80);
+    table.beat(&Key::new(2, "elsewhere").unwrap(), None, 60);
+    assert_eq!(table.silences(1, 50, 10), [40], "it had been silent from 10 until the look at 50");
+    assert_eq!(table.entries(), HashMap::from([(1, 4), (2, 1)]));
+    table.remove(&key("silent"));
+    assert_eq!(table.entries()[&1], 3);
 }
 
 #[test]

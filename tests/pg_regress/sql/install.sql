@@ -4,7 +4,8 @@ CREATE EXTENSION rgrid_heartbeat;
 -- Every object has a comment.
 SELECT pg_describe_object(d.classid, d.objid, 0) AS without_comment
 FROM pg_depend d JOIN pg_extension x ON d.refobjid = x.oid AND d.refclassid = 'pg_extension'::regclass
-WHERE x.extname = 'rgrid_heartbeat' AND d.deptype = 'e' AND obj_description(d.objid, d.classid::regclass::text) IS NULL;
+WHERE x.extname = 'rgrid_heartbeat' AND d.deptype = 'e' AND d.classid <> 'pg_type'::regclass -- since 18 those of tables
+  AND obj_description(d.objid, d.classid::regclass::text) IS NULL;
 SELECT c.relname, a.attname AS without_comment
 FROM pg_depend d JOIN pg_extension x ON d.refobjid = x.oid AND d.refclassid = 'pg_extension'::regclass
 JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
@@ -12,9 +13,11 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
 WHERE x.extname = 'rgrid_heartbeat' AND col_description(c.oid, a.attnum) IS NULL;
 
 -- The functions, with the arguments that workers and operators rely on.
+\pset format unaligned
 SELECT p.proname, pg_get_function_arguments(p.oid) AS arguments, pg_get_function_result(p.oid) AS result
 FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
 ORDER BY 1, 2;
+\pset format aligned
 
 -- The settings.
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
@@ -47,6 +50,11 @@ CREATE TABLE executions (
     execution_error text,
     completed_at timestamp
 );
+-- A worker that has been silent since long ago.
+CREATE FUNCTION die(worker text) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) VALUES (worker, '2000-01-01')
+    ON CONFLICT (worker_id) DO UPDATE SET last_heartbeat_at = '2000-01-01'
+$$;
 -- Workers leave no trace for the next test.
 CREATE FUNCTION forget_all() RETURNS void LANGUAGE sql AS $$
     SELECT rgrid_deregister(worker_id) FROM worker_heartbeats;

@@ -1,18 +1,14 @@
 -- Tables of jobs, and what is wrong with some.
-SET rgrid_heartbeat.stale_threshold = '100ms';
+SET rgrid_heartbeat.stale_threshold = '10s';
 SELECT wait_until_judging();
-CREATE FUNCTION die(worker text) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) VALUES (worker, '2000-01-01')
-    ON CONFLICT (worker_id) DO UPDATE SET last_heartbeat_at = '2000-01-01'
-$$;
 -- A second table, with other names and a time zone, beside the default one.
 CREATE SCHEMA "Odd ""names""";
 CREATE TABLE "Odd ""names"""."jobs @table@ $1" (
     "who's" text, "State" text, finished timestamptz, note text
 );
-INSERT INTO rgrid_job_tables (job_table, worker_column, status_column, running_status, dead_status,
-                              error_column, error_message, finished_column)
-VALUES ('"Odd ""names"""."jobs @table@ $1"', 'who''s', 'State', 'at work', 'it''s over', 'note', 'gone', 'finished');
+SELECT rgrid_watch_jobs('"Odd ""names"""."jobs @table@ $1"', worker_column => 'who''s', status_column => 'State',
+    running_status => 'at work', dead_status => 'it''s over', error_column => 'note', error_message => 'gone',
+    finished_column => 'finished');
 INSERT INTO "Odd ""names"""."jobs @table@ $1" VALUES ('w1', 'at work'), ('w1', 'waiting'), ('w2', 'at work');
 INSERT INTO executions (status, worker_id) VALUES ('running', 'w1');
 SELECT die('w1');
@@ -25,7 +21,7 @@ CREATE TABLE parted (id int, status text, worker_id text, execution_error text, 
     PARTITION BY LIST (id);
 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
 CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2);
-INSERT INTO rgrid_job_tables VALUES ('parted');
+SELECT rgrid_watch_jobs('parted');
 INSERT INTO parted VALUES (1, 'running', 'w3'), (2, 'running', 'w3'), (2, 'running', 'w4');
 SELECT die('w3');
 SELECT worker_id, job_table, jobs_failed FROM rgrid_sweep();
@@ -52,7 +48,6 @@ ALTER TABLE executions DROP CONSTRAINT never_failed;
 -- A worker that comes back is not kept away by a table that fails.
 ALTER TABLE executions ALTER COLUMN completed_at TYPE text;
 SELECT rgrid_heartbeat('w7', 'host');
-UPDATE worker_heartbeats SET last_heartbeat_at = 'infinity' WHERE worker_id = 'w7';
 ALTER TABLE executions ALTER COLUMN completed_at TYPE timestamp USING completed_at::timestamp;
 -- A dropped table is no problem.
 DROP TABLE parted;
@@ -73,6 +68,7 @@ CREATE TABLE executions (
 );
 -- One call settles one batch, and says when there is more.
 INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) SELECT 'many-' || i, '2000-01-01' FROM generate_series(1, 1500) i;
+SELECT rgrid_heartbeat('w7', 'host');
 SELECT count(*) FROM rgrid_sweep();
 SELECT count(*) FROM rgrid_sweep();
 SELECT count(*) FROM rgrid_sweep();

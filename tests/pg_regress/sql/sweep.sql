@@ -1,8 +1,8 @@
 -- A sweep by hand.
-SET rgrid_heartbeat.stale_threshold = '100ms';
+SET rgrid_heartbeat.stale_threshold = '10s';
 SELECT wait_until_judging();
 INSERT INTO worker_heartbeats (worker_id, hostname, last_heartbeat_at) VALUES
-    ('alive', 'host', 'infinity'), ('dead', 'host', clock_timestamp() - interval '1 hour'),
+    ('alive', 'host', clock_timestamp()), ('dead', 'host', clock_timestamp() - interval '1 hour'),
     ('idle', 'host', clock_timestamp() - interval '1 hour');
 INSERT INTO executions (status, worker_id) VALUES
     ('running', 'dead'), ('running', 'dead'), ('queued', 'dead'), ('completed', 'dead'), ('failed', 'dead'),
@@ -43,11 +43,11 @@ SELECT incarnation, jobs_failed, returned_at >= declared_dead_at AS returned FRO
 SELECT count(*) FROM executions WHERE status = 'running' AND worker_id = 'dead';
 -- What it claims from then on is its own.
 INSERT INTO executions (status, worker_id) VALUES ('running', 'dead');
-UPDATE worker_heartbeats SET last_heartbeat_at = 'infinity' WHERE worker_id = 'dead';
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = 'dead';
 SELECT count(*) FROM rgrid_sweep();
 SELECT count(*) FROM executions WHERE status = 'running' AND worker_id = 'dead';
 -- A client that writes its row itself comes back, too, at the next sweep.
-UPDATE worker_heartbeats SET last_heartbeat_at = 'infinity' WHERE worker_id = 'idle';
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = 'idle';
 SELECT count(*) FROM rgrid_sweep();
 SELECT incarnation, returned_at IS NOT NULL AS returned FROM rgrid_worker_deaths WHERE worker_id = 'idle';
 -- And dies again.
@@ -63,7 +63,7 @@ SELECT rgrid_heartbeat('beating', 'host');
 UPDATE worker_heartbeats SET last_heartbeat_at = '2000-01-01' WHERE worker_id = 'beating';
 SET rgrid_heartbeat.stale_threshold = '1min';
 SELECT count(*) FROM rgrid_sweep() WHERE worker_id = 'beating';
-SET rgrid_heartbeat.stale_threshold = '100ms';
+SET rgrid_heartbeat.stale_threshold = '10s';
 SELECT rgrid_deregister('beating');
 -- Registering settles what still runs under the id, also when nobody ever heard of it.
 SELECT * FROM rgrid_register('unheard of', 'host');
@@ -78,4 +78,12 @@ UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '1
 BEGIN ISOLATION LEVEL SERIALIZABLE;
 SELECT worker_id, jobs_failed FROM rgrid_sweep();
 COMMIT;
+-- A heartbeat from the future counts as of now: its worker lives, and is no longer ahead.
+INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) VALUES ('ahead', 'infinity');
+SELECT count(*) FROM rgrid_sweep() WHERE worker_id = 'ahead';
+SELECT last_heartbeat_at <= clock_timestamp() AS taken_as_of_now FROM worker_heartbeats WHERE worker_id = 'ahead';
+-- A dry run leaves it as it is.
+UPDATE worker_heartbeats SET last_heartbeat_at = 'infinity' WHERE worker_id = 'ahead';
+SELECT count(*) FROM rgrid_sweep(dry_run => true, force => true) WHERE worker_id = 'ahead';
+SELECT last_heartbeat_at FROM worker_heartbeats WHERE worker_id = 'ahead';
 SELECT forget_all();

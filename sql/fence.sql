@@ -1,0 +1,15 @@
+-- Fences: triggers on tables of jobs that keep late results away. Their function raises the error; whether there is
+-- one to raise is tested by each trigger's WHEN clause. A table's owner must be able to make one.
+CREATE FUNCTION @extschema@.rgrid_fence(job_table regclass) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rgrid_fence_wrapper';
+CREATE FUNCTION @extschema@.rgrid_unfence(job_table regclass) RETURNS boolean
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rgrid_unfence_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.rgrid_fence(regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_unfence(regclass) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.rgrid_fence(regclass) IS
+    'Refuses results of jobs that were given up because their worker was declared dead';
+COMMENT ON FUNCTION @extschema@.rgrid_unfence(regclass) IS
+    'Takes the fence off a table of jobs; answers whether there was one';
+COMMENT ON FUNCTION @extschema@.rgrid_fence_violated() IS
+    'Trigger function of fences: raises the error that a job was given up';

@@ -1,0 +1,86 @@
+-- What operators read. Every column has its meaning, and its unit when it has one, in its comment.
+CREATE VIEW @extschema@.rgrid_workers AS
+SELECT w.worker_id, w.hostname, w.state, w.incarnation, w.last_heartbeat_at, w.seconds_since_heartbeat,
+       w.declared_dead_at
+FROM @extschema@.rgrid_worker_states() AS w;
+
+CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
+SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
+       s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.flushes, s.rows_flushed, s.deaths,
+       s.false_deaths, s.jobs_failed, s.jobs_requeued, s.workers_pruned, s.deaths_pruned, s.typical_gap_seconds,
+       s.longest_gap_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
+       s.buffer_capacity, s.stats_reset
+FROM @extschema@.rgrid_stat_databases() AS s
+LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.datid;
+
+REVOKE ALL ON FUNCTION @extschema@.rgrid_worker_states() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_databases() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_reset() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_health() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
+GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat TO pg_monitor;
+
+COMMENT ON FUNCTION @extschema@.rgrid_worker_states() IS 'What the view rgrid_workers shows';
+COMMENT ON FUNCTION @extschema@.rgrid_stat_databases() IS 'What the view pg_stat_rgrid_heartbeat shows';
+COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
+    'Starts the counters and gaps of this database in pg_stat_rgrid_heartbeat anew';
+COMMENT ON FUNCTION @extschema@.rgrid_health() IS
+    'Whether everything works here, a row a check: status ok, warning or error, what was found, what mends it';
+
+COMMENT ON VIEW @extschema@.rgrid_workers IS
+    'Every worker that has a row in worker_heartbeats, with what is known in memory; exact at any moment';
+COMMENT ON COLUMN @extschema@.rgrid_workers.worker_id IS 'The worker''s id';
+COMMENT ON COLUMN @extschema@.rgrid_workers.hostname IS 'The host that the worker named, or the address that it called from';
+COMMENT ON COLUMN @extschema@.rgrid_workers.state IS
+    'alive; stale: silent for longer than the threshold, not declared dead yet; dead: in the ledger, not returned';
+COMMENT ON COLUMN @extschema@.rgrid_workers.incarnation IS
+    'The number that its heartbeats answer; of a dead worker, the one that it gets when it returns';
+COMMENT ON COLUMN @extschema@.rgrid_workers.last_heartbeat_at IS 'When it was last heard of';
+COMMENT ON COLUMN @extschema@.rgrid_workers.seconds_since_heartbeat IS 'How long ago that was, in seconds';
+COMMENT ON COLUMN @extschema@.rgrid_workers.declared_dead_at IS 'When it was declared dead; NULL while it is not dead';
+
+COMMENT ON VIEW @extschema@.pg_stat_rgrid_heartbeat IS
+    'A row a database that the launcher knows, counted since stats_reset; lost in a crash of the server';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.datid IS 'OID of the database';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.datname IS 'Name of the database';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.has_extension IS
+    'Whether the last sweeper found the extension there; NULL before the first';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.observing_since IS
+    'Silence before this time proves nothing: when the server, or its watch over this database, last started anew';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.sweeps IS 'Sweeps that sweepers have finished';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_started_at IS 'When the last sweep began';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_finished_at IS
+    'When the last sweep was done that got to its end';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_seconds IS
+    'How long that took, in seconds; NULL while another one is at work or has failed';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.heartbeats_in_row IS
+    'Heartbeats that were written to their rows at once, rolled back or not: first ones, returns, other hostnames, '
+    'ids or workers that do not fit in memory. Heartbeats in memory are not counted';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.flushes IS 'Flushes that wrote heartbeats from memory to rows';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
+    'Rows that they wrote: a worker counts once a flush, however often it has beaten';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to the ledger, of every reason';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
+    'Workers that returned after they had been declared dead for their silence';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_failed IS 'Running jobs that were marked as failed';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_requeued IS 'Running jobs that went back to the queue';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_pruned IS
+    'Rows of dead workers that were removed because they were older than the retention';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths_pruned IS 'Rows of the ledger that were removed, likewise';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.typical_gap_seconds IS
+    'Median time between two heartbeats of a worker, in seconds, seen at flushes in the last hours; NULL before enough were';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.longest_gap_seconds IS
+    'Their 99th percentile, in seconds; too low by up to flush_interval, never too high but for a fifth';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.errors IS 'Rounds of sweepers that met a problem or failed';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.failures_in_a_row IS
+    'Sweepers that failed since the last one that did not';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_error IS
+    'The last problem, at most 256 bytes of it, which may be over; also in the server''s log';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_error_at IS 'When it was last met';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_entries IS
+    'Workers of this database whose heartbeats are kept in memory';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_capacity IS
+    'Workers of all databases together that fit there: rgrid_heartbeat.max_workers';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.stats_reset IS 'When counting began';

@@ -1,0 +1,169 @@
+//! The columns of a watched table: whether they are there and of types that will do.
+//!
+//! Looked at before each use, because the owner may have altered the table since it was watched, and more closely
+//! when it is watched.
+
+use pgrx::{pg_sys, spi};
+
+use super::JobTable;
+use super::registry::OnDeath;
+use crate::error::{Error, Result};
+use crate::pg::catalog::Column;
+use crate::pg::{catalog, scope, sql};
+
+/// A column of a watched table.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its name, quoted where SQL needs it.
+    pub name: String,
+    /// What the catalog says of it.
+    pub column: Column,
+}
+
+/// The columns of a watched table that its settling needs.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    /// The worker that runs the job: of a scalar type, compared as text.
+    pub worker: Known,
+    /// The job's status: text, or an enum.
+    pub status: Known,
+    /// Where the reason goes: text.
+    pub error: Option<Known>,
+    /// Where the time goes: a date, or a timestamp with or without time zone.
+    pub finished: Option<Known>,
+    /// Those that giving back needs; `None` where jobs are failed.
+    pub requeue: Option<Requeue>,
+}
+
+/// What giving back to the queue needs beside the rest.
+#[derive(Clone, Debug)]
+pub struct Requeue {
+    /// Attempts that are used up: an integer.
+    pub attempts: Known,
+    /// Attempts that there are: an integer.
+    pub max_attempts: Option<Known>,
+    /// When the present attempt was started: of any type.
+    pub started: Option<Known>,
+}
+
+impl Columns {
+    /// Looks the columns up.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is missing or of a type that cannot be used.
+    pub fn of(table: &JobTable) -> Result<Self> {
+        let watch = &table.watch;
+        let find = |name: &String| table.column(name);
+        let requeue = match watch.on_death {
+            OnDeath::Fail => None,
+            OnDeath::Requeue => Some(Requeue {
+                attempts: find(watch.attempts_column.as_ref().ok_or(Error::NoAttemptsColumn)?)?,
+                max_attempts: watch.max_attempts_column.as_ref().map(find).transpose()?,
+                started: watch.started_column.as_ref().map(find).transpose()?,
+            }),
+        };
+        let columns = Self {
+            worker: find(&watch.worker_column)?,
+            status: find(&watch.status_column)?,
+            error: watch.error_column.as_ref().map(find).transpose()?,
+            finished: watch.finished_column.as_ref().map(find).transpose()?,
+            requeue,
+        };
+        columns.check_types(table)?;
+        Ok(columns)
+    }
+
+    fn check_types(&self, table: &JobTable) -> Result<()> {
+        let check = |known: &Known, fits: fn(&Column) -> bool, wanted| match fits(&known.column) {
+            true => Ok(()),
+            false => {
+                Err(Error::ColumnType { table: table.target.clone(), column: known.name.clone(), wanted })
+            }
+        };
+        check(&self.worker, is_scalar, "text, uuid or another scalar type")?;
+        check(&self.status, is_status, "text, character varying or an enum")?;
+        if let Some(error) = &self.error {
+            check(error, is_text, "text or character varying")?;
+        }
+        if let Some(finished) = &self.finished {
+            check(finished, is_time, "date, or timestamp with or without time zone")?;
+        }
+        let integers = self.requeue.iter().flat_map(|r| [Some(&r.attempts), r.max_attempts.as_ref()]);
+        for integer in integers.flatten() {
+            check(integer, is_integer, "smallint, integer or bigint")?;
+        }
+        Ok(())
+    }
+
+    /// What only matters when a table is watched, since the table would say it itself later: whether the values are
+    /// possible, and the columns that are cleared allow NULL. As the table's owner, whose domains are asked.
+    pub fn check_values(&self, table: &JobTable) -> Result<()> {
+        let watch = &table.watch;
+        self.check_status(table, &watch.running_status)?;
+        self.check_status(table, &watch.dead_status)?;
+        let Some(requeue) = &self.requeue else { return Ok(()) };
+        self.check_status(table, &watch.queued_status)?;
+        let cleared = [Some(&self.worker), requeue.started.as_ref(), self.finished.as_ref()];
+        match cleared.into_iter().flatten().find(|known| known.column.not_null) {
+            Some(known) => {
+                Err(Error::ColumnNotNull { table: table.target.clone(), column: known.name.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_status(&self, table: &JobTable, value: &str) -> Result<()> {
+        let (literal, kind) = (spi::quote_literal(value), self.status.column.type_name());
+        let statement = format!("SELECT CAST({literal} AS {kind})::text = {literal}");
+        let stored: Result<Vec<bool>> = scope::subtransaction(|| {
+            table.as_owner(|| sql::select(&statement, &[], |row| row.required(1, "comparison")))
+        });
+        let reason = match stored {
+            Ok(same) if same == [true] => return Ok(()),
+            Ok(_) => None,
+            Err(error) => Some(error.message()),
+        };
+        Err(Error::ImpossibleValue {
+            table: table.target.clone(),
+            column: self.status.name.clone(),
+            value: value.to_owned(),
+            reason,
+        })
+    }
+}
+
+impl JobTable {
+    fn column(&self, name: &str) -> Result<Known> {
+        match catalog::column(self.relation.oid, name) {
+            Some(column) => Ok(Known { name: spi::quote_identifier(name), column }),
+            None => Err(Error::UndefinedColumn { table: self.target.clone(), column: name.to_owned() }),
+        }
+    }
+}
+
+fn is_scalar(column: &Column) -> bool {
+    let compound = [
+        pg_sys::TYPCATEGORY_ARRAY,
+        pg_sys::TYPCATEGORY_COMPOSITE,
+        pg_sys::TYPCATEGORY_PSEUDOTYPE,
+        pg_sys::TYPCATEGORY_RANGE,
+    ];
+    !compound.contains(&column.category())
+}
+
+fn is_text(column: &Column) -> bool {
+    column.category() == pg_sys::TYPCATEGORY_STRING
+}
+
+fn is_status(column: &Column) -> bool {
+    is_text(column) || column.category() == pg_sys::TYPCATEGORY_ENUM
+}
+
+fn is_time(column: &Column) -> bool {
+    [pg_sys::DATEOID, pg_sys::TIMESTAMPOID, pg_sys::TIMESTAMPTZOID].contains(&column.base_type())
+}
+
+fn is_integer(column: &Column) -> bool {
+    [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID].contains(&column.base_type())
+}

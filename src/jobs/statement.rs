@@ -1,0 +1,189 @@
+//! The statements that settle jobs, as texts.
+//!
+//! Identifiers and literals come quoted from the catalog and the registry; ids, message and time are parameters:
+//! `$1` the workers, `$2` the message, `$3` the time. They run with a `search_path` of `pg_catalog, pg_temp`. The
+//! conditions are written so that a partial index on the running jobs serves them.
+
+use pgrx::{pg_sys, spi};
+
+use super::columns::{Columns, Known, Requeue};
+use super::{JobTable, Locked};
+
+/// The words of a table's statements.
+pub struct Statements<'a> {
+    table: &'a JobTable,
+    columns: &'a Columns,
+    key: Option<String>,
+}
+
+impl<'a> Statements<'a> {
+    /// For a table; `key` is the column that tells a job from others, if there is one.
+    pub fn new(table: &'a JobTable, columns: &'a Columns, key: Option<&str>) -> Self {
+        Self { table, columns, key: key.map(spi::quote_identifier) }
+    }
+
+    /// Counts the running jobs of each worker: those to be failed, and those to be given back.
+    pub fn running(&self) -> String {
+        let again = self.again().unwrap_or_else(|| "false".into());
+        format!(
+            "SELECT {worker}, count(*) FILTER (WHERE NOT {again}), count(*) FILTER (WHERE {again}) \
+             FROM {target} WHERE {jobs} GROUP BY 1",
+            worker = self.worker(),
+            target = self.target(),
+            jobs = self.running_jobs(),
+        )
+    }
+
+    /// Locks the running jobs, waiting for whoever has them.
+    pub fn lock(&self) -> String {
+        format!("SELECT FROM {} WHERE {} FOR UPDATE", self.target(), self.running_jobs())
+    }
+
+    /// Settles the running jobs and returns for each its worker, whether it was given back, and its key.
+    ///
+    /// Where a row has to be locked before it is changed, to skip those that others have or to know the worker that
+    /// is wiped, the two steps are joined by row identity, so that exactly the rows that were locked are changed.
+    pub fn settle(&self, locked: Locked) -> String {
+        let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
+        let key = self.key.as_ref().map_or("NULL::text".into(), |key| format!("j.{key}::text"));
+        if locked != Locked::Skip && self.columns.requeue.is_none() {
+            let worker = self.worker();
+            return format!(
+                "UPDATE {target} SET {assignments} WHERE {jobs} RETURNING {worker}, false, {key}"
+            );
+        }
+        let skip = if locked == Locked::Skip { " SKIP LOCKED" } else { "" };
+        // Another server is asked for the rows again, and locks what it is asked for.
+        let again = if self.table.is_foreign() { format!("{jobs} AND ") } else { String::new() };
+        format!(
+            "WITH mine AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c, {worker} AS worker \
+                 FROM {target} WHERE {jobs} FOR UPDATE OF j{skip}) \
+             UPDATE {target} SET {assignments} FROM mine WHERE {again}j.ctid = mine.c AND j.tableoid = mine.t \
+             RETURNING mine.worker, {requeued}, {key}",
+            worker = self.worker(),
+            requeued = self.is_requeued(),
+        )
+    }
+
+    /// The table, as `j`.
+    pub fn target(&self) -> String {
+        let only = if self.table.only { "ONLY " } else { "" };
+        format!("{only}{} j", self.table.target)
+    }
+
+    /// The worker of a job, as text.
+    pub fn worker(&self) -> String {
+        format!("j.{}::text", self.columns.worker.name)
+    }
+
+    /// The condition for a job that is running; the shape that a partial index on it has.
+    pub fn is_running(&self) -> String {
+        self.has_status(&self.table.watch.running_status)
+    }
+
+    /// The condition for a job of one of the workers, `$1`, that is running.
+    pub fn running_jobs(&self) -> String {
+        let Known { name, column } = &self.columns.worker;
+        let worker = match column.base_type() {
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
+            _ => format!("j.{name}::text"),
+        };
+        format!("{worker} = ANY ($1) AND {}", self.is_running())
+    }
+
+    /// The condition for a job of a status. A domain has no operators of its own: its base has them.
+    fn has_status(&self, status: &str) -> String {
+        let Known { name, column } = &self.columns.status;
+        let literal = spi::quote_literal(status);
+        match column.base() {
+            Some(base) => format!("j.{name}::{} = {literal}", base.type_name()),
+            None => format!("j.{name} = {literal}"),
+        }
+    }
+
+    /// The condition for a job that is given back: it has attempts left. `None` where jobs are failed.
+    fn again(&self) -> Option<String> {
+        let requeue = self.columns.requeue.as_ref()?;
+        Some(format!("({} < {})", used(requeue), self.maximum(requeue)))
+    }
+
+    fn maximum(&self, requeue: &Requeue) -> String {
+        let otherwise = self.table.watch.max_attempts;
+        requeue
+            .max_attempts
+            .as_ref()
+            .map_or(otherwise.to_string(), |column| format!("coalesce(j.{}, {otherwise})", column.name))
+    }
+
+    fn status(&self, status: &str) -> String {
+        format!("CAST({} AS {})", spi::quote_literal(status), self.columns.status.column.type_name())
+    }
+
+    fn is_requeued(&self) -> String {
+        match self.columns.requeue {
+            Some(_) => self.has_status(&self.table.watch.queued_status),
+            None => "false".into(),
+        }
+    }
+
+    /// What becomes of a job.
+    fn assignments(&self) -> String {
+        let watch = &self.table.watch;
+        let dead = self.status(&watch.dead_status);
+        let message = "$2".to_owned();
+        let assignments = match self.columns.requeue.as_ref().zip(self.again()) {
+            None => self.outcome(dead, message, |time| time),
+            Some((requeue, again)) => {
+                let queued = self.status(&watch.queued_status);
+                let either = |again_value: &str, value: &str| {
+                    format!("CASE WHEN {again} THEN {again_value} ELSE {value} END")
+                };
+                let (used, maximum) = (used(requeue), self.maximum(requeue));
+                let counted = either(&format!("{used} + 1"), &used);
+                let message = format!("$2 || format(' (attempts used: %s of %s)', {counted}, {maximum})");
+                let mut assignments =
+                    self.outcome(either(&queued, &dead), message, |time| either("NULL", &time));
+                assignments.push((&requeue.attempts, counted));
+                let cleared = [Some(&self.columns.worker), requeue.started.as_ref()];
+                assignments.extend(cleared.into_iter().flatten().map(|column| {
+                    let kept = format!("j.{}", column.name);
+                    (column, either("NULL", &kept))
+                }));
+                assignments
+            }
+        };
+        let assignments: Vec<String> =
+            assignments.into_iter().map(|(column, value)| format!("{} = {value}", column.name)).collect();
+        assignments.join(", ")
+    }
+
+    /// Status, error and finish time. Too long a message is cut to what the column takes.
+    fn outcome(
+        &self,
+        status: String,
+        message: String,
+        time: impl Fn(String) -> String,
+    ) -> Vec<(&'a Known, String)> {
+        let Columns { status: column, error, finished, .. } = self.columns;
+        let mut assignments = vec![(column, status)];
+        assignments.extend(
+            error.as_ref().map(|known| (known, format!("CAST({message} AS {})", known.column.type_name()))),
+        );
+        assignments.extend(finished.as_ref().map(|known| (known, time(finish_time(known).to_owned()))));
+        assignments
+    }
+}
+
+/// Attempts that a job has used up.
+fn used(requeue: &Requeue) -> String {
+    format!("coalesce(j.{}, 0)", requeue.attempts.name)
+}
+
+/// Times without a zone are UTC, as RGrid writes them.
+fn finish_time(finished: &Known) -> &'static str {
+    match finished.column.base_type() {
+        pg_sys::TIMESTAMPTZOID => "$3",
+        pg_sys::DATEOID => "($3 AT TIME ZONE 'UTC')::date",
+        _ => "($3 AT TIME ZONE 'UTC')",
+    }
+}

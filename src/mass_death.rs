@@ -1,0 +1,133 @@
+//! Holding many deaths at once back for a while: whole fleets seldom die, networks between do. Used by sweepers and by
+//! `rgrid_sweep()`; what is known of a hold is in shared memory, under the lock of the databases.
+
+use chrono::{DateTime, Utc};
+use pgrx::{notice, pg_sys};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::liveness::{self, Hold};
+use crate::pg::{self, scope, sql};
+use crate::workers::{HeartbeatTable, Worker};
+use crate::{databases, settings};
+
+const CHANNEL: &str = "rgrid_worker_deaths";
+
+/// What a sweep has found.
+pub struct Look<'a> {
+    /// Where the living are counted.
+    pub heartbeats: &'a HeartbeatTable,
+    /// How many are to be declared dead.
+    pub silent: usize,
+    /// Who is dead already.
+    pub dead: &'a [Worker],
+    /// The time of the look.
+    pub now: DateTime<Utc>,
+}
+
+impl Look<'_> {
+    /// How many workers are not dead in the ledger. Counted only when it matters.
+    fn living(&self) -> Result<usize> {
+        if !settings::mass_death().is_possible(self.silent) {
+            return Ok(0);
+        }
+        let dead: Vec<String> = self.dead.iter().map(|worker| worker.id.clone()).collect();
+        self.heartbeats.count(&dead)
+    }
+
+    fn judge(&self, known: Option<Hold>, living: usize) -> Option<Hold> {
+        let (limits, threshold) = (settings::mass_death(), settings::stale_threshold());
+        liveness::hold(known, &limits, (self.silent, living), self.now, threshold)
+    }
+}
+
+/// What a listener gets when a hold begins.
+#[derive(Serialize)]
+struct Notice {
+    event: &'static str,
+    silent: usize,
+    living: usize,
+    held_since: DateTime<Utc>,
+    held_until: DateTime<Utc>,
+}
+
+/// Whether the silent are held back; takes note of it, and says so when it begins. Without shared memory nobody
+/// remembers a hold, and so there is none.
+pub fn held_back(look: &Look<'_>) -> Result<Option<Hold>> {
+    if !databases::is_preloaded() {
+        return Ok(None);
+    }
+    let living = look.living()?;
+    let judged = databases::change(pg::current_database(), |state| {
+        let known = state.hold;
+        state.hold = look.judge(known, living);
+        (known, state.hold)
+    });
+    let Some((known, Some(hold))) = judged.filter(|(_, hold)| hold.is_some_and(|hold| !hold.is_over)) else {
+        return Ok(None);
+    };
+    if known.is_none() {
+        announce(&hold, living)?;
+    }
+    Ok(Some(hold))
+}
+
+/// Whether they would be.
+pub fn would_hold_back(look: &Look<'_>) -> Result<Option<Hold>> {
+    if !databases::is_preloaded() {
+        return Ok(None);
+    }
+    let living = look.living()?;
+    let known = databases::state(pg::current_database()).and_then(|state| state.hold);
+    Ok(look.judge(known, living).filter(|hold| !hold.is_over))
+}
+
+/// Says once, to the log and to those who listen, that workers are held back.
+fn announce(hold: &Hold, living: usize) -> Result<()> {
+    let notice = Notice {
+        event: "mass_death_held",
+        silent: hold.workers,
+        living,
+        held_since: hold.since,
+        held_until: until(hold),
+    };
+    let payload = serde_json::to_string(&notice)?;
+    let statement = sql::Kept::new(
+        "SELECT pg_catalog.pg_notify($1, $2) IS NULL".into(),
+        &[pg_sys::TEXTOID, pg_sys::TEXTOID],
+    );
+    statement.select(&[CHANNEL.into(), payload.into()], |_| Ok(()))?;
+    Error::MassDeath { silent: hold.workers, living, at_most: settings::stale_threshold() }.warn();
+    Ok(())
+}
+
+fn until(hold: &Hold) -> DateTime<Utc> {
+    hold.since + liveness::delta(settings::stale_threshold())
+}
+
+/// Tells the caller of `rgrid_sweep()` who is not among the dead.
+pub fn notice(hold: &Hold) {
+    let seconds = (until(hold) - pg::now()).num_seconds().max(0);
+    notice!("{} silent workers are held back for {seconds} s more at most", hold.workers);
+}
+
+/// An operator knows better: who is silent now is not held back.
+pub fn lift(now: DateTime<Utc>) {
+    if databases::is_preloaded() {
+        databases::change(pg::current_database(), |state| {
+            let hold = state.hold.get_or_insert(Hold { since: now, workers: 0, is_over: false });
+            hold.is_over = true;
+        });
+    }
+}
+
+/// All who were held back are settled when this transaction commits: the next mass death is another one.
+pub fn forget_at_commit() {
+    let known = databases::is_preloaded().then(|| databases::state(pg::current_database())).flatten();
+    if known.and_then(|state| state.hold).is_some_and(|hold| hold.is_over) {
+        let database = pg::current_database();
+        scope::at_commit(move || {
+            databases::change(database, |state| state.hold = None);
+        });
+    }
+}

@@ -1,0 +1,44 @@
+//! What differs between the major versions of PostgreSQL, 15 to 18: the only place that asks which one this is.
+//!
+//! Runs in the launcher and the sweepers. Naming a wait event takes a lock of Postgres' own, once a process.
+#![allow(unsafe_code, reason = "the only way to call Postgres")]
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+/// Settings that this version has beside those of all versions, and what a worker needs them to be.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub const WORKER_SETTINGS: &[(&CStr, &CStr)] = &[];
+/// Settings that this version has beside those of all versions, and what a worker needs them to be.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const WORKER_SETTINGS: &[(&CStr, &CStr)] = &[(c"transaction_timeout", c"0")];
+
+/// Has this process handle a signal.
+///
+/// # Safety
+///
+/// The handler must be one that may run between any two instructions.
+pub unsafe fn handle_signal(signal: u32, handler: unsafe extern "C-unwind" fn(i32)) {
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal;
+    // Since 18 there is one for the server and one for its clients.
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as pqsignal;
+
+    // SAFETY: the caller vouches for the handler.
+    unsafe { pqsignal(signal as i32, Some(handler)) };
+}
+
+/// A reason to wait, as `pg_stat_activity` shows it in `wait_event`. Until 16 every extension's is "Extension".
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub fn wait_event(_name: &'static CStr) -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}
+
+/// A reason to wait, as `pg_stat_activity` shows it in `wait_event`. Until 16 every extension's is "Extension".
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub fn wait_event(name: &'static CStr) -> u32 {
+    // SAFETY: the name is static; a second call with the same name answers the same number.
+    unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
+}

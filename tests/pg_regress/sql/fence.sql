@@ -1,0 +1,49 @@
+-- Fences.
+CREATE TABLE jobs (id int, worker text, state text, message varchar(100));
+INSERT INTO rgrid_job_tables (job_table, worker_column, status_column, running_status, dead_status, error_column,
+                              error_message, finished_column)
+VALUES ('jobs', 'worker', 'state', 'busy', 'it''s "lost"', 'message', 'gone', NULL);
+SELECT rgrid_fence('jobs');
+SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'jobs'::regclass;
+INSERT INTO jobs VALUES (1, 'w1', 'it''s "lost"', 'gone'), (2, 'w1', 'it''s "lost"', 'gone with the wind'),
+                        (3, 'w1', 'it''s "lost"', 'other'), (4, 'w1', 'it''s "lost"', NULL), (5, 'w1', 'busy', NULL);
+-- Given up: no late result.
+UPDATE jobs SET state = 'done' WHERE id = 1;
+UPDATE jobs SET state = 'done' WHERE id = 2;
+UPDATE jobs SET state = NULL WHERE id = 1;
+-- Not by a sweep, or not given up.
+UPDATE jobs SET state = 'done' WHERE id IN (3, 4, 5);
+-- The other columns, the same status, the queue, a new claim.
+UPDATE jobs SET worker = 'w2' WHERE id = 1;
+UPDATE jobs SET state = state WHERE id = 1;
+UPDATE jobs SET state = 'queued' WHERE id = 1;
+UPDATE jobs SET state = 'done' WHERE id = 1;
+UPDATE jobs SET state = 'busy' WHERE id = 2;
+UPDATE jobs SET state = 'done' WHERE id = 2;
+SELECT id, state FROM jobs ORDER BY id;
+-- Taken down, once.
+SELECT rgrid_unfence('jobs');
+SELECT rgrid_unfence('jobs');
+-- Not watched, no table, nothing.
+CREATE TABLE unwatched (state text);
+SELECT rgrid_fence('unwatched');
+SELECT rgrid_unfence('unwatched');
+SELECT rgrid_fence(0);
+SELECT rgrid_fence(NULL);
+-- Not the owner's.
+CREATE ROLE regress_fencer;
+GRANT EXECUTE ON FUNCTION rgrid_fence(regclass), rgrid_unfence(regclass) TO regress_fencer;
+SET ROLE regress_fencer;
+SELECT rgrid_fence('jobs');
+SELECT rgrid_unfence('jobs');
+RESET ROLE;
+ALTER TABLE jobs OWNER TO regress_fencer;
+SET ROLE regress_fencer;
+SELECT rgrid_fence('jobs');
+RESET ROLE;
+-- The trigger depends on the extension.
+DROP FUNCTION rgrid_fence_violated();
+DROP TABLE jobs, unwatched;
+DELETE FROM rgrid_job_tables;
+DROP OWNED BY regress_fencer;
+DROP ROLE regress_fencer;
