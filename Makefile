@@ -73,11 +73,11 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, th
 	$(MAKE) do-bench-quick
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
-miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
-	scripts/miri
-
 torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and judge what came of it
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
+
+miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
+	scripts/miri
 
 bench: install ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
 	scripts/bench $$($(PG_CONFIG) --bindir)

@@ -26,7 +26,7 @@ fn sharded_jobs(client: &mut Client, shards: [&Cluster; 2]) {
     run(client, &format!("CREATE TABLE jobs ({COLUMNS}) PARTITION BY LIST (shard)"));
     run(client, "CREATE TABLE jobs_0 PARTITION OF jobs FOR VALUES IN (0)");
     for (number, shard) in (1..).zip(shards) {
-        let server = shard.socket_directory();
+        let server = shard.socket_directory().display();
         run(
             client,
             &format!(

@@ -113,8 +113,8 @@ impl Cluster {
     }
 
     /// Where the server listens.
-    pub fn socket_directory(&self) -> String {
-        self.dir.display().to_string()
+    pub fn socket_directory(&self) -> &Path {
+        &self.dir
     }
 
     pub(super) fn data(&self) -> PathBuf {
