@@ -140,6 +140,11 @@ pub enum Error {
         /// The other relation.
         table: String,
     },
+    /// A name of a type of ours means another one by now.
+    ReplacedType {
+        /// The other type.
+        name: String,
+    },
     /// A rule or a trigger kept a row from being written.
     NotWritten {
         /// The table.
@@ -211,7 +216,9 @@ impl Error {
             Self::TimedOut { .. } => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-            Self::Replaced { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Replaced { .. } | Self::ReplacedType { .. } => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::NotWritten { .. } => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::Caught(caught) => caught.code,
             Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
@@ -260,6 +267,7 @@ impl Error {
             }
             Self::Unsettled { problems } => problems.clone(),
             Self::Replaced { table } => format!("relation \"{table}\" is not the one that was expected"),
+            Self::ReplacedType { name } => format!("type \"{name}\" is not the one that was expected"),
             Self::NotWritten { table } => {
                 format!("a rule or trigger of table \"{table}\" suppressed the write")
             }
@@ -274,8 +282,8 @@ impl Error {
             Self::WorkerIdTooLong { length, limit } => {
                 Some(format!("It has {length} characters; at most {limit} are possible."))
             }
-            Self::Replaced { .. } => {
-                Some("A schema or table was renamed while the extension was using it.".into())
+            Self::Replaced { .. } | Self::ReplacedType { .. } => {
+                Some("A schema, table or type was renamed while the extension was using it.".into())
             }
             Self::JobsLocked { .. } => Some(
                 "The worker was given up, and jobs of its earlier incarnation are locked by another session."

@@ -4,7 +4,7 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and
 //! log, `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has
-//! their heartbeats one at a time, `standby` copies a server.
+//! their heartbeats one at a time, `attack` makes those who mean harm, `standby` copies a server.
 
 #![allow(
     dead_code,
@@ -12,6 +12,7 @@
     reason = "every test binary compiles this module and uses its own part of it"
 )]
 
+mod attack;
 mod database;
 mod heartbeats;
 mod observe;
@@ -20,6 +21,7 @@ mod rgrid;
 mod server;
 mod standby;
 
+pub use attack::*;
 pub use database::{Database, ask, run, sqlstate};
 pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER};
