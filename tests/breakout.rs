@@ -257,7 +257,7 @@ fn a_foreign_table_is_not_reached_with_the_superusers_password() {
              CREATE USER MAPPING FOR postgres SERVER here OPTIONS (user 'postgres');
              GRANT USAGE ON FOREIGN SERVER here TO mapping;
              GRANT EXECUTE ON FUNCTION rgrid_watch_jobs TO mapping",
-            server.socket_directory()
+            server.socket_directory().display()
         ),
     );
     let mut owner = database.connect_as("mapping");
