@@ -181,7 +181,7 @@ test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test upgrade
 
 # PostgreSQL 15 has all tests in `make test`: what needs no server is not repeated, nor are the clients built again.
-SERVERLESS_TESTS = protocol release releases torture_checker
+SERVERLESS_TESTS = protocol release releases torture_checker torture_plan
 
 do-matrix:
 	$(MAKE) test-backend do-install test-regress test-readme

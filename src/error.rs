@@ -168,6 +168,11 @@ pub enum Error {
         /// The job's table.
         table: String,
     },
+    /// A name of a type of ours means another one by now.
+    ReplacedType {
+        /// The other type.
+        name: String,
+    },
     /// A rule or a trigger kept a row from being written.
     NotWritten {
         /// The table.
@@ -245,7 +250,9 @@ impl Error {
             Self::TimedOut { .. } => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-            Self::Replaced { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Replaced { .. } | Self::ReplacedType { .. } => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::FutureHeartbeats { .. } | Self::MassDeath { .. } => PgSqlErrorCode::ERRCODE_WARNING,
             Self::GivenUp { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NotWritten { .. } => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
@@ -297,6 +304,7 @@ impl Error {
             }
             Self::Unsettled { problems } => problems.clone(),
             Self::Replaced { table } => format!("relation \"{table}\" is not the one that was expected"),
+            Self::ReplacedType { name } => format!("type \"{name}\" is not the one that was expected"),
             Self::FutureHeartbeats { workers, .. } => {
                 format!("heartbeats from the future were taken as of now: {workers}")
             }
@@ -318,8 +326,8 @@ impl Error {
             Self::WorkerIdTooLong { length, limit } => {
                 Some(format!("It has {length} characters; at most {limit} are possible."))
             }
-            Self::Replaced { .. } => {
-                Some("A schema or table was renamed while the extension was using it.".into())
+            Self::Replaced { .. } | Self::ReplacedType { .. } => {
+                Some("A schema, table or type was renamed while the extension was using it.".into())
             }
             Self::FutureHeartbeats { example, ahead, .. } => {
                 // Of the end of time no number of seconds tells anything.

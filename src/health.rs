@@ -81,7 +81,7 @@ fn rgrid_health() -> Result<
     >,
     ErrorReport,
 > {
-    let installation = Installation::of_caller()?;
+    let installation = Installation::of_any_version()?;
     let findings = scope::as_role_waiting(installation.owner, &[], c"50ms", || findings(&installation));
     Ok(TableIterator::new(findings.into_iter().map(|finding| {
         let status = match finding.status {

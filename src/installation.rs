@@ -57,13 +57,16 @@ impl Installation {
 
     /// Finds the extension for one of its own SQL functions, which do not touch objects of another version.
     pub fn of_caller() -> Result<Self> {
-        match Self::find()? {
-            None => Err(Error::NotInstalled),
-            Some(installation) if installation.is_foreign() => {
-                Err(Error::ForeignVersion { version: installation.version })
-            }
-            Some(installation) => Ok(installation),
+        let installation = Self::of_any_version()?;
+        if installation.is_foreign() {
+            return Err(Error::ForeignVersion { version: installation.version });
         }
+        Ok(installation)
+    }
+
+    /// The same for `rgrid_health()`, which says what is wrong, versions included.
+    pub fn of_any_version() -> Result<Self> {
+        Self::find()?.ok_or(Error::NotInstalled)
     }
 
     /// Whether the SQL objects are of another version than this library.

@@ -66,6 +66,9 @@ impl JobTable {
 
     /// The tables that are settled each by itself: the table alone, unless parts of it are on other servers. Then
     /// each of its parts, so that a server which is away costs that part only.
+    ///
+    /// With the rights of the table's owner, as if the table were updated as a whole, and not with those of the
+    /// part's: triggers and defaults of the table are on its parts, too, whoever has made them.
     pub fn parts(&self) -> Result<Vec<Self>> {
         if !self.relation.has_children {
             return Ok(vec![self.clone()]);
@@ -77,6 +80,7 @@ impl JobTable {
         let holds_rows = |part: &catalog::Relation| part.kind != pg_sys::RELKIND_PARTITIONED_TABLE;
         let part = |relation: catalog::Relation| {
             let target = catalog::qualified_name(relation.oid)?;
+            let relation = catalog::Relation { owner: self.relation.owner, ..relation };
             Some(Self { target, only: true, relation, ..self.clone() })
         };
         Ok(family.into_iter().filter(holds_rows).filter_map(part).collect())

@@ -69,6 +69,61 @@ fn a_role_without_grants_may_call_nothing() {
 }
 
 #[test]
+fn nothing_of_the_extension_is_everybodys() {
+    let cluster = server();
+    let database = cluster.database("public_rights");
+    let mut client = database.connect();
+    run(&mut client, "CREATE ROLE anybody LOGIN");
+    let sql = "SELECT coalesce(string_agg(d.objid::regprocedure::text, ', '), '') FROM pg_depend d
+               WHERE d.deptype = 'e' AND d.classid = 'pg_proc'::regclass AND d.refobjid IN (SELECT oid FROM pg_extension WHERE extname = 'rgrid_heartbeat')
+                 AND has_function_privilege('anybody', d.objid, 'EXECUTE')";
+    assert_eq!(ask::<String>(&mut client, sql, &[]), "");
+    let sql = "SELECT coalesce(string_agg(d.objid::regclass::text, ', '), '') FROM pg_depend d
+               JOIN pg_class c ON c.oid = d.objid
+               WHERE d.deptype = 'e' AND d.classid = 'pg_class'::regclass AND c.relkind IN ('r', 'v')
+                 AND has_table_privilege('anybody', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES')";
+    assert_eq!(ask::<String>(&mut client, sql, &[]), "");
+    run(&mut client, "DROP ROLE anybody");
+}
+
+#[test]
+fn a_role_with_every_function_has_no_table() {
+    let cluster = server();
+    let database = cluster.database("functions");
+    let mut client = database.connect();
+    create_attacker(&mut client, "caller");
+    run(&mut client, "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO caller");
+    run(&mut client, "CREATE TABLE theirs (LIKE executions); SELECT rgrid_watch_jobs('theirs')");
+    let mut caller = database.connect_as("caller");
+    run(
+        &mut caller,
+        "CREATE TABLE caller.parent (status text, worker_id text, execution_error text, completed_at timestamp)",
+    );
+    for (refused, code) in [
+        ("SELECT rgrid_watch_jobs('executions')", "42501"),
+        ("SELECT rgrid_watch_jobs('theirs', dead_status => 'completed')", "42501"),
+        ("SELECT rgrid_unwatch_jobs('theirs')", "42501"),
+        ("SELECT rgrid_unwatch_jobs('executions')", "42501"),
+        ("SELECT rgrid_watch_jobs('pg_authid', 'rolname', 'rolname')", "42501"),
+        ("SELECT rgrid_watch_jobs('rgrid_worker_deaths', 'worker_id', 'reason')", "42501"),
+        ("SELECT rgrid_watch_jobs('worker_heartbeats', 'worker_id', 'hostname')", "42501"),
+        ("ALTER TABLE theirs INHERIT caller.parent", "42501"),
+        ("CREATE TABLE caller.heir () INHERITS (theirs)", "42501"),
+        (
+            "CREATE TRIGGER climbing BEFORE UPDATE ON theirs FOR EACH ROW EXECUTE FUNCTION caller.climbing()",
+            "42501",
+        ),
+        ("CREATE RULE climbing AS ON UPDATE TO rgrid_worker_deaths DO ALSO SELECT caller.climb('')", "42501"),
+        ("UPDATE rgrid_job_tables SET job_table = 'pg_authid'", "42501"),
+        ("UPDATE worker_heartbeats SET last_heartbeat_at = now()", "42501"),
+        ("SELECT status FROM theirs", "42501"),
+        ("SELECT rgrid_installed()", "42883"),
+    ] {
+        assert_eq!(sqlstate(&mut caller, refused), code, "{refused}");
+    }
+}
+
+#[test]
 fn objects_of_the_caller_catch_nothing() {
     let cluster = server();
     let database = cluster.database("shadows");
@@ -106,10 +161,6 @@ fn executions_with_a_trigger(client: &mut Client, owner: &str, body: &str) {
     );
     run(client, &function);
     run(client, "RESET ROLE");
-}
-
-fn is_superuser(client: &mut Client, role: &str) -> bool {
-    ask(client, "SELECT rolsuper FROM pg_roles WHERE rolname = $1", &[&role])
 }
 
 #[test]

@@ -61,7 +61,7 @@ class Size:
     """Seconds. The server must have listened for this long before anybody is judged."""
 
 
-FULL = Size(executions=1_000_000, fleet=10_000, dead=(500, 1_000, 5_000), rounds=3, patience=90, threshold=30)
+FULL = Size(executions=1_000_000, fleet=10_000, dead=(500, 1_000, 5_000), rounds=3, patience=60, threshold=30)
 QUICK = Size(executions=50_000, fleet=1_000, dead=(50, 100, 500), rounds=1, patience=3, threshold=5)
 
 
@@ -119,10 +119,12 @@ def set_back(db: Connection, size: Size, dead: int, has_index: bool) -> None:
     db.execute("CHECKPOINT")
     db.execute("TRUNCATE rgrid_worker_deaths")
     executions.run_jobs(db, size.fleet * JOBS_EACH, JOBS_EACH)
-    db.execute(FATES, (FIRST_ID + dead,))
     if has_index:
         db.execute(executions.RECOMMENDED_INDEX)
     db.execute("VACUUM ANALYZE")
+    # Last, because the living are not to fall silent meanwhile.
+    db.execute(FATES, (FIRST_ID + dead,))
+    db.execute("VACUUM ANALYZE worker_heartbeats")
 
 
 def let_sweep(db: Connection, times: Times, threshold: float) -> None:

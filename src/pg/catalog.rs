@@ -73,6 +73,8 @@ pub struct Relation {
     pub persistence: u8,
     /// Whether it has, or once had, partitions or tables that inherit from it.
     pub has_children: bool,
+    /// Its columns, counting the ones that were dropped.
+    pub column_count: i16,
 }
 
 /// The relation of this name in a schema.
@@ -99,10 +101,32 @@ pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
         kind: class.relkind as u8,
         persistence: class.relpersistence as u8,
         has_children: class.relhassubclass,
+        column_count: class.relnatts,
     };
     // SAFETY: the tuple found above, released once; `relation` holds copies.
     unsafe { pg_sys::ReleaseSysCache(tuple) };
     Some(relation)
+}
+
+impl Relation {
+    /// Whether one of its columns is of this type, or of a domain over it.
+    pub fn has_column_of_type(&self, type_oid: pg_sys::Oid) -> bool {
+        (1..=self.column_count).any(|number| {
+            // SAFETY: a look-up; of a column that was dropped it answers InvalidOid.
+            let column = unsafe { pg_sys::get_atttype(self.oid, number) };
+            // SAFETY: a type, or InvalidOid, which is its own base.
+            column == type_oid || unsafe { pg_sys::getBaseType(column) } == type_oid
+        })
+    }
+}
+
+/// A type's name with its schema, as SQL writes it.
+pub fn qualified_type_name(type_oid: pg_sys::Oid) -> String {
+    let flags = pg_sys::FORMAT_TYPE_FORCE_QUALIFY | pg_sys::FORMAT_TYPE_ALLOW_INVALID;
+    // SAFETY: the result is palloc'd and never null, also for a type that is gone.
+    let name = unsafe { pg_sys::format_type_extended(type_oid, -1, flags as u16) };
+    // SAFETY: as above.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
 }
 
 /// The members of a list of OIDs of Postgres; of null, none.

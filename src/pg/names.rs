@@ -1,4 +1,4 @@
-//! What the names in our own statements mean, checked each time that Postgres looks them up.
+//! What the names of relations and types in our own statements mean, checked each time that Postgres looks them up.
 //!
 //! The check stands between the look-up of a statement's names and everything that could run code of the objects
 //! found: rewriting, planning, execution. It also sees the repeated look-up of a kept plan. Statements of others,
@@ -11,6 +11,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::catalog;
 use crate::error::Error;
 
 thread_local! {
@@ -69,15 +70,23 @@ unsafe extern "C-unwind" fn check_names(
         return;
     }
     // SAFETY: a query that was just analysed.
-    let named = unsafe { relations_of(query) };
-    let stranger = ALLOWED.with_borrow(|allowed| {
-        let allowed = allowed.as_ref()?;
-        named.into_iter().find(|oid| !allowed.contains(oid) && !is_catalog(*oid))
-    });
-    if let Some(oid) = stranger {
-        let table = super::catalog::qualified_name(oid).unwrap_or_default();
-        ErrorReport::from(Error::Replaced { table }).report(PgLogLevel::ERROR);
+    let (relations, types) = unsafe { (relations_of(query), types_of(query)) };
+    if let Some(error) = ALLOWED.with_borrow(|allowed| stranger(allowed.as_ref()?, &relations, &types)) {
+        ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
+}
+
+/// What is neither allowed nor the system's: a relation, or a type that no column of the allowed ones has.
+fn stranger(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], types: &[pg_sys::Oid]) -> Option<Error> {
+    if let Some(oid) = relations.iter().find(|oid| !allowed.contains(oid) && !is_catalog(**oid)) {
+        return Some(Error::Replaced { table: catalog::qualified_name(*oid).unwrap_or_default() });
+    }
+    let is_known = |oid| {
+        let mut relations = allowed.iter().filter_map(|relation| catalog::relation(*relation));
+        relations.any(|relation| relation.has_column_of_type(oid))
+    };
+    let oid = types.iter().find(|oid| !is_catalog(**oid) && !is_known(**oid))?;
+    Some(Error::ReplacedType { name: catalog::qualified_type_name(*oid) })
 }
 
 fn is_ours(text: &CStr) -> bool {
@@ -86,7 +95,7 @@ fn is_ours(text: &CStr) -> bool {
     })
 }
 
-/// The system's own relations have OIDs below those of users' objects.
+/// The system's own relations and types have OIDs below those of users' objects.
 fn is_catalog(oid: pg_sys::Oid) -> bool {
     oid.to_u32() < pg_sys::FirstNormalObjectId
 }
@@ -104,5 +113,46 @@ unsafe fn relations_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
     unsafe {
         pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut others, &mut has_row_security)
     };
-    super::catalog::oids_of(relations)
+    catalog::oids_of(relations)
+}
+
+/// The types that a query converts something to: a domain's check is code of whoever made it.
+///
+/// # Safety
+///
+/// The query is valid and not yet rewritten.
+unsafe fn types_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
+    let mut types: Vec<pg_sys::Oid> = Vec::new();
+    // SAFETY: the caller's promise; the walker takes the vector for what it is.
+    unsafe { pg_sys::query_tree_walker(query, Some(collect_type), (&raw mut types).cast(), 0) };
+    types
+}
+
+/// Adds the type that a node converts to, and goes on to what is below the node.
+#[pg_guard]
+unsafe extern "C-unwind" fn collect_type(node: *mut pg_sys::Node, types: *mut std::ffi::c_void) -> bool {
+    // SAFETY: null, or a node of the query; its tag says which.
+    let Some(tag) = (unsafe { node.as_ref() }).map(|node| node.type_) else { return false };
+    // SAFETY: in each case the struct that the tag names.
+    let result = unsafe {
+        match tag {
+            pg_sys::NodeTag::T_CoerceToDomain => Some((*node.cast::<pg_sys::CoerceToDomain>()).resulttype),
+            pg_sys::NodeTag::T_CoerceViaIO => Some((*node.cast::<pg_sys::CoerceViaIO>()).resulttype),
+            pg_sys::NodeTag::T_ArrayCoerceExpr => Some((*node.cast::<pg_sys::ArrayCoerceExpr>()).resulttype),
+            pg_sys::NodeTag::T_RelabelType => Some((*node.cast::<pg_sys::RelabelType>()).resulttype),
+            pg_sys::NodeTag::T_FuncExpr => Some((*node.cast::<pg_sys::FuncExpr>()).funcresulttype),
+            pg_sys::NodeTag::T_Const => Some((*node.cast::<pg_sys::Const>()).consttype),
+            _ => None,
+        }
+    };
+    // SAFETY: the vector of `types_of`, which nobody else holds during the walk.
+    unsafe { &mut *types.cast::<Vec<pg_sys::Oid>>() }.extend(result);
+    match tag {
+        // SAFETY: as the tag says; subqueries are queries.
+        pg_sys::NodeTag::T_Query => unsafe {
+            pg_sys::query_tree_walker(node.cast(), Some(collect_type), types, 0)
+        },
+        // SAFETY: any other node of a query.
+        _ => unsafe { pg_sys::expression_tree_walker(node, Some(collect_type), types) },
+    }
 }

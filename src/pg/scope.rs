@@ -19,9 +19,9 @@ use crate::settings;
 /// but the superuser creates objects. row_security is off, so a policy that would hide rows raises an error
 /// instead. The same protection as VACUUM and ANALYZE give to the owners' index expressions.
 ///
-/// The statements of the work may name these `relations` and the system's catalogs only. They name them by name,
-/// and whoever owns a schema can rename it at any moment and put another one in its place: then what the name means
-/// by now is refused before any of its code runs.
+/// The statements of the work may name these `relations`, the types of their columns, and what is the system's.
+/// Whoever owns a schema can rename it at any moment and put another one in its place: then what a name means by now
+/// is refused before any of its code runs.
 pub fn as_role<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
     let _restored = RoleScope::enter(role);
     let _narrowed = names::allow(relations);

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, PgOid};
@@ -130,8 +132,10 @@ pub struct Kept {
 
 thread_local! {
     /// The kept plans by their statements, of which there are few: the texts differ in the extension's schema
-    /// and the shape of the table of heartbeats. Never freed: the process ends without asking.
-    static PLANS: RefCell<HashMap<String, &'static OwnedPreparedStatement>> = RefCell::default();
+    /// and the shape of the table of heartbeats. Freed when they are forgotten and nobody runs them any more, as a
+    /// statement may that is run again in a trigger of its own; at the end, the process goes without asking.
+    static PLANS: ManuallyDrop<RefCell<HashMap<String, Rc<OwnedPreparedStatement>>>> =
+        ManuallyDrop::new(RefCell::default());
 }
 
 impl Kept {
@@ -140,13 +144,12 @@ impl Kept {
         Self { statement, types: types.iter().map(|oid| PgOid::from(*oid)).collect() }
     }
 
-    fn plan(&self, client: &SpiClient<'_>) -> Result<&'static OwnedPreparedStatement> {
-        if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&self.statement).copied()) {
+    fn plan(&self, client: &SpiClient<'_>) -> Result<Rc<OwnedPreparedStatement>> {
+        if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&self.statement).cloned()) {
             return Ok(plan);
         }
-        let plan: &'static _ =
-            Box::leak(Box::new(client.prepare_mut(self.statement.as_str(), &self.types)?.keep()));
-        PLANS.with_borrow_mut(|plans| plans.insert(self.statement.clone(), plan));
+        let plan = Rc::new(client.prepare_mut(self.statement.as_str(), &self.types)?.keep());
+        PLANS.with(|plans| plans.borrow_mut().insert(self.statement.clone(), Rc::clone(&plan)));
         Ok(plan)
     }
 
@@ -160,7 +163,7 @@ impl Kept {
         let _ours = names::run(&self.statement);
         Spi::connect(|client| {
             let plan = self.plan(client)?;
-            client.select(plan, None, arguments)?.map(|row| read(Row(row))).collect()
+            client.select(&*plan, None, arguments)?.map(|row| read(Row(row))).collect()
         })
     }
 
@@ -169,13 +172,14 @@ impl Kept {
         let _ours = names::run(&self.statement);
         Spi::connect_mut(|client| {
             let plan = self.plan(client)?;
-            Ok(client.update(plan, None, arguments)?.len())
+            Ok(client.update(&*plan, None, arguments)?.len())
         })
     }
 
     /// Makes a new plan the next time: one that a rule has made empty would otherwise never change again.
     pub fn forget(&self) {
-        PLANS.with_borrow_mut(|plans| plans.remove(&self.statement));
+        let forgotten = PLANS.with(|plans| plans.borrow_mut().remove(&self.statement));
+        drop(forgotten);
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and
 //! log, `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has
-//! their heartbeats one at a time, `standby` copies a server, `formation` has a primary and a standby under
+//! their heartbeats one at a time, `standby` copies a server, `attack` makes those who mean harm, `formation` has a primary and a standby under
 //! pg_auto_failover, `copies` dumps, restores and upgrades, `clock` steps a server's clock or stops it.
 
 #![allow(
@@ -13,6 +13,7 @@
     reason = "every test binary compiles this module and uses its own part of it"
 )]
 
+mod attack;
 mod clock;
 mod copies;
 mod database;
@@ -24,6 +25,7 @@ mod rgrid;
 mod server;
 mod standby;
 
+pub use attack::*;
 pub use copies::rows;
 pub use database::{Database, ask, run, sqlstate};
 pub use formation::Formation;

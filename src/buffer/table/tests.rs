@@ -61,7 +61,7 @@ const HOST: u64 = 7;
 
 /// As many steps as a test takes; Miri, which checks each of them, gets fewer.
 fn steps(count: usize) -> usize {
-    if cfg!(miri) { count / 200 } else { count }
+    if cfg!(miri) { count / 1_000 } else { count }
 }
 
 fn key(id: &str) -> Key {

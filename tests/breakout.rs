@@ -1,0 +1,302 @@
+//! Code of a table's owner that a settlement sets off, trying to become more than its owner: by the sweeper, by a
+//! sweep by hand, and in the session of a worker that registers again or comes back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use cluster::*;
+use postgres::Client;
+use std::sync::OnceLock;
+
+/// Sweepers are at work all the time.
+fn swept() -> Shared {
+    static SERVER: OnceLock<Cluster> = OnceLock::new();
+    Shared::of(&SERVER, || Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1s"))
+}
+
+/// Only sessions sweep.
+fn by_hand() -> Shared {
+    static SERVER: OnceLock<Cluster> = OnceLock::new();
+    Shared::of(&SERVER, || Cluster::builder().setting("rgrid_heartbeat.check_interval", "1h"))
+}
+
+/// A role, its schema, and functions that try every way up, hide that they failed, and note as whom they ran.
+/// The one with an argument claims to be immutable, as generated columns and indexes want it.
+const ARMS: &str = "
+    CREATE ROLE @me LOGIN;
+    CREATE SCHEMA @me AUTHORIZATION @me;
+    GRANT CREATE ON SCHEMA public TO @me;
+    CREATE TABLE @me.runs (run_as name, session name, codes text[]);
+    ALTER TABLE @me.runs OWNER TO @me;
+    CREATE FUNCTION @me.climb() RETURNS boolean LANGUAGE plpgsql AS $f$
+    DECLARE
+        attempt text;
+        codes text[] := '{}';
+    BEGIN
+        FOREACH attempt IN ARRAY ARRAY[
+            'ALTER ROLE @me SUPERUSER', 'SET ROLE postgres', 'RESET ROLE', 'SET SESSION AUTHORIZATION postgres',
+            'RESET SESSION AUTHORIZATION', 'GRANT pg_execute_server_program TO @me', 'CREATE TEMP TABLE left_behind ()',
+            'PREPARE left_behind AS SELECT 1', 'DECLARE left_behind CURSOR WITH HOLD FOR SELECT 1',
+            'ALTER ROLE @me SUPERUSER'] LOOP
+            BEGIN
+                EXECUTE attempt;
+                codes := codes || '00000'::text;
+            EXCEPTION WHEN OTHERS THEN
+                codes := codes || SQLSTATE::text;
+            END;
+        END LOOP;
+        IF session_user <> '@me' THEN
+            PERFORM set_config('search_path', '@me', false), set_config('application_name', '@me', false);
+        END IF;
+        INSERT INTO @me.runs VALUES (current_user, session_user, codes);
+        RETURN true;
+    END$f$;
+    CREATE FUNCTION @me.climb(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+        $f$BEGIN RETURN (SELECT @me.climb()); END$f$;
+    CREATE FUNCTION @me.climbing() RETURNS trigger LANGUAGE plpgsql AS
+        $f$BEGIN PERFORM @me.climb(); RETURN NEW; END$f$;";
+
+/// Lets jobs of a table that was armed by its owner be settled in each way, on each server, and looks at what became
+/// of it. Whether the owner's code has run at all is for the caller to say.
+fn gains_nothing(me: &str, arm: &str, runs: bool) {
+    for (server, sweepers) in [(swept(), true), (by_hand(), false)] {
+        let database = server.database(me);
+        let mut client = database.connect();
+        run(&mut client, &format!("{ARMS} ALTER TABLE executions OWNER TO @me").replace("@me", me));
+        let mut owner = database.connect_as(me);
+        run(&mut owner, &arm.replace("@me", me));
+        claim_jobs(&mut owner, "silent", 1);
+        silent_worker(&mut client, "silent");
+        if sweepers {
+            await_death(&mut client, "silent");
+        } else {
+            sweep_away(&mut client, "silent");
+        }
+        assert_eq!(failed_jobs(&mut client, "silent"), 1, "the sweep");
+        run(&mut client, "SELECT rgrid_register('restarted')");
+        claim_jobs(&mut owner, "restarted", 1);
+        run(&mut client, "SELECT rgrid_register('restarted')");
+        assert_eq!(failed_jobs(&mut client, "restarted"), 1, "the registration");
+        claim_jobs(&mut owner, "silent", 1);
+        beat(&mut client, "silent");
+        assert_eq!(failed_jobs(&mut client, "silent"), 2, "the return");
+        assert_ran_as_owner(&mut client, me, runs);
+        assert_eq!(
+            session(&mut client),
+            session(&mut database.connect()),
+            "the caller's session is as it was"
+        );
+    }
+}
+
+/// What a session could have been left with.
+fn session(client: &mut Client) -> String {
+    let sql = "SELECT concat_ws('|', current_user, session_user, current_setting('search_path'),
+                   current_setting('application_name'), current_setting('row_security'),
+                   (SELECT count(*) FROM pg_prepared_statements WHERE from_sql),
+                   (SELECT count(*) FROM pg_class WHERE relname = 'left_behind'))";
+    ask(client, sql, &[])
+}
+
+/// The code ran as its owner and was refused at each of its attempts. What it did in its owner's own session, when jobs
+/// were claimed, does not count.
+fn assert_ran_as_owner(client: &mut Client, me: &str, runs: bool) {
+    let others = format!("FROM {me}.runs WHERE session <> '{me}'");
+    assert_eq!(ask::<bool>(client, &format!("SELECT count(*) > 0 {others}"), &[]), runs, "its code ran");
+    let sql = format!(
+        "SELECT coalesce(string_agg(DISTINCT concat_ws(' ', run_as, session, codes), '; '), '') {others}
+         AND (run_as <> '{me}' OR NOT codes <@ '{{42501}}')"
+    );
+    assert_eq!(ask::<String>(client, &sql, &[]), "", "everything was refused");
+    let sql = "SELECT rolsuper OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
+               FROM pg_roles r WHERE rolname = $1";
+    assert!(!ask::<bool>(client, sql, &[&me]), "{me} is what it was");
+}
+
+#[test]
+fn a_trigger_runs_as_the_owner() {
+    let arm =
+        "CREATE TRIGGER climbing AFTER UPDATE ON executions FOR EACH ROW EXECUTE FUNCTION @me.climbing();
+               CREATE TRIGGER all_climbing BEFORE UPDATE ON executions FOR EACH STATEMENT
+                   EXECUTE FUNCTION @me.climbing()";
+    gains_nothing("triggering", arm, true);
+}
+
+#[test]
+fn a_rule_runs_as_the_owner() {
+    let arm = "CREATE TABLE @me.notes (note boolean);
+               CREATE RULE climbing AS ON UPDATE TO executions DO ALSO INSERT INTO @me.notes SELECT @me.climb()";
+    gains_nothing("ruling", arm, true);
+}
+
+#[test]
+fn a_generated_column_runs_as_the_owner() {
+    let arm =
+        "ALTER TABLE executions ADD climbed boolean GENERATED ALWAYS AS (@me.climb(status::text)) STORED";
+    gains_nothing("generating", arm, true);
+}
+
+#[test]
+fn the_check_of_a_domain_runs_as_the_owner() {
+    let arm = "CREATE DOMAIN @me.word AS text CHECK (@me.climb(VALUE)); ALTER TABLE executions ALTER status TYPE @me.word";
+    gains_nothing("checking", arm, true);
+}
+
+#[test]
+fn a_check_constraint_runs_as_the_owner() {
+    gains_nothing("constraining", "ALTER TABLE executions ADD CHECK (@me.climb(status))", true);
+}
+
+#[test]
+fn an_index_on_an_expression_runs_as_the_owner() {
+    gains_nothing("indexing", "CREATE INDEX ON executions ((@me.climb(status)))", true);
+}
+
+#[test]
+fn a_policy_does_not_run() {
+    let arm = "ALTER TABLE executions ENABLE ROW LEVEL SECURITY;
+               CREATE POLICY climbing ON executions USING (@me.climb())";
+    gains_nothing("governing", arm, false);
+}
+
+#[test]
+fn a_policy_that_its_owner_is_under_does_not_run_either() {
+    let server = by_hand();
+    let database = server.database("forcing");
+    let mut client = database.connect();
+    run(&mut client, &format!("{ARMS} ALTER TABLE executions OWNER TO @me").replace("@me", "forcing"));
+    claim_jobs(&mut client, "silent", 1);
+    run(
+        &mut database.connect_as("forcing"),
+        "ALTER TABLE executions ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+         CREATE POLICY climbing ON executions USING (forcing.climb())",
+    );
+    silent_worker(&mut client, "silent");
+    sweep_away(&mut client, "silent");
+    assert_eq!(jobs(&mut client, "silent", "running"), 1, "the table refuses");
+    assert_ran_as_owner(&mut client, "forcing", false);
+}
+
+#[test]
+fn who_has_a_table_watched_runs_the_domains_of_its_owner_as_the_owner() {
+    let server = by_hand();
+    let database = server.database("watching");
+    let mut client = database.connect();
+    run(&mut client, &ARMS.replace("@me", "watching"));
+    run(
+        &mut database.connect_as("watching"),
+        "CREATE DOMAIN watching.word AS text CHECK (watching.climb(VALUE));
+         CREATE TABLE watching.jobs (status watching.word, worker_id text)",
+    );
+    let call = "SELECT rgrid_watch_jobs('watching.jobs', error_column => NULL, finished_column => NULL)";
+    run(&mut client, call);
+    assert_ran_as_owner(&mut client, "watching", true);
+    assert_eq!(session(&mut client), session(&mut database.connect()));
+}
+
+/// A table of jobs whose partition or child belongs to the superuser, as it does when the superuser has made it. The
+/// parent's trigger is on the partition, too.
+fn superusers_partition(me: &str, another: &str) {
+    let server = by_hand();
+    let database = server.database(me);
+    let mut client = database.connect();
+    run(&mut client, &ARMS.replace("@me", me));
+    let mut owner = database.connect_as(me);
+    let columns = "status text, worker_id text, execution_error text, completed_at timestamp, place int";
+    run(&mut owner, &format!("CREATE TABLE {me}.jobs ({columns}) PARTITION BY LIST (place)"));
+    run(
+        &mut owner,
+        &format!(
+            "CREATE TRIGGER climbing BEFORE UPDATE ON {me}.jobs FOR EACH ROW EXECUTE FUNCTION {me}.climbing()"
+        ),
+    );
+    run(
+        &mut client,
+        &format!(
+            "CREATE TABLE {me}.jobs_1 PARTITION OF {me}.jobs FOR VALUES IN (1); {another};
+             GRANT SELECT, UPDATE ON {me}.jobs_1 TO {me};
+             INSERT INTO {me}.jobs VALUES ('running', 'silent', NULL, NULL, 1);
+             SELECT rgrid_watch_jobs('{me}.jobs')"
+        ),
+    );
+    silent_worker(&mut client, "silent");
+    sweep_away(&mut client, "silent");
+    assert_eq!(ask::<String>(&mut client, &format!("SELECT status FROM {me}.jobs_1"), &[]), "failed");
+    assert_ran_as_owner(&mut client, me, true);
+}
+
+#[test]
+fn a_trigger_of_the_parents_owner_does_not_run_as_the_owner_of_a_partition() {
+    superusers_partition("parenting", "SELECT");
+}
+
+#[test]
+fn nor_when_each_partition_is_settled_by_itself() {
+    // One part that is on another server, here one that cannot be reached at all, has each settled by itself.
+    superusers_partition(
+        "parting",
+        "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
+         CREATE FOREIGN TABLE parting.jobs_2 PARTITION OF parting.jobs FOR VALUES IN (2) SERVER nowhere",
+    );
+}
+
+#[test]
+fn a_foreign_table_is_not_reached_with_the_superusers_password() {
+    let server = by_hand();
+    let database = server.database("mapping");
+    let mut client = database.connect();
+    run(&mut client, &ARMS.replace("@me", "mapping"));
+    let columns = "status text, worker_id text, execution_error text, completed_at timestamp";
+    run(
+        &mut client,
+        &format!(
+            "CREATE TABLE secrets ({columns}); INSERT INTO secrets VALUES ('running', 'silent');
+             CREATE EXTENSION postgres_fdw;
+             CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw
+                 OPTIONS (host '{}', port '5432', dbname 'mapping');
+             CREATE USER MAPPING FOR postgres SERVER here OPTIONS (user 'postgres');
+             GRANT USAGE ON FOREIGN SERVER here TO mapping;
+             GRANT EXECUTE ON FUNCTION rgrid_watch_jobs TO mapping",
+            server.socket_directory()
+        ),
+    );
+    let mut owner = database.connect_as("mapping");
+    run(
+        &mut owner,
+        &format!(
+            "CREATE FOREIGN TABLE mapping.jobs ({columns}) SERVER here OPTIONS (table_name 'secrets');
+             SELECT rgrid_watch_jobs('mapping.jobs')"
+        ),
+    );
+    silent_worker(&mut client, "silent");
+    sweep_away(&mut client, "silent");
+    // A mapping of its own onto the superuser, for whom this server asks no password.
+    run(&mut owner, "CREATE USER MAPPING FOR mapping SERVER here OPTIONS (user 'postgres')");
+    run(&mut client, "SELECT rgrid_sweep(); SELECT rgrid_register('silent')");
+    assert_eq!(ask::<String>(&mut client, "SELECT status FROM secrets", &[]), "running");
+    run(&mut client, "DROP EXTENSION postgres_fdw CASCADE");
+}
+
+#[test]
+fn event_triggers_are_for_superusers_and_a_sweep_sets_none_off() {
+    let server = by_hand();
+    let database = server.database("eventful");
+    let mut client = database.connect();
+    run(&mut client, &format!("{ARMS} ALTER TABLE executions OWNER TO @me").replace("@me", "eventful"));
+    run(
+        &mut client,
+        "CREATE TABLE events (tag text);
+         CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$BEGIN INSERT INTO public.events VALUES (tg_tag); END$$",
+    );
+    let create = "CREATE EVENT TRIGGER noting ON ddl_command_start EXECUTE FUNCTION note()";
+    let mut owner = database.connect_as("eventful");
+    assert_eq!(sqlstate(&mut owner, create), "42501");
+    run(&mut client, create);
+    claim_jobs(&mut owner, "silent", 1);
+    silent_worker(&mut client, "silent");
+    sweep_away(&mut client, "silent");
+    beat(&mut client, "silent");
+    assert_eq!(failed_jobs(&mut client, "silent"), 1);
+    assert_eq!(ask::<i64>(&mut client, "SELECT count(*) FROM events", &[]), 0);
+}
