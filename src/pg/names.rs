@@ -130,10 +130,7 @@ unsafe fn types_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
 
 /// Adds the type that a node converts to, and goes on to what is below the node.
 #[pg_guard]
-unsafe extern "C-unwind" fn collect_type(
-    node: *mut pg_sys::Node,
-    types: *mut std::ffi::c_void,
-) -> bool {
+unsafe extern "C-unwind" fn collect_type(node: *mut pg_sys::Node, types: *mut std::ffi::c_void) -> bool {
     // SAFETY: null, or a node of the query; its tag says which.
     let Some(tag) = (unsafe { node.as_ref() }).map(|node| node.type_) else { return false };
     // SAFETY: in each case the struct that the tag names.
