@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::pg::{self, catalog, scope, sql};
+use crate::pg::{self, arrays, catalog, scope, sql};
 
 pub mod columns;
 pub mod registry;
@@ -104,11 +104,11 @@ impl JobTable {
         if locked == Locked::Wait {
             // A statement of its own: what a job has become in the meantime, only a later statement sees.
             let statement = statements.lock();
-            self.as_owner(|| sql::execute(&statement, &[workers.to_vec().into()]))?;
+            self.as_owner(|| sql::execute(&statement, &[arrays::of(workers)]))?;
         }
         let statement = statements.settle(locked);
         let arguments =
-            [workers.to_vec().into(), self.watch.error_message.as_str().into(), pg::timestamptz(now).into()];
+            [arrays::of(workers), self.watch.error_message.as_str().into(), pg::timestamptz(now).into()];
         let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
         let jobs = scope::as_role_waiting(self.relation.owner, &[self.relation.oid], timeout, || {
             sql::update(&statement, &arguments, |row| {
@@ -123,7 +123,7 @@ impl JobTable {
         let columns = self.columns()?;
         let statement = Statements::new(self, &columns, None).running();
         self.as_owner(|| {
-            sql::select(&statement, &[workers.to_vec().into()], |row| {
+            sql::select(&statement, &[arrays::of(workers)], |row| {
                 Ok(Settled {
                     worker: row.required(1, "worker")?,
                     failed: row.required(2, "count")?,
