@@ -138,14 +138,31 @@ impl JobTable {
     ///
     /// # Errors
     ///
-    /// When it is no table, or lacks a column, or has one of another type.
+    /// When it is no table, has a part of somebody else's, or lacks a column, or has one of another type.
     pub fn columns(&self) -> Result<Columns> {
         let tables =
             [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE, pg_sys::RELKIND_FOREIGN_TABLE];
         if !tables.contains(&self.relation.kind) {
             return Err(Error::NotATable { table: self.target.clone() });
         }
+        self.check_owners()?;
         Columns::of(self)
+    }
+
+    /// A part's owner can put triggers on it, which run as the table's owner, whose rights it must have anyway.
+    fn check_owners(&self) -> Result<()> {
+        let parts = match (self.only, self.relation.has_children) {
+            (true, _) => catalog::relation(self.relation.oid).into_iter().collect(),
+            (false, true) => descendants(self.relation.oid)?,
+            (false, false) => Vec::new(),
+        };
+        match parts.into_iter().find(|part| !catalog::has_rights_of(part.owner, self.relation.owner)) {
+            Some(part) => Err(Error::PartOfAnother {
+                table: self.name.clone(),
+                part: catalog::qualified_name(part.oid).unwrap_or_default(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Runs `work` as the table's owner; a lock that is not to be had for a second is an error.
