@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{Error, Result};
+use crate::family;
 use crate::pg::{self, arrays, catalog, scope, sql};
 
 pub mod columns;
@@ -70,11 +71,8 @@ impl JobTable {
     /// With the rights of the table's owner, as if the table were updated as a whole, and not with those of the
     /// part's: triggers and defaults of the table are on its parts, too, whoever has made them.
     pub fn parts(&self) -> Result<Vec<Self>> {
-        if !self.relation.has_children {
-            return Ok(vec![self.clone()]);
-        }
-        let family = descendants(self.relation.oid)?;
-        if !family.iter().any(is_foreign) {
+        let family = family::of(&self.relation)?;
+        if !self.relation.has_children || !family.iter().any(is_foreign) {
             return Ok(vec![self.clone()]);
         }
         let holds_rows = |part: &catalog::Relation| part.kind != pg_sys::RELKIND_PARTITIONED_TABLE;
@@ -149,19 +147,14 @@ impl JobTable {
         Columns::of(self)
     }
 
-    /// A part's owner can put triggers on it, which run as the table's owner, whose rights it must have anyway.
+    /// One that is settled as a part has the table's owner here, and one of its own in the catalog.
     fn check_owners(&self) -> Result<()> {
-        let parts = match (self.only, self.relation.has_children) {
-            (true, _) => catalog::relation(self.relation.oid).into_iter().collect(),
-            (false, true) => descendants(self.relation.oid)?,
-            (false, false) => Vec::new(),
-        };
-        match parts.into_iter().find(|part| !catalog::has_rights_of(part.owner, self.relation.owner)) {
-            Some(part) => Err(Error::PartOfAnother {
-                table: self.name.clone(),
-                part: catalog::qualified_name(part.oid).unwrap_or_default(),
-            }),
-            None => Ok(()),
+        match catalog::relation(self.relation.oid) {
+            Some(own) if self.only && !catalog::has_rights_of(own.owner, self.relation.owner) => {
+                Err(Error::PartOfAnother { table: self.name.clone(), part: self.target.clone() })
+            }
+            _ if self.only => Ok(()),
+            _ => family::check_owners(&self.relation, &self.name),
         }
     }
 
@@ -189,22 +182,6 @@ fn by_worker(mut jobs: Vec<(String, bool, Option<String>)>) -> Vec<Settled> {
         last.keys.extend(key);
     }
     settled
-}
-
-/// A table and what is below it, as partitions or by inheritance.
-fn descendants(relation: pg_sys::Oid) -> Result<Vec<catalog::Relation>> {
-    let statement = sql::Kept::new(
-        "WITH RECURSIVE family AS ( \
-             SELECT $1 AS oid \
-             UNION \
-             SELECT i.inhrelid FROM pg_catalog.pg_inherits i \
-             JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.oid) \
-         SELECT f.oid FROM family f ORDER BY f.oid"
-            .into(),
-        &[pg_sys::OIDOID],
-    );
-    let oids: Vec<pg_sys::Oid> = statement.select(&[relation.into()], |row| row.required(1, "table"))?;
-    Ok(oids.into_iter().filter_map(catalog::relation).collect())
 }
 
 /// The column that alone is a table's primary key.

@@ -11,6 +11,7 @@
 //! - [`installation`]: where the extension is in a database
 //! - [`workers`]: the rows of `worker_heartbeats`, the extension's own or an adopted table
 //! - [`ledger`]: the deaths
+//! - [`family`]: a table with its partitions and children, and whose they are
 //! - [`jobs`]: the watched tables; [`watch`]: the functions by which their owners announce them
 //! - [`settle`]: settling jobs over all watched tables
 //! - [`sweep`]: declaring deaths
@@ -31,6 +32,7 @@ pub mod buffer;
 pub mod counters;
 pub mod databases;
 pub mod error;
+pub mod family;
 pub mod fence;
 pub mod flush;
 pub mod gaps;

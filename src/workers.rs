@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use crate::buffer::{self, table::Unwritten};
 use crate::error::{Error, Result};
+use crate::family;
 use crate::installation::Installation;
 use crate::pg::{self, arrays, catalog, scope, sql};
 
@@ -77,6 +78,7 @@ impl HeartbeatTable {
         if ![pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&relation.kind) {
             return Err(Error::NotATable { table: name });
         }
+        family::check_owners(&relation, &name)?;
         let column = |column: &str| {
             catalog::column(relation.oid, column)
                 .ok_or_else(|| Error::UndefinedColumn { table: name.clone(), column: column.to_owned() })

@@ -258,3 +258,30 @@ fn columns_and_words_of_a_table_may_be_statements() {
         assert_eq!(row.get::<_, String>(2), *word);
     }
 }
+
+#[test]
+fn a_partition_of_the_adopted_heartbeats_that_is_somebody_elses_is_refused() {
+    let cluster = server();
+    let database = cluster.empty_database("lodgers");
+    let mut client = database.connect();
+    create_attacker(&mut client, "lodger");
+    run(
+        &mut client,
+        "CREATE TABLE public.worker_heartbeats (worker_id text PRIMARY KEY, last_heartbeat_at timestamptz)
+             PARTITION BY HASH (worker_id);
+         CREATE TABLE public.room PARTITION OF public.worker_heartbeats FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         ALTER TABLE public.room OWNER TO lodger;
+         CREATE EXTENSION rgrid_heartbeat",
+    );
+    run(
+        &mut database.connect_as("lodger"),
+        "CREATE TRIGGER climbing BEFORE INSERT OR UPDATE ON public.room FOR EACH ROW
+             EXECUTE FUNCTION lodger.climbing()",
+    );
+    for call in ["rgrid_heartbeat('w')", "rgrid_register('w')", "rgrid_sweep()"] {
+        assert_eq!(sqlstate(&mut client, &format!("SELECT {call}")), "42501", "{call}");
+    }
+    assert!(!is_superuser(&mut client, "lodger"));
+    run(&mut client, "DROP TRIGGER climbing ON public.room; ALTER TABLE public.room OWNER TO postgres");
+    assert_eq!(ask::<i64>(&mut client, "SELECT rgrid_heartbeat('w')", &[]), 1);
+}
