@@ -65,7 +65,7 @@ matrix: deps ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upg
 	$(MAKE) do-install
 	scripts/matrix $(PGRX_PG_CONFIG_PATH)
 
-check: deps ## everything that CI runs: format, lints, tests on all versions, the benchmarks at small sizes
+check: deps ## everything that CI runs: format, lints, tests on all versions, benchmarks at small sizes, the package
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
