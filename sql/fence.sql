@@ -1,9 +1,9 @@
 -- Fences: triggers on tables of jobs that keep late results away. Their function raises the error; whether there is
 -- one to raise is tested by each trigger's WHEN clause. A table's owner must be able to make one.
 CREATE FUNCTION @extschema@.rgrid_fence(job_table regclass) RETURNS void
-    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rgrid_fence_wrapper';
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_fence_wrapper';
 CREATE FUNCTION @extschema@.rgrid_unfence(job_table regclass) RETURNS boolean
-    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rgrid_unfence_wrapper';
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unfence_wrapper';
 REVOKE ALL ON FUNCTION @extschema@.rgrid_fence(regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_unfence(regclass) FROM PUBLIC;
 

@@ -81,6 +81,13 @@ pub enum Error {
         /// The relation's name.
         table: String,
     },
+    /// A partition or child of a watched table that belongs to a role without the rights of the table's owner.
+    PartOfAnother {
+        /// The watched table.
+        table: String,
+        /// The partition or child.
+        part: String,
+    },
     /// A table that is not watched.
     NotWatched {
         /// The relation's name.
@@ -244,7 +251,9 @@ impl Error {
             Self::UndefinedColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             Self::ColumnType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::NotATable { .. } | Self::TemporaryTable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            Self::NotOwner { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::NotOwner { .. } | Self::PartOfAnother { .. } => {
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
             Self::NotWatched { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::ColumnNotNull { .. } => PgSqlErrorCode::ERRCODE_INVALID_TABLE_DEFINITION,
             Self::TimedOut { .. } => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
@@ -283,6 +292,9 @@ impl Error {
             Self::NotATable { table } => format!("\"{table}\" is not a table"),
             Self::TemporaryTable { table } => format!("cannot watch temporary table \"{table}\""),
             Self::NotOwner { table } => format!("must be owner of table {table}"),
+            Self::PartOfAnother { table, part } => {
+                format!("owner of table {part} must have the rights of the owner of table {table}")
+            }
             Self::NotWatched { table } => format!("job table \"{table}\" is not watched"),
             Self::SameStatus { .. } => "running, dead and queued status must differ".into(),
             Self::UnknownPolicy { .. } => "on_death must be \"fail\" or \"requeue\"".into(),
@@ -389,6 +401,9 @@ impl Error {
             Self::Unsettled { .. } => Some(
                 "Everything else was done; this is tried again, and logged again when it changes.".into(),
             ),
+            Self::PartOfAnother { .. } => {
+                Some("Change its owner by ALTER TABLE, or detach it.".into())
+            }
             Self::NoAttemptsColumn => Some(
                 "Name one as attempts_column; without it a job that kills its workers would come back for ever."
                     .into(),

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::pg::{self, catalog, scope, sql};
+use crate::pg::{self, arrays, catalog, scope, sql};
 
 pub mod columns;
 pub mod registry;
@@ -104,11 +104,11 @@ impl JobTable {
         if locked == Locked::Wait {
             // A statement of its own: what a job has become in the meantime, only a later statement sees.
             let statement = statements.lock();
-            self.as_owner(|| sql::execute(&statement, &[workers.to_vec().into()]))?;
+            self.as_owner(|| sql::execute(&statement, &[arrays::of(workers)]))?;
         }
         let statement = statements.settle(locked);
         let arguments =
-            [workers.to_vec().into(), self.watch.error_message.as_str().into(), pg::timestamptz(now).into()];
+            [arrays::of(workers), self.watch.error_message.as_str().into(), pg::timestamptz(now).into()];
         let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
         let jobs = scope::as_role_waiting(self.relation.owner, &[self.relation.oid], timeout, || {
             sql::update(&statement, &arguments, |row| {
@@ -123,7 +123,7 @@ impl JobTable {
         let columns = self.columns()?;
         let statement = Statements::new(self, &columns, None).running();
         self.as_owner(|| {
-            sql::select(&statement, &[workers.to_vec().into()], |row| {
+            sql::select(&statement, &[arrays::of(workers)], |row| {
                 Ok(Settled {
                     worker: row.required(1, "worker")?,
                     failed: row.required(2, "count")?,
@@ -138,14 +138,31 @@ impl JobTable {
     ///
     /// # Errors
     ///
-    /// When it is no table, or lacks a column, or has one of another type.
+    /// When it is no table, has a part of somebody else's, or lacks a column, or has one of another type.
     pub fn columns(&self) -> Result<Columns> {
         let tables =
             [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE, pg_sys::RELKIND_FOREIGN_TABLE];
         if !tables.contains(&self.relation.kind) {
             return Err(Error::NotATable { table: self.target.clone() });
         }
+        self.check_owners()?;
         Columns::of(self)
+    }
+
+    /// A part's owner can put triggers on it, which run as the table's owner, whose rights it must have anyway.
+    fn check_owners(&self) -> Result<()> {
+        let parts = match (self.only, self.relation.has_children) {
+            (true, _) => catalog::relation(self.relation.oid).into_iter().collect(),
+            (false, true) => descendants(self.relation.oid)?,
+            (false, false) => Vec::new(),
+        };
+        match parts.into_iter().find(|part| !catalog::has_rights_of(part.owner, self.relation.owner)) {
+            Some(part) => Err(Error::PartOfAnother {
+                table: self.name.clone(),
+                part: catalog::qualified_name(part.oid).unwrap_or_default(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Runs `work` as the table's owner; a lock that is not to be had for a second is an error.

@@ -2,16 +2,14 @@
 //! `rgrid_sweep()`; what is known of a hold is in shared memory, under the lock of the databases.
 
 use chrono::{DateTime, Utc};
-use pgrx::{notice, pg_sys};
+use pgrx::notice;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::liveness::{self, Hold};
-use crate::pg::{self, scope, sql};
+use crate::pg::{self, scope};
 use crate::workers::{HeartbeatTable, Worker};
-use crate::{databases, settings};
-
-const CHANNEL: &str = "rgrid_worker_deaths";
+use crate::{databases, notify, settings};
 
 /// What a sweep has found.
 pub struct Look<'a> {
@@ -91,12 +89,7 @@ fn announce(hold: &Hold, living: usize) -> Result<()> {
         held_since: hold.since,
         held_until: until(hold),
     };
-    let payload = serde_json::to_string(&notice)?;
-    let statement = sql::Kept::new(
-        "SELECT pg_catalog.pg_notify($1, $2) IS NULL".into(),
-        &[pg_sys::TEXTOID, pg_sys::TEXTOID],
-    );
-    statement.select(&[CHANNEL.into(), payload.into()], |_| Ok(()))?;
+    notify::send(&[serde_json::to_string(&notice)?])?;
     Error::MassDeath { silent: hold.workers, living, at_most: settings::stale_threshold() }.warn();
     Ok(())
 }

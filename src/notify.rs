@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::ledger::Death;
-use crate::pg::sql;
+use crate::pg::{arrays, sql};
 use crate::settle::Settlement;
 
 const CHANNEL: &str = "rgrid_worker_deaths";
@@ -40,8 +40,12 @@ struct Jobs<'a> {
     keys: Vec<&'a str>,
 }
 
-/// Sends the notification of a death when the present transaction commits.
-pub fn notify(death: &Death, incarnation: i64, settlement: &Settlement) -> Result<()> {
+/// The notification of a death.
+///
+/// # Errors
+///
+/// None that can happen: the notice is plain data.
+pub fn of_death(death: &Death, incarnation: i64, settlement: &Settlement) -> Result<String> {
     let jobs = settlement.by_worker.get(&death.worker.id).into_iter().flatten();
     let mut notice = Notice {
         worker_id: &death.worker.id,
@@ -60,12 +64,20 @@ pub fn notify(death: &Death, incarnation: i64, settlement: &Settlement) -> Resul
             .collect(),
         truncated: false,
     };
+    payload(&mut notice)
+}
+
+/// Sends notifications, in this order, when the present transaction commits.
+pub fn send(payloads: &[String]) -> Result<()> {
+    if payloads.is_empty() {
+        return Ok(());
+    }
     let statement = sql::Kept::new(
-        "SELECT pg_catalog.pg_notify($1, $2) IS NULL".into(),
-        &[pg_sys::TEXTOID, pg_sys::TEXTOID],
+        "SELECT pg_catalog.count(pg_catalog.pg_notify($1, p.payload)) FROM pg_catalog.unnest($2) AS p (payload)"
+            .into(),
+        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID],
     );
-    let payload = payload(&mut notice)?;
-    statement.select(&[CHANNEL.into(), payload.into()], |_| Ok(()))?;
+    statement.select(&[CHANNEL.into(), arrays::of(payloads)], |_| Ok(()))?;
     Ok(())
 }
 

@@ -193,9 +193,8 @@ impl Sweep {
             return Ok(dead);
         }
         let ids: Vec<&str> = back.iter().map(|worker| worker.id.as_str()).collect();
-        for worker in ledger::close(&self.installation, &ids, self.now)? {
-            log_at_commit(format!("worker \"{}\" came back after it was declared dead", printable(&worker)));
-        }
+        let closed = ledger::close(&self.installation, &ids, self.now)?;
+        log_at_commit(closed.iter().map(|worker| return_of(worker)).collect());
         Ok(dead.into_iter().filter(|worker| !ids.contains(&worker.id.as_str())).collect())
     }
 
@@ -261,17 +260,19 @@ impl Sweep {
             return Ok(report);
         }
         let settlement = settle(&self.installation, &ids(&workers), self.now)?;
+        let mut lines = Vec::new();
         for worker in &workers {
             let (failed, requeued) = settlement.totals(&worker.id);
             if failed + requeued > 0 {
                 ledger::add_jobs(&self.installation, &worker.id, failed, requeued)?;
-                log_at_commit(format!(
+                lines.push(format!(
                     "jobs that dead worker \"{}\" still ran were settled: {}",
                     printable(&worker.id),
                     counted(failed, requeued)
                 ));
             }
         }
+        log_at_commit(lines);
         report.add(workers, settlement, false);
         Ok(report)
     }
@@ -291,9 +292,7 @@ pub fn welcome_back(installation: &Installation, worker: &str) -> Result<()> {
         return Err(Error::SerializationFailure);
     }
     buffer::close(worker);
-    if !closed.is_empty() {
-        log_at_commit(format!("worker \"{}\" came back after it was declared dead", printable(worker)));
-    }
+    log_at_commit(closed.iter().map(|worker| return_of(worker)).collect());
     Ok(())
 }
 
@@ -336,13 +335,15 @@ fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, settlement: &Settl
 /// Writes deaths into the ledger and, once they are committed, into the log, and tells those who listen.
 fn record(installation: &Installation, deaths: &[Death], settlement: &Settlement) -> Result<()> {
     let new = ledger::record(installation, deaths)?;
+    let (mut notices, mut lines) = (Vec::new(), Vec::new());
     for death in deaths {
         if let Some(incarnation) = new.get(&death.worker.id) {
-            notify::notify(death, *incarnation, settlement)?;
-            log_at_commit(epitaph(death));
+            notices.push(notify::of_death(death, *incarnation, settlement)?);
+            lines.push(epitaph(death));
         }
     }
-    Ok(())
+    log_at_commit(lines);
+    notify::send(&notices)
 }
 
 /// The log line of a death.
@@ -366,6 +367,11 @@ fn epitaph(death: &Death) -> String {
     }
 }
 
+/// The log line of a return.
+fn return_of(worker: &str) -> String {
+    format!("worker \"{}\" came back after it was declared dead", printable(worker))
+}
+
 fn seconds(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64())
 }
@@ -383,10 +389,15 @@ pub fn printable(name: &str) -> String {
 }
 
 /// To the server's log alone: what goes to a client may fail, and nothing may fail after the commit.
-pub fn log_at_commit(line: String) {
+pub fn log_at_commit(lines: Vec<String>) {
+    if lines.is_empty() {
+        return;
+    }
     scope::at_commit(move || {
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line, "rgrid_heartbeat")
-            .report(PgLogLevel::LOG_SERVER_ONLY);
+        for line in lines {
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line, "rgrid_heartbeat")
+                .report(PgLogLevel::LOG_SERVER_ONLY);
+        }
     });
 }
 

@@ -241,6 +241,39 @@ fn nor_when_each_partition_is_settled_by_itself() {
 }
 
 #[test]
+fn a_trigger_on_a_child_does_not_run_as_the_parents_owner() {
+    let server = by_hand();
+    let database = server.database("inheriting");
+    let mut client = database.connect();
+    run(&mut client, &ARMS.replace("@me", "inheriting"));
+    let columns = "status text, worker_id text, execution_error text, completed_at timestamp";
+    run(
+        &mut client,
+        &format!(
+            "CREATE TABLE jobs ({columns}); SELECT rgrid_watch_jobs('jobs');
+             CREATE TABLE inheriting.child () INHERITS (jobs);
+             ALTER TABLE inheriting.child OWNER TO inheriting;
+             INSERT INTO inheriting.child VALUES ('running', 'silent')"
+        ),
+    );
+    run(
+        &mut database.connect_as("inheriting"),
+        "CREATE TRIGGER climbing BEFORE UPDATE ON inheriting.child FOR EACH ROW
+             EXECUTE FUNCTION inheriting.climbing()",
+    );
+    silent_worker(&mut client, "silent");
+    sweep_away(&mut client, "silent");
+    assert_ran_as_owner(&mut client, "inheriting", false);
+    assert_eq!(sqlstate(&mut client, "SELECT rgrid_watch_jobs('jobs')"), "42501");
+    run(
+        &mut client,
+        "ALTER TABLE inheriting.child OWNER TO postgres; DROP TRIGGER climbing ON inheriting.child",
+    );
+    run(&mut client, "SELECT rgrid_sweep()");
+    assert_eq!(ask::<String>(&mut client, "SELECT status FROM jobs", &[]), "failed", "it is mended");
+}
+
+#[test]
 fn a_foreign_table_is_not_reached_with_the_superusers_password() {
     let server = by_hand();
     let database = server.database("mapping");
@@ -264,7 +297,8 @@ fn a_foreign_table_is_not_reached_with_the_superusers_password() {
     run(
         &mut owner,
         &format!(
-            "CREATE FOREIGN TABLE mapping.jobs ({columns}) SERVER here OPTIONS (table_name 'secrets');
+            "CREATE FOREIGN TABLE mapping.jobs ({columns}) SERVER here
+                 OPTIONS (schema_name 'public', table_name 'secrets');
              SELECT rgrid_watch_jobs('mapping.jobs')"
         ),
     );
@@ -274,7 +308,9 @@ fn a_foreign_table_is_not_reached_with_the_superusers_password() {
     run(&mut owner, "CREATE USER MAPPING FOR mapping SERVER here OPTIONS (user 'postgres')");
     run(&mut client, "SELECT rgrid_sweep(); SELECT rgrid_register('silent')");
     assert_eq!(ask::<String>(&mut client, "SELECT status FROM secrets", &[]), "running");
-    run(&mut client, "DROP EXTENSION postgres_fdw CASCADE");
+    for reason in ["user mapping not found", "password is required"] {
+        assert!(!server.log_lines_with(&["in table mapping.jobs", reason]).is_empty(), "{reason}");
+    }
 }
 
 #[test]

@@ -127,7 +127,8 @@ impl Hostile {
     }
 }
 
-/// All functions of the extension that SQL can call, one that is called from everywhere more often than a sweep.
+/// All functions of the extension that SQL can call: sweeps, which take long, seldom, and the one with the most
+/// arguments often.
 fn functions(client: &mut Client) -> Vec<Function> {
     let sql = "SELECT p.oid::regproc::text, ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) t)
                FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid JOIN pg_extension x ON x.oid = d.refobjid
@@ -136,7 +137,11 @@ fn functions(client: &mut Client) -> Vec<Function> {
     let rows = client.query(sql, &[]).unwrap();
     let functions = rows.iter().map(|row| Function { name: row.get(0), types: row.get(1) });
     let weighted = functions.flat_map(|function| {
-        let weight = if function.name.ends_with("rgrid_sweep") { 1 } else { 12 };
+        let weight = match function.name.as_str() {
+            "rgrid_sweep" => 1,
+            "rgrid_watch_jobs" => 24,
+            _ => 12,
+        };
         iter::repeat_n(function, weight)
     });
     let weighted: Vec<Function> = weighted.collect();
@@ -241,7 +246,7 @@ fn prepare(client: &mut Client) {
 
 /// Runs so many random calls in batches. Answers how often each SQLSTATE came, the first five characters of an outcome.
 fn fuzz(mut client: Client, hostile: &Hostile, mut dice: Dice, calls: u64) -> BTreeMap<String, u64> {
-    run(&mut client, "SET client_min_messages = error; SET lock_timeout = '20ms'");
+    run(&mut client, "SET client_min_messages = error; SET lock_timeout = '10ms'");
     let mut outcomes = BTreeMap::new();
     for _ in 0..calls.div_ceil(BATCH as u64) {
         let statements: Vec<String> = iter::repeat_with(|| hostile.call(&mut dice)).take(BATCH).collect();

@@ -62,6 +62,7 @@ fn the_owner_of_the_schema_cannot_put_a_table_of_its_own_in_the_place_of_the_led
              EXECUTE 'CREATE TABLE public.rgrid_worker_deaths (worker_id text, incarnation bigint, hostname text,
                  last_heartbeat_at timestamptz, declared_dead_at timestamptz, reason text, jobs_failed bigint,
                  jobs_requeued bigint, returned_at timestamptz)';
+             EXECUTE 'CREATE TABLE public.rgrid_incarnations (worker_id text, incarnation bigint)';
              EXECUTE 'CREATE TRIGGER climb BEFORE INSERT ON public.rgrid_worker_deaths FOR EACH ROW
                  EXECUTE FUNCTION hidden.climb()';
              RETURN NULL; END$$;

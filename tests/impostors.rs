@@ -36,7 +36,11 @@ fn an_object_that_was_there_first_is_never_taken_for_the_extensions_own() {
             "FUNCTION",
             "42723",
         ),
-        ("rgrid_sweep(boolean) RETURNS SETOF record LANGUAGE sql AS 'SELECT 1, 2'", "FUNCTION", "42723"),
+        (
+            "rgrid_sweep(boolean, boolean) RETURNS SETOF record LANGUAGE sql AS 'SELECT 1, 2'",
+            "FUNCTION",
+            "42723",
+        ),
         ("rgrid_unwatch_jobs(regclass) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "FUNCTION", "42723"),
         ("rgrid_installed() RETURNS void LANGUAGE sql AS 'SELECT'", "FUNCTION", "42723"),
     ] {

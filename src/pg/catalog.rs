@@ -140,9 +140,13 @@ pub(super) fn oids_of(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
 /// Whether the present user has the rights of a role: is it, is a member of it, or is a superuser.
 pub fn is_mine(role: pg_sys::Oid) -> bool {
     // SAFETY: reads the present user.
-    let user = unsafe { pg_sys::GetUserId() };
+    has_rights_of(unsafe { pg_sys::GetUserId() }, role)
+}
+
+/// Whether a role has the rights of another one.
+pub fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     // SAFETY: two role OIDs; one that was dropped is nobody's.
-    unsafe { pg_sys::has_privs_of_role(user, role) }
+    unsafe { pg_sys::has_privs_of_role(role, other) }
 }
 
 /// A relation's name with its schema, quoted where SQL needs it; `None` when it was dropped.

@@ -60,7 +60,18 @@ SELECT worker_id, job_table, jobs_failed, jobs_requeued FROM rgrid_sweep();
 SELECT worker_id, jobs_failed, jobs_requeued FROM rgrid_worker_deaths WHERE worker_id = 'r1';
 SELECT id, status, worker_id, execution_error, completed_at IS NOT NULL AS completed, started_at IS NOT NULL AS started,
     retry_count FROM retried ORDER BY id;
+-- With a fence, a late result of a job that was given back is refused until it is claimed afresh.
+SELECT rgrid_fence('retried');
+UPDATE retried SET status = 'done' WHERE id = 1;
+UPDATE retried SET status = 'done' WHERE id = 2;
 UPDATE retried SET status = 'at work', worker_id = 'r3' WHERE id IN (1, 3);
+UPDATE retried SET status = 'done' WHERE id = 4;
+-- Another watch makes the fence anew, and without one there is none.
+SELECT pg_get_triggerdef(oid) ~ 'waiting' AS queued_is_given_up FROM pg_trigger WHERE tgrelid = 'retried'::regclass;
+SELECT rgrid_unwatch_jobs('retried');
+SELECT count(*) AS fences FROM pg_trigger WHERE tgrelid = 'retried'::regclass;
+SELECT rgrid_watch_jobs('retried', running_status => 'at work', dead_status => 'lost', queued_status => 'waiting',
+    on_death => 'requeue', started_column => 'started_at', max_attempts => 1);
 SELECT die('r3');
 SELECT worker_id, job_table, jobs_failed, jobs_requeued FROM rgrid_sweep();
 SELECT id, status, worker_id, execution_error, retry_count FROM retried ORDER BY id;
