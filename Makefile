@@ -65,7 +65,7 @@ matrix: deps ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upg
 	$(MAKE) do-install
 	scripts/matrix $(PGRX_PG_CONFIG_PATH)
 
-check: deps ## everything that CI runs: format, lints, tests on all versions, the benchmarks at small sizes
+check: deps ## everything that CI runs: format, lints, tests on all versions, benchmarks at small sizes, the package
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
@@ -163,8 +163,14 @@ PG_REGRESS ?= $(firstword $(wildcard $(shell $(PG_CONFIG) --pkglibdir)/pgxs/src/
 test-regress: # the SQL contract, by PostgreSQL's own pg_regress
 	scripts/as-server-user tests/pg_regress ./run $$($(PG_CONFIG) --bindir) $(PG_REGRESS)
 
-test-readme: # every statement that the README shows
-	scripts/as-server-user tests/readme ./run $$($(PG_CONFIG) --bindir) - <README.md
+# The documents for users, each of which is run in a server of its own.
+DOCUMENTS = README.md $(wildcard docs/*.md)
+
+test-readme: # every statement that the documents show
+	@for document in $(DOCUMENTS); do \
+		echo "$$document"; \
+		scripts/as-server-user tests/readme ./run $$($(PG_CONFIG) --bindir) - <$$document || exit 1; \
+	done
 
 # The server that these tests start. They are clients, so they can be built for another one.
 SERVER ?= $(PG_CONFIG)
