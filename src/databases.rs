@@ -2,28 +2,29 @@
 //!
 //! The launcher writes which databases there are; a sweeper, how its round ended; a backend, that a database
 //! should be looked at soon. One lock over everything, held for a copy at a time: nobody calls Postgres under it.
-//! A crash of the server empties it, and the launcher fills it again.
+//! A crash of the server empties it, and the launcher fills it again. Since when silence counts is in [`observation`].
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use pgrx::lwlock::PgLwLock;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 
 use crate::counters::Counters;
 use crate::gaps::Histogram;
-use crate::liveness::{self, Hold, Moment, Presence};
+use crate::liveness::{Hold, Moment, Presence};
 use crate::pg::{self, process::Latch};
-use crate::settings;
+
+mod observation;
+mod text;
+
+pub use observation::*;
+use text::Text;
 
 /// Databases that fit. A cluster with more is swept all the same for the ones that fit.
 const CAPACITY: usize = 1_024;
-
-/// Bytes of the last problem's text that are kept, to tell whether it is news, and for those who ask.
-const PROBLEM_LENGTH: usize = 256;
 
 /// In Postgres' microseconds.
 const HOUR: u64 = 3_600_000_000;
@@ -52,7 +53,6 @@ pub struct State {
     /// When somebody last looked for heartbeats to write, and when for old rows to remove; as above.
     looked: i64,
     pruned: i64,
-    /// The last problem, when it was met, and whether the last round still had it.
     /// Silent workers that are held back because they are so many; `None` while there are none.
     pub hold: Option<Hold>,
     /// Workers whose heartbeats were from the future, each time that they were.
@@ -61,6 +61,7 @@ pub struct State {
     pub from_the_future_at: i64,
     /// Running jobs of dead workers that the last sweep left alone because others had locked them.
     pub locked_jobs: u64,
+    /// The last problem, when it was met, and whether the last round still had it.
     problem: Text,
     problem_at: i64,
     has_problem: bool,
@@ -68,34 +69,6 @@ pub struct State {
     pub counters: Counters,
     /// The gaps between the heartbeats of its workers.
     pub gaps: Histogram,
-}
-
-/// A short text in shared memory.
-#[derive(Clone, Copy)]
-struct Text {
-    length: usize,
-    bytes: [u8; PROBLEM_LENGTH],
-}
-
-impl Text {
-    const EMPTY: Self = Self { length: 0, bytes: [0; PROBLEM_LENGTH] };
-
-    fn new(text: &str) -> Self {
-        let length = text.floor_char_boundary(PROBLEM_LENGTH);
-        let mut this = Self { length, ..Self::EMPTY };
-        this.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-        this
-    }
-
-    fn to_text(self) -> String {
-        String::from_utf8_lossy(&self.bytes[..self.length]).into_owned()
-    }
-}
-
-impl PartialEq for Text {
-    fn eq(&self, other: &Self) -> bool {
-        self.bytes[..self.length] == other.bytes[..other.length]
-    }
 }
 
 impl State {
@@ -218,36 +191,6 @@ impl Shared {
         }
         self.find(oid)
     }
-
-    /// What has happened, by these clocks, since somebody last looked at them; each thing is told once.
-    fn interruption(&mut self, now: Moment, threshold: Duration) -> Option<Interruption> {
-        let earlier = self.clocks.replace(now);
-        if earlier.is_some_and(|earlier| liveness::clock_stepped(earlier, now)) {
-            return Some(Interruption::ClockStepped);
-        }
-        let wakes_at = self.launcher_wakes_at?;
-        if liveness::was_frozen(wakes_at, now.monotonic, threshold) {
-            self.launcher_wakes_at = None;
-            return Some(Interruption::Frozen);
-        }
-        None
-    }
-
-    fn observe_from(&mut self, now: DateTime<Utc>) {
-        let used = self.used;
-        for state in &mut self.states[..used] {
-            state.observing_since = pg::to_postgres(now);
-            state.hold = None;
-        }
-    }
-}
-
-/// Why workers may not have been heard, or not at the times that are known of them.
-enum Interruption {
-    /// The wall clock was set, or the machine slept.
-    ClockStepped,
-    /// All processes stood still, and the clocks went on.
-    Frozen,
 }
 
 // SAFETY: the name is this extension's own.
@@ -384,88 +327,6 @@ pub fn change<T>(oid: pg_sys::Oid, change: impl FnOnce(&mut State) -> T) -> Opti
     DATABASES.exclusive().find(oid).map(change)
 }
 
-/// Since when the server has been able to hear the workers of the present database.
-///
-/// Without shared memory nobody keeps watch over interruptions, and the server's start has to do. With it, a
-/// database that the launcher has not seen yet, or in which nobody is heard, is observed from now on.
-pub fn observing_since() -> DateTime<Utc> {
-    if !is_preloaded() {
-        return pg::server_started_at();
-    }
-    match state(pg::current_database()) {
-        Some(state) if !state.deaf => pg::from_postgres(state.observing_since),
-        _ => pg::now(),
-    }
-}
-
-/// Functions refuse heartbeats in the present database, so no silence counts until [`can_hear`].
-pub fn cannot_hear() {
-    change(pg::current_database(), |state| state.deaf = true);
-}
-
-/// Functions take heartbeats in the present database; if they did not before, observation starts anew.
-pub fn can_hear(now: DateTime<Utc>) {
-    change(pg::current_database(), |state| {
-        if std::mem::take(&mut state.deaf) {
-            state.observing_since = pg::to_postgres(now);
-        }
-    });
-}
-
-/// The extension was created in the present database: silence before it proves nothing about anybody, and whatever
-/// was known of its absence is out of date.
-pub fn installed(now: DateTime<Utc>) {
-    if is_preloaded() {
-        change(pg::current_database(), |state| {
-            state.observing_since = pg::to_postgres(now);
-            state.presence = Presence::Unknown;
-        });
-        request_visit();
-    }
-}
-
-/// Starts observation anew in all databases.
-pub fn observe_all_from(now: DateTime<Utc>) {
-    DATABASES.exclusive().observe_from(now);
-}
-
-/// Reads both clocks. If the wall clock was stepped since somebody last did, or all processes stood still, observation
-/// starts anew in all databases: by the launcher in each round and before each judgement, so that nobody judges by a
-/// clock that was stepped a moment ago.
-pub fn watch_clocks() -> Moment {
-    let now = Moment { wall: pg::now(), monotonic: pg::monotonic() };
-    if !is_preloaded() {
-        return now;
-    }
-    let threshold = settings::stale_threshold();
-    let interruption = {
-        let mut shared = DATABASES.exclusive();
-        let interruption = shared.interruption(now, threshold);
-        if interruption.is_some() {
-            shared.observe_from(now.wall);
-        }
-        interruption
-    };
-    if let Some(interruption) = interruption {
-        log_interruption(&interruption);
-    }
-    now
-}
-
-/// To the server's log alone: the caller of `rgrid_sweep()` may be the first to notice.
-fn log_interruption(interruption: &Interruption) {
-    let line = match interruption {
-        Interruption::ClockStepped => "the system clock was stepped or the machine was suspended",
-        Interruption::Frozen => "the server stood still",
-    };
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        format!("{line}: silence counts from now on"),
-        "rgrid_heartbeat",
-    )
-    .report(PgLogLevel::LOG_SERVER_ONLY);
-}
-
 /// Takes note of workers of the present database whose heartbeats were from the future; whether that is news: a clock
 /// that is wrong stays wrong, and is talked of once an hour at most.
 pub fn note_future(workers: usize, now: DateTime<Utc>) -> bool {
@@ -478,11 +339,6 @@ pub fn note_future(workers: usize, now: DateTime<Utc>) -> bool {
         std::mem::replace(&mut state.from_the_future_at, now)
     });
     earlier.is_none_or(|earlier| earlier == 0 || now.abs_diff(earlier) > HOUR)
-}
-
-/// The launcher says when it wants to be awake again; `None` when it is.
-pub fn launcher_wakes_at(at: Option<Duration>) {
-    DATABASES.exclusive().launcher_wakes_at = at;
 }
 
 /// Asks the launcher to look at the present database as soon as it can, unless it is known to have the extension:
