@@ -17,6 +17,8 @@ use crate::pg::scope;
 /// A table that could not be dealt with, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The watched table whose jobs it is about, if it is about jobs.
+    job_table: Option<String>,
     /// What could not be done.
     attempt: String,
     /// What the table said.
@@ -25,28 +27,36 @@ pub struct Problem {
 
 impl Problem {
     fn of_jobs(table: &JobTable, error: &Error) -> Self {
-        Self { attempt: format!("settle jobs in table {}", table.target), reason: error.message() }
+        Self {
+            job_table: Some(table.name.clone()),
+            // Of a table with parts on several servers, the part.
+            attempt: format!("settle jobs in table {}", table.target),
+            reason: error.message(),
+        }
     }
 
     /// Jobs that other sessions have locked.
     pub fn of_locked_jobs(table: &str, jobs: i64) -> Self {
-        let reason = format!("rows skipped because they are locked by other sessions: {jobs}");
-        Self { attempt: format!("settle jobs in table {table}"), reason }
+        Self {
+            job_table: Some(table.to_owned()),
+            attempt: format!("settle jobs in table {table}"),
+            reason: format!("rows skipped because they are locked by other sessions: {jobs}"),
+        }
     }
 
-    /// Whether it is about the jobs of this table.
+    /// Whether it is about the jobs of this watched table.
     pub fn is_of_jobs(&self, table: &str) -> bool {
-        self.attempt == format!("settle jobs in table {table}")
+        self.job_table.as_deref() == Some(table)
     }
 
     /// Heartbeats that could not be written to their rows.
     pub fn of_flush(error: &Error) -> Self {
-        Self { attempt: "write heartbeats".into(), reason: error.message() }
+        Self { job_table: None, attempt: "write heartbeats".into(), reason: error.message() }
     }
 
     /// Old rows that could not be removed.
     pub fn of_pruning(error: &Error) -> Self {
-        Self { attempt: "prune old deaths".into(), reason: error.message() }
+        Self { job_table: None, attempt: "prune old deaths".into(), reason: error.message() }
     }
 
     /// The problem as a line of the log.

@@ -7,66 +7,25 @@
 //! the ledger's row, which a returning worker must change.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::ledger::{self, Death, Reason};
 use crate::liveness::Hold;
-use crate::pg::{self, scope};
-use crate::settle::{Problem, Settlement, running, settle, settle_now};
+use crate::pg;
+use crate::settle::{Settlement, running, settle, settle_now};
 use crate::workers::{HeartbeatTable, Worker};
 use crate::{buffer, databases, liveness, mass_death, notify, settings};
 
 mod by_hand;
+mod log_lines;
+mod report;
 
-/// One row of `rgrid_sweep()`.
-pub struct Line {
-    worker: Worker,
-    job_table: Option<String>,
-    failed: i64,
-    requeued: i64,
-}
-
-/// What a sweep did, or would do.
-#[derive(Default)]
-pub struct Report {
-    /// One line for each dead worker and table, or for a worker that ran nothing.
-    pub lines: Vec<Line>,
-    /// Tables that failed.
-    pub problems: Vec<Problem>,
-}
-
-impl Report {
-    /// Adds problems, each table's once.
-    fn add_problems(&mut self, problems: Vec<Problem>) {
-        for problem in problems {
-            if !self.problems.contains(&problem) {
-                self.problems.push(problem);
-            }
-        }
-    }
-
-    fn add(&mut self, workers: Vec<Worker>, mut settlement: Settlement, without_jobs: bool) {
-        self.add_problems(std::mem::take(&mut settlement.problems));
-        for worker in workers {
-            let jobs = settlement.by_worker.remove(&worker.id).unwrap_or_default();
-            if jobs.is_empty() && without_jobs {
-                self.lines.push(Line { worker: worker.clone(), job_table: None, failed: 0, requeued: 0 });
-            }
-            self.lines.extend(jobs.into_iter().map(|(table, jobs)| Line {
-                worker: worker.clone(),
-                job_table: Some(table),
-                failed: jobs.failed,
-                requeued: jobs.requeued,
-            }));
-        }
-    }
-}
+pub use log_lines::printable;
+use log_lines::{counted, epitaph, log_at_commit, return_of};
+pub use report::{Leftovers, Report};
 
 /// Whom a sweep has to deal with, as it is at the first look: nothing is locked.
 pub struct Seen {
@@ -77,38 +36,6 @@ pub struct Seen {
     /// Those who have beaten later than the clock says. What else is to be said of them is said when they have been
     /// pulled back.
     pub future: Vec<Worker>,
-}
-
-/// Running jobs of workers that are in the ledger as dead.
-#[derive(Default)]
-pub struct Leftovers {
-    /// The workers.
-    pub workers: Vec<String>,
-    /// How many jobs of theirs each table has that were not settled yet.
-    jobs: BTreeMap<String, i64>,
-    /// Tables that could not be asked.
-    pub problems: Vec<Problem>,
-}
-
-impl Leftovers {
-    /// Takes off what was settled.
-    pub fn take_off(&mut self, report: &Report) {
-        for line in &report.lines {
-            let left = line.job_table.as_ref().and_then(|table| self.jobs.get_mut(table));
-            if let Some(left) = left {
-                *left -= line.failed + line.requeued;
-            }
-        }
-    }
-
-    /// Jobs that are still there although their tables did not fail: other sessions have locked them.
-    pub fn locked(&self, failed: &[Problem]) -> (u64, Vec<Problem>) {
-        let locked = self.jobs.iter().filter(|(_, left)| **left > 0);
-        let locked: Vec<_> =
-            locked.filter(|(table, _)| failed.iter().all(|p| !p.is_of_jobs(table))).collect();
-        let count = locked.iter().filter_map(|(_, left)| u64::try_from(**left).ok()).sum();
-        (count, locked.into_iter().map(|(table, left)| Problem::of_locked_jobs(table, *left)).collect())
-    }
 }
 
 /// A sweep of the present database, made anew for each transaction.
@@ -344,61 +271,6 @@ fn record(installation: &Installation, deaths: &[Death], settlement: &Settlement
     }
     log_at_commit(lines);
     notify::send(&notices)
-}
-
-/// The log line of a death.
-fn epitaph(death: &Death) -> String {
-    let id = printable(&death.worker.id);
-    let host =
-        death.worker.hostname.as_deref().map_or("unknown".into(), |name| format!("\"{}\"", printable(name)));
-    let jobs = counted(death.jobs_failed, death.jobs_requeued);
-    let seconds = seconds(liveness::silence(death.declared_dead_at, death.worker.last_heartbeat_at));
-    match death.reason {
-        Reason::Stale => {
-            format!("worker \"{id}\" on host {host} declared dead: last heartbeat {seconds} s ago, {jobs}")
-        }
-        Reason::Restarted => format!(
-            "worker \"{id}\" on host {host} was registered again: last heartbeat {seconds} s ago, {jobs}"
-        ),
-        Reason::Deregistered => format!(
-            "worker \"{id}\" on host {host} deregistered with running jobs: \
-             last heartbeat {seconds} s ago, {jobs}"
-        ),
-    }
-}
-
-/// The log line of a return.
-fn return_of(worker: &str) -> String {
-    format!("worker \"{}\" came back after it was declared dead", printable(worker))
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{:.1}", duration.as_secs_f64())
-}
-
-fn counted(failed: i64, requeued: i64) -> String {
-    match requeued {
-        0 => format!("jobs failed: {failed}"),
-        _ => format!("jobs failed: {failed}, requeued: {requeued}"),
-    }
-}
-
-/// A name from a table that others write, fit for one line of the log.
-pub fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// To the server's log alone: what goes to a client may fail, and nothing may fail after the commit.
-pub fn log_at_commit(lines: Vec<String>) {
-    if lines.is_empty() {
-        return;
-    }
-    scope::at_commit(move || {
-        for line in lines {
-            ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line, "rgrid_heartbeat")
-                .report(PgLogLevel::LOG_SERVER_ONLY);
-        }
-    });
 }
 
 fn ids(workers: &[Worker]) -> Vec<String> {

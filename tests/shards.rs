@@ -92,6 +92,8 @@ fn jobs_on_three_servers_are_settled_in_one_sweep_and_a_server_that_is_away_cost
     wait_until("a line in the log", || {
         !coordinator.log_lines_with(&["could not settle jobs in table public.jobs_2"]).is_empty()
     });
+    await_sweep(&mut client, "witness");
+    assert_eq!(coordinator.log_lines_with(&["locked by other sessions"]).len(), 0, "that is not the reason");
     far.start();
     wait_until("the jobs of the server that was away", || {
         ask::<String>(&mut far.connect("postgres"), there, &[]) == "failed"

@@ -1,0 +1,65 @@
+//! What the server's log says of deaths and returns.
+
+use std::time::Duration;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::ledger::{Death, Reason};
+use crate::liveness;
+use crate::pg::scope;
+
+/// The log line of a death.
+pub fn epitaph(death: &Death) -> String {
+    let id = printable(&death.worker.id);
+    let host =
+        death.worker.hostname.as_deref().map_or("unknown".into(), |name| format!("\"{}\"", printable(name)));
+    let jobs = counted(death.jobs_failed, death.jobs_requeued);
+    let seconds = seconds(liveness::silence(death.declared_dead_at, death.worker.last_heartbeat_at));
+    match death.reason {
+        Reason::Stale => {
+            format!("worker \"{id}\" on host {host} declared dead: last heartbeat {seconds} s ago, {jobs}")
+        }
+        Reason::Restarted => format!(
+            "worker \"{id}\" on host {host} was registered again: last heartbeat {seconds} s ago, {jobs}"
+        ),
+        Reason::Deregistered => format!(
+            "worker \"{id}\" on host {host} deregistered with running jobs: \
+             last heartbeat {seconds} s ago, {jobs}"
+        ),
+    }
+}
+
+/// The log line of a return.
+pub fn return_of(worker: &str) -> String {
+    format!("worker \"{}\" came back after it was declared dead", printable(worker))
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1}", duration.as_secs_f64())
+}
+
+pub fn counted(failed: i64, requeued: i64) -> String {
+    match requeued {
+        0 => format!("jobs failed: {failed}"),
+        _ => format!("jobs failed: {failed}, requeued: {requeued}"),
+    }
+}
+
+/// A name from a table that others write, fit for one line of the log.
+pub fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// To the server's log alone: what goes to a client may fail, and nothing may fail after the commit.
+pub fn log_at_commit(lines: Vec<String>) {
+    if lines.is_empty() {
+        return;
+    }
+    scope::at_commit(move || {
+        for line in lines {
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line, "rgrid_heartbeat")
+                .report(PgLogLevel::LOG_SERVER_ONLY);
+        }
+    });
+}
