@@ -4,6 +4,8 @@
 //! altered the table since it was watched. Which tables there are is in [`registry`], what they need in [`columns`],
 //! the texts of the statements in [`statement`].
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -108,12 +110,14 @@ impl JobTable {
         let arguments =
             [arrays::of(workers), self.watch.error_message.as_str().into(), pg::timestamptz(now).into()];
         let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
-        let jobs = scope::as_role_waiting(self.relation.owner, &[self.relation.oid], timeout, || {
+        let mut settled = ByWorker::default();
+        scope::as_role_waiting(self.relation.owner, &[self.relation.oid], timeout, || {
             sql::update(&statement, &arguments, |row| {
-                Ok((row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?))
+                settled.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
+                Ok(())
             })
         })?;
-        Ok(by_worker(jobs))
+        Ok(settled.0.into_values().collect())
     }
 
     /// How many jobs each of these workers is running; workers that run none are left out.
@@ -168,20 +172,30 @@ fn is_foreign(relation: &catalog::Relation) -> bool {
     relation.kind == pg_sys::RELKIND_FOREIGN_TABLE
 }
 
-/// Jobs of one worker behind one another become one.
-fn by_worker(mut jobs: Vec<(String, bool, Option<String>)>) -> Vec<Settled> {
-    jobs.sort_unstable();
-    let mut settled: Vec<Settled> = Vec::new();
-    for (worker, requeued, key) in jobs {
-        if settled.last().is_none_or(|last| last.worker != worker) {
-            settled.push(Settled { worker, failed: 0, requeued: 0, keys: Vec::new() });
+/// Keys of a worker's jobs that are remembered: more do not fit in a notification, where each takes four bytes.
+const MOST_KEYS: usize = 2_000;
+
+/// Settled jobs as they come, added up for each worker.
+#[derive(Default)]
+struct ByWorker(HashMap<String, Settled>);
+
+impl ByWorker {
+    fn add(&mut self, worker: &str, requeued: bool, key: Option<&str>) {
+        let settled = match self.0.get_mut(worker) {
+            Some(settled) => settled,
+            None => self.0.entry(worker.to_owned()).or_insert_with(|| Settled {
+                worker: worker.to_owned(),
+                failed: 0,
+                requeued: 0,
+                keys: Vec::new(),
+            }),
+        };
+        settled.failed += i64::from(!requeued);
+        settled.requeued += i64::from(requeued);
+        if settled.keys.len() < MOST_KEYS {
+            settled.keys.extend(key.map(str::to_owned));
         }
-        let Some(last) = settled.last_mut() else { continue };
-        last.failed += i64::from(!requeued);
-        last.requeued += i64::from(requeued);
-        last.keys.extend(key);
     }
-    settled
 }
 
 /// The column that alone is a table's primary key.
@@ -213,21 +227,22 @@ pub fn may_be_locked(error: &Error) -> bool {
 mod tests {
     use super::*;
 
-    fn job(worker: &str, requeued: bool, key: &str) -> (String, bool, Option<String>) {
-        (worker.into(), requeued, Some(key.into()))
-    }
-
     #[test]
     fn jobs_are_counted_by_worker_and_outcome_with_their_keys() {
-        let settled = by_worker(vec![job("b", false, "1"), job("a", true, "2"), job("b", true, "3")]);
-        let counts: Vec<_> =
-            settled.iter().map(|jobs| (jobs.worker.as_str(), jobs.failed, jobs.requeued)).collect();
-        assert_eq!(counts, [("a", 0, 1), ("b", 1, 1)]);
-        assert_eq!(settled[1].keys, ["1", "3"]);
+        let mut settled = ByWorker::default();
+        for (worker, requeued, key) in [("b", false, "1"), ("a", true, "2"), ("b", true, "3")] {
+            settled.add(worker, requeued, Some(key));
+        }
+        settled.add("b", false, None);
+        let b = &settled.0["b"];
+        assert_eq!((b.failed, b.requeued, b.keys.join(" ").as_str()), (2, 1, "1 3"));
+        assert_eq!((settled.0["a"].failed, settled.0["a"].requeued), (0, 1));
     }
 
     #[test]
-    fn nothing_settled_is_nobodys() {
-        assert!(by_worker(Vec::new()).is_empty());
+    fn more_jobs_than_keys_fit_are_counted_all_the_same() {
+        let mut settled = ByWorker::default();
+        (0..MOST_KEYS + 500).for_each(|key| settled.add("a", false, Some(&key.to_string())));
+        assert_eq!((settled.0["a"].failed, settled.0["a"].keys.len()), (2_500, MOST_KEYS));
     }
 }

@@ -24,14 +24,14 @@ impl<'a> Statements<'a> {
 
     /// Counts the running jobs of each worker: those to be failed, and those to be given back.
     pub fn running(&self) -> String {
-        let again = self.again().unwrap_or_else(|| "false".into());
-        format!(
-            "SELECT {worker}, count(*) FILTER (WHERE NOT {again}), count(*) FILTER (WHERE {again}) \
-             FROM {target} WHERE {jobs} GROUP BY 1",
-            worker = self.worker(),
-            target = self.target(),
-            jobs = self.running_jobs(),
-        )
+        let counts = match self.again() {
+            None => "count(*), 0::bigint".into(),
+            Some(again) => {
+                format!("count(*) FILTER (WHERE NOT {again}), count(*) FILTER (WHERE {again})")
+            }
+        };
+        let (worker, target, jobs) = (self.worker(), self.target(), self.running_jobs());
+        format!("SELECT {worker}, {counts} FROM {target} WHERE {jobs} GROUP BY 1")
     }
 
     /// Locks the running jobs, waiting for whoever has them.

@@ -46,7 +46,7 @@ pub fn select<T>(
 pub fn update<T>(
     statement: &str,
     arguments: &[DatumWithOid<'_>],
-    read: impl Fn(Row<'_>) -> Result<T>,
+    mut read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
     let _ours = names::run(statement);
     Spi::connect_mut(|client| match scope::has_one_snapshot() {
