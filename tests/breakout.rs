@@ -274,46 +274,6 @@ fn a_trigger_on_a_child_does_not_run_as_the_parents_owner() {
 }
 
 #[test]
-fn a_foreign_table_is_not_reached_with_the_superusers_password() {
-    let server = by_hand();
-    let database = server.database("mapping");
-    let mut client = database.connect();
-    run(&mut client, &ARMS.replace("@me", "mapping"));
-    let columns = "status text, worker_id text, execution_error text, completed_at timestamp";
-    run(
-        &mut client,
-        &format!(
-            "CREATE TABLE secrets ({columns}); INSERT INTO secrets VALUES ('running', 'silent');
-             CREATE EXTENSION postgres_fdw;
-             CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw
-                 OPTIONS (host '{}', port '5432', dbname 'mapping');
-             CREATE USER MAPPING FOR postgres SERVER here OPTIONS (user 'postgres');
-             GRANT USAGE ON FOREIGN SERVER here TO mapping;
-             GRANT EXECUTE ON FUNCTION rgrid_watch_jobs TO mapping",
-            server.socket_directory().display()
-        ),
-    );
-    let mut owner = database.connect_as("mapping");
-    run(
-        &mut owner,
-        &format!(
-            "CREATE FOREIGN TABLE mapping.jobs ({columns}) SERVER here
-                 OPTIONS (schema_name 'public', table_name 'secrets');
-             SELECT rgrid_watch_jobs('mapping.jobs')"
-        ),
-    );
-    silent_worker(&mut client, "silent");
-    sweep_away(&mut client, "silent");
-    // A mapping of its own onto the superuser, for whom this server asks no password.
-    run(&mut owner, "CREATE USER MAPPING FOR mapping SERVER here OPTIONS (user 'postgres')");
-    run(&mut client, "SELECT rgrid_sweep(); SELECT rgrid_register('silent')");
-    assert_eq!(ask::<String>(&mut client, "SELECT status FROM secrets", &[]), "running");
-    for reason in ["user mapping not found", "password is required"] {
-        assert!(!server.log_lines_with(&["in table mapping.jobs", reason]).is_empty(), "{reason}");
-    }
-}
-
-#[test]
 fn event_triggers_are_for_superusers_and_a_sweep_sets_none_off() {
     let server = by_hand();
     let database = server.database("eventful");

@@ -1,5 +1,5 @@
-//! Jobs that are spread over several servers: the table of jobs is partitioned, and its partitions are foreign tables.
-//! Needs postgres_fdw.
+//! Jobs on other servers, in foreign tables and in foreign partitions: settled in one sweep, and with no more rights than
+//! the owner's there. Needs postgres_fdw.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod cluster;
@@ -128,4 +128,44 @@ fn a_locked_job_on_another_server_keeps_back_its_own_worker_alone() {
     wait_until("the job that was locked", || statuses(&mut client, "w3").is_empty());
     let sql = "SELECT count(*) FROM jobs WHERE status = 'queued' AND worker_id IS NULL AND retry_count = 1";
     assert_eq!(ask::<i64>(&mut client, sql, &[]), 12);
+}
+
+#[test]
+fn a_foreign_table_is_not_reached_with_the_superusers_password() {
+    let server = Cluster::builder().setting("rgrid_heartbeat.check_interval", "1h").start();
+    let database = server.database("mapping");
+    let mut client = database.connect();
+    create_attacker(&mut client, "mapping");
+    let columns = "status text, worker_id text, execution_error text, completed_at timestamp";
+    run(
+        &mut client,
+        &format!(
+            "CREATE TABLE secrets ({columns}); INSERT INTO secrets VALUES ('running', 'silent');
+             CREATE EXTENSION postgres_fdw;
+             CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw
+                 OPTIONS (host '{}', port '5432', dbname 'mapping');
+             CREATE USER MAPPING FOR postgres SERVER here OPTIONS (user 'postgres');
+             GRANT USAGE ON FOREIGN SERVER here TO mapping;
+             GRANT EXECUTE ON FUNCTION rgrid_watch_jobs TO mapping",
+            server.socket_directory().display()
+        ),
+    );
+    let mut owner = database.connect_as("mapping");
+    run(
+        &mut owner,
+        &format!(
+            "CREATE FOREIGN TABLE mapping.jobs ({columns}) SERVER here
+                 OPTIONS (schema_name 'public', table_name 'secrets');
+             SELECT rgrid_watch_jobs('mapping.jobs')"
+        ),
+    );
+    silent_worker(&mut client, "silent");
+    sweep_away(&mut client, "silent");
+    // A mapping of its own onto the superuser, for whom this server asks no password.
+    run(&mut owner, "CREATE USER MAPPING FOR mapping SERVER here OPTIONS (user 'postgres')");
+    run(&mut client, "SELECT rgrid_sweep(); SELECT rgrid_register('silent')");
+    assert_eq!(ask::<String>(&mut client, "SELECT status FROM secrets", &[]), "running");
+    for reason in ["user mapping not found", "password is required"] {
+        assert!(!server.log_lines_with(&["in table mapping.jobs", reason]).is_empty(), "{reason}");
+    }
 }
