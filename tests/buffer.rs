@@ -112,10 +112,13 @@ fn one_call_for_many_known_workers_assigns_no_xid_and_answers_in_their_order() {
     assert_eq!(ask::<String>(&mut client, &answers, &[]), wanted);
     let rows: i64 = ask(&mut client, "SELECT count(*) FROM worker_heartbeats WHERE hostname = 'host'", &[]);
     assert_eq!(rows, 300);
-    run(&mut client, "BEGIN");
-    assert_eq!(ask::<String>(&mut client, &answers, &[]), wanted);
-    assert!(ask::<bool>(&mut client, "SELECT pg_current_xact_id_if_assigned() IS NULL", &[]));
-    run(&mut client, "COMMIT");
+    wait_until("a call for three hundred known workers without a transaction id", || {
+        run(&mut client, "BEGIN");
+        assert_eq!(ask::<String>(&mut client, &answers, &[]), wanted);
+        let without = ask(&mut client, "SELECT pg_current_xact_id_if_assigned() IS NULL", &[]);
+        run(&mut client, "COMMIT");
+        without
+    });
 }
 
 #[test]
@@ -216,7 +219,7 @@ fn a_first_heartbeat_that_is_rolled_back_leaves_nothing_and_the_next_one_registe
         assert_eq!(rows(&mut client, worker), 0, "{worker}");
         assert!(!beats_in_memory(&mut client, worker), "{worker} is known in memory but has no row");
         assert_eq!(rows(&mut client, worker), 1, "{worker}");
-        assert!(beats_in_memory(&mut client, worker), "{worker}");
+        known_worker(&mut client, worker);
     }
 }
 
@@ -278,7 +281,7 @@ fn a_repeatable_read_transaction_beats_in_memory_as_long_as_its_worker_lives() {
     }
     run(&mut long, "ROLLBACK");
     assert_eq!(beat(&mut long, "worker"), 2);
-    assert!(beats_in_memory(&mut long, "worker"));
+    known_worker(&mut long, "worker");
     assert_eq!(ledger(&mut long, "worker"), ["1 stale 0 returned"]);
 }
 
@@ -299,7 +302,7 @@ fn a_heartbeat_during_a_sweep_of_its_worker_waits_for_the_sweeps_outcome() {
         run(&mut sweep, outcome);
         assert_eq!(answer.join().expect("the heartbeat is answered"), incarnation, "{outcome}");
         assert_eq!(failed_jobs(&mut sweep, "worker"), failed, "{outcome}");
-        assert!(beats_in_memory(&mut sweep, "worker"), "{outcome}");
+        known_worker(&mut sweep, "worker");
     }
     assert_eq!(ledger(&mut sweep, "worker"), ["1 stale 2 returned"]);
 }
