@@ -115,6 +115,7 @@ STAGE = $(CURDIR)/target/$(PROFILE)/rgrid_heartbeat-pg$(PG_MAJOR)
 do-package: $(PGRX_HOME)/config.toml
 	rm -rf $(STAGE)
 	cargo pgrx package --profile $(PROFILE) --pg-config $(PGRX_PG_CONFIG_PATH) --out-dir $(STAGE) $(FEATURES)
+	install -m 644 sql/archive/*.sql $(STAGE)$$($(PG_CONFIG) --sharedir)/extension
 
 do-lint: $(PGRX_HOME)/config.toml
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
@@ -122,8 +123,9 @@ do-lint: $(PGRX_HOME)/config.toml
 .PHONY: lint-sql lint-packaging lint-monitoring deb test-deb
 .PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
-do-lint-sql: # the script that do-package has laid out, upgrades as well
-	target/lint/bin/pgspot $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/*.sql
+do-lint-sql: # the scripts of this version that do-package has laid out: to create it, and to update to it
+	cd $(STAGE)$$($(PG_CONFIG) --sharedir)/extension && \
+		$(CURDIR)/target/lint/bin/pgspot rgrid_heartbeat--$(VERSION).sql rgrid_heartbeat--*--$(VERSION).sql
 
 do-lint-packaging:
 	target/lint/bin/hadolint packaging/docker/Dockerfile

@@ -2,7 +2,6 @@
 -- defaults as soon as it exists. A row for it overrides them, or says that it is not watched.
 CREATE TABLE @extschema@.rgrid_job_tables (
     job_table regclass PRIMARY KEY,
-    watched boolean NOT NULL DEFAULT true,
     worker_column name NOT NULL DEFAULT 'worker_id',
     status_column name NOT NULL DEFAULT 'status',
     running_status text NOT NULL DEFAULT 'running',
@@ -10,6 +9,7 @@ CREATE TABLE @extschema@.rgrid_job_tables (
     error_column name DEFAULT 'execution_error',
     error_message text NOT NULL DEFAULT 'Worker died unexpectedly',
     finished_column name DEFAULT 'completed_at',
+    watched boolean NOT NULL DEFAULT true,
     on_death text NOT NULL DEFAULT 'fail'
         CHECK (on_death OPERATOR(pg_catalog.=) ANY ('{fail,requeue}'::pg_catalog.text[])),
     queued_status text NOT NULL DEFAULT 'queued',
@@ -24,8 +24,6 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
 COMMENT ON TABLE @extschema@.rgrid_job_tables IS
     'Tables whose running jobs are settled when their worker dies; executions in this schema needs no row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.job_table IS 'The table of jobs';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched IS
-    'Whether it is settled; false only for executions in this schema, which would be watched without a row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.worker_column IS 'Column with the id of the worker that runs the job';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.status_column IS 'Column with the job''s status';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.running_status IS 'Status of a job that a worker is running';
@@ -34,6 +32,8 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_column IS 'Column for the e
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_message IS 'What is written there';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
     'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched IS
+    'Whether it is settled; false only for executions in this schema, which would be watched without a row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.on_death IS
     'fail: jobs of a dead worker are failed; requeue: they go back to the queue while they have attempts left';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.queued_status IS 'Status of a job that waits for a worker';

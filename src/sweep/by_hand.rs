@@ -4,7 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::{Report, Sweep, ids};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, scope};
 use crate::settle::{Problem, running};
@@ -92,9 +92,9 @@ fn notice_of_more(silent: usize) {
 /// death is held back, unless `force` is true. Waits for no lock longer than a second. Returns
 /// a row for each dead worker and job table in which it had running jobs, or one with a NULL `job_table` for
 /// one that had none; then rows for jobs left over from earlier deaths.
-#[pg_extern]
+#[pg_extern(name = "rgrid_sweep")]
 #[allow(clippy::type_complexity, reason = "the columns of the result")]
-fn rgrid_sweep(
+fn rgrid_sweep_0_2(
     dry_run: default!(bool, "false"),
     force: default!(bool, "false"),
 ) -> Result<
@@ -133,4 +133,13 @@ fn rgrid_sweep(
 fn sweep(only_tell: bool, force: bool) -> Result<Report> {
     let sweep = Sweep::new(Installation::of_caller()?)?;
     if only_tell { dry_run(&sweep, force) } else { run(&sweep, force) }
+}
+
+/// What `rgrid_sweep(dry_run)` calls in a database that has the objects of 0.1.0: they are to be updated first.
+/// A function that gets another argument gets another name in the library, because the objects of a version may
+/// meet every later library.
+#[pg_extern(sql = false)]
+fn rgrid_sweep(_dry_run: bool) -> Result<(), ErrorReport> {
+    let Installation { version, .. } = Installation::of_caller()?;
+    Err(Error::ForeignVersion { version }.into())
 }
