@@ -124,16 +124,14 @@ impl JobTable {
     pub fn running(&self, workers: &[String]) -> Result<Vec<Settled>> {
         let columns = self.columns()?;
         let statement = Statements::new(self, &columns, None).running();
+        let mut running = ByWorker::default();
         self.as_owner(|| {
             sql::select(&statement, &[arrays::of(workers)], |row| {
-                Ok(Settled {
-                    worker: row.required(1, "worker")?,
-                    failed: row.required(2, "count")?,
-                    requeued: row.required(3, "count")?,
-                    keys: Vec::new(),
-                })
+                running.add(row.required(1, "worker")?, row.required(2, "outcome")?, None);
+                Ok(())
             })
-        })
+        })?;
+        Ok(running.0.into_values().collect())
     }
 
     /// Checks that the table has what settling needs, and answers what that is.
@@ -175,7 +173,7 @@ fn is_foreign(relation: &catalog::Relation) -> bool {
 /// Keys of a worker's jobs that are remembered: more do not fit in a notification, where each takes four bytes.
 const MOST_KEYS: usize = 2_000;
 
-/// Settled jobs as they come, added up for each worker.
+/// Jobs as they come, added up for each worker.
 #[derive(Default)]
 struct ByWorker(HashMap<String, Settled>);
 

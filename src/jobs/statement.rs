@@ -22,16 +22,11 @@ impl<'a> Statements<'a> {
         Self { table, columns, key: key.map(spi::quote_identifier) }
     }
 
-    /// Counts the running jobs of each worker: those to be failed, and those to be given back.
+    /// The running jobs: the worker of each, and whether the job would be given back.
     pub fn running(&self) -> String {
-        let counts = match self.again() {
-            None => "count(*), 0::bigint".into(),
-            Some(again) => {
-                format!("count(*) FILTER (WHERE NOT {again}), count(*) FILTER (WHERE {again})")
-            }
-        };
+        let again = self.again().unwrap_or_else(|| "false".into());
         let (worker, target, jobs) = (self.worker(), self.target(), self.running_jobs());
-        format!("SELECT {worker}, {counts} FROM {target} WHERE {jobs} GROUP BY 1")
+        format!("SELECT {worker}, {again} FROM {target} WHERE {jobs}")
     }
 
     /// Locks the running jobs, waiting for whoever has them.

@@ -33,7 +33,7 @@ impl Row<'_> {
 pub fn select<T>(
     statement: &str,
     arguments: &[DatumWithOid<'_>],
-    read: impl Fn(Row<'_>) -> Result<T>,
+    mut read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
     let _ours = names::run(statement);
     Spi::connect(|client| client.select(statement, None, arguments)?.map(|row| read(Row(row))).collect())
