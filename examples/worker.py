@@ -12,7 +12,8 @@ What a worker owes the database:
 Should it fall silent all the same, the database fails its running jobs. A worker that was only cut off or frozen hears
 of that with its next heartbeat: the incarnation that rgrid_heartbeat() answers is another one than before.
 
-Needs psycopg 3.1, EXECUTE on rgrid_register, rgrid_heartbeat and rgrid_deregister, SELECT and UPDATE on executions.
+Needs psycopg 3.1, EXECUTE on rgrid_register, rgrid_heartbeat and rgrid_deregister, SELECT and UPDATE on executions, and
+RGrid's columns in it: id, execution_id, status, worker_id, execution_error, started_at, completed_at.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths_pruned IS 'Rows of 
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.typical_gap_seconds IS
     'Median time between two heartbeats of a worker, in seconds, seen at flushes in the last hours; NULL before enough were';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.longest_gap_seconds IS
-    'Their 99th percentile, in seconds; too low by up to flush_interval, never too high but for a fifth';
+    'Their 99th percentile, in seconds; too low by up to a fifth and flush_interval, never too high';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.errors IS 'Rounds of sweepers that met a problem or failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.failures_in_a_row IS
     'Sweepers that failed since the last one that did not';

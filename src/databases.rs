@@ -24,7 +24,7 @@ pub use observation::*;
 use text::Text;
 
 /// Databases that fit. A cluster with more is swept all the same for the ones that fit.
-const CAPACITY: usize = 1_024;
+pub const CAPACITY: usize = 1_024;
 
 /// In Postgres' microseconds.
 const HOUR: u64 = 3_600_000_000;

@@ -129,21 +129,23 @@ fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
     Ok(())
 }
 
-/// When an update is refused: the job is as a sweep has left it, and is to become something else than queued or
-/// claimed. What a sweep leaves is told by the status and, where there is a column for it, the error message.
+/// When an update is refused: the job is as a sweep has left it, and is to become neither queued nor claimed, nor to
+/// stay as it is. What a sweep leaves is told by the status and, where there is a column for it, the error message.
 fn condition(jobs: &JobTable) -> String {
     let watch = &jobs.watch;
     let status = quote_identifier(&watch.status_column);
-    let allowed =
-        [&watch.dead_status, &watch.running_status, &watch.queued_status].map(quote_literal).join(", ");
+    let afresh = [&watch.running_status, &watch.queued_status].map(quote_literal).join(", ");
     let given_up = match watch.on_death {
         OnDeath::Fail => quote_literal(&watch.dead_status),
         OnDeath::Requeue => [&watch.dead_status, &watch.queued_status].map(quote_literal).join(", "),
     };
     let mut condition = format!("OLD.{status}::pg_catalog.text IN ({given_up})");
+    let mut stays = format!("NEW.{status}::pg_catalog.text = OLD.{status}::pg_catalog.text");
     if let Some(column) = &watch.error_column {
         let (error, message) = (quote_identifier(column), quote_literal(&watch.error_message));
         condition += &format!(" AND pg_catalog.starts_with(OLD.{error}::pg_catalog.text, {message})");
+        stays += &format!(" AND pg_catalog.starts_with(NEW.{error}::pg_catalog.text, {message})");
     }
-    condition + &format!(" AND (NEW.{status} IS NULL OR NEW.{status}::pg_catalog.text NOT IN ({allowed}))")
+    condition
+        + &format!(" AND (NEW.{status}::pg_catalog.text IN ({afresh})) IS NOT TRUE AND ({stays}) IS NOT TRUE")
 }

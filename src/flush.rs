@@ -16,7 +16,7 @@ use crate::{counters, databases};
 
 /// Rows written in one transaction: few enough that a worker which must write its own row does not wait long,
 /// and enough that reading the whole table for each batch, as the planner will with many workers, pays.
-const BATCH: usize = 100_000;
+const BATCH: usize = 250_000;
 
 /// Writes all heartbeats of the present database that are not in their rows, each batch in a transaction of its
 /// own. What cannot be written now, because its row is locked, stays for the next time.

@@ -73,6 +73,8 @@ struct Launcher {
     out_of_slots: bool,
     /// How often a heartbeat had found no entry in shared memory at the last round.
     refused: u64,
+    /// Whether there were more databases than fit at the last round.
+    too_many_databases: bool,
 }
 
 /// When sweepers of a database were started.
@@ -103,6 +105,7 @@ impl Launcher {
             listing_problem: None,
             out_of_slots: false,
             refused: 0,
+            too_many_databases: false,
         }
     }
 
@@ -182,8 +185,13 @@ impl Launcher {
         }
     }
 
-    /// Forgets databases that are gone.
+    /// Forgets databases that are gone, and says, once, when they begin to be too many.
     fn take_note(&mut self, databases: &[Database]) {
+        let too_many = databases.len() > databases::CAPACITY;
+        if too_many && !self.too_many_databases {
+            warn_too_many_databases(databases.len());
+        }
+        self.too_many_databases = too_many;
         let oids: Vec<pg_sys::Oid> = databases.iter().map(|database| database.oid).collect();
         if databases::keep(&oids, self.last_round) {
             buffer::retain(&oids);
@@ -305,5 +313,19 @@ fn warn_refused() {
         buffer::table::ID_LENGTH
     ))
     .set_hint("You might need to increase \"rgrid_heartbeat.max_workers\".")
+    .report(PgLogLevel::WARNING);
+}
+
+fn warn_too_many_databases(databases: usize) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        "too many databases to look after",
+        "rgrid_heartbeat",
+    )
+    .set_detail(format!(
+        "There are {databases}, of which {} fit; the others are not swept for dead workers.",
+        databases::CAPACITY
+    ))
+    .set_hint("In a database that is left out, the check \"sweeper\" of rgrid_health() says so.")
     .report(PgLogLevel::WARNING);
 }

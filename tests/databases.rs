@@ -202,3 +202,29 @@ fn an_extension_in_the_template_is_in_every_new_database() {
     await_sweep(&mut database.connect(), "victim");
     assert_eq!(cluster.worker_errors(), Vec::<String>::new(), "no sweeper tries databases that are closed");
 }
+
+/// Entries of the catalog alone, in the place of a thousand databases: the launcher lists them, and sweepers of them
+/// fail at once.
+#[test]
+fn more_databases_than_fit_are_said_once_and_take_no_place_from_the_others() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.database("grid");
+    let mut client = database.connect();
+    await_sweep(&mut client, "first");
+    run(
+        &mut client,
+        "CREATE TEMP TABLE made_up AS SELECT * FROM pg_database WHERE datname = 'grid';
+         DO $$
+         BEGIN
+             FOR n IN 1..1100 LOOP
+                 UPDATE made_up SET oid = 100000 + n, datname = 'made_up_' || n;
+                 INSERT INTO pg_database SELECT * FROM made_up;
+             END LOOP;
+         END
+         $$",
+    );
+    let said = || cluster.log_lines_with(&["WARNING:", "too many databases to look after"]).len();
+    wait_until("a word about the databases that do not fit", || said() > 0);
+    await_sweep(&mut client, "second");
+    assert_eq!(said(), 1);
+}

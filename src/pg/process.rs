@@ -218,10 +218,16 @@ pub fn reset_session_settings() {
     for (name, value) in settings.iter().chain(version::WORKER_SETTINGS) {
         set_for_worker(name, value);
     }
+    // As much as a VACUUM may have: heartbeats are joined with their rows by a hash, which is slower on disk.
+    // SAFETY: plain settings, in kilobytes.
+    let memory = unsafe { pg_sys::work_mem.max(pg_sys::maintenance_work_mem) };
+    if let Ok(memory) = CString::new(format!("{memory}kB")) {
+        set_for_worker(c"work_mem", &memory);
+    }
 }
 
-fn set_for_worker(name: &'static CStr, value: &'static CStr) {
-    // SAFETY: static strings; the values are valid.
+fn set_for_worker(name: &'static CStr, value: &CStr) {
+    // SAFETY: terminated strings, of which Postgres keeps none; the values are valid.
     unsafe {
         pg_sys::SetConfigOption(
             name.as_ptr(),

@@ -27,6 +27,8 @@ pub fn as_role<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnc
     let _narrowed = names::allow(relations);
     set_local(c"search_path", c"pg_catalog, pg_temp");
     set_local(c"row_security", c"off");
+    // Many rows, few expressions: compiling those takes longer than it saves.
+    set_local(c"jit", c"off");
     // Code of a table's owner may hang, and nobody cancels the statements of a sweeper: it does so itself.
     let _bounded = process::is_sweeper().then(|| process::Timer::start(settings::statement_timeout()));
     work()

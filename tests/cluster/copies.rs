@@ -29,12 +29,12 @@ impl Cluster {
         programs::run_program(restore.args(["--exit-on-error", "-d", database]).arg(dump));
     }
 
-    /// Runs a shell script of the documents in the server's directory, as its superuser.
-    pub fn run_script(&self, script: &str) {
+    /// Runs a shell script of the documents in the server's directory, as its superuser. Returns what it said.
+    pub fn run_script(&self, script: &str) -> String {
         let mut shell = programs::as_server_user("env".as_ref());
         shell.arg(format!("PATH={}:/usr/bin:/bin", self.bindir.display()));
         shell.arg(format!("PGHOST={}", self.dir.display())).arg(format!("PGUSER={SUPERUSER}"));
-        programs::run_program(shell.args(["sh", "-ec", script]).current_dir(&self.dir));
+        programs::run_program(shell.args(["sh", "-ec", script]).current_dir(&self.dir))
     }
 
     /// `pg_dumpall`, and all of it into another server. Only roles that are there already are in its way.

@@ -11,6 +11,9 @@ INSERT INTO jobs VALUES (1, 'w1', 'it''s "lost"', 'gone'), (2, 'w1', 'it''s "los
 UPDATE jobs SET state = 'done' WHERE id = 1;
 UPDATE jobs SET state = 'done' WHERE id = 2;
 UPDATE jobs SET state = NULL WHERE id = 1;
+-- Nor one that tells of a failure.
+UPDATE jobs SET state = 'it''s "lost"', message = 'out of memory' WHERE id = 1;
+UPDATE jobs SET state = 'it''s "lost"', message = NULL WHERE id = 1;
 -- Not by a sweep, or not given up.
 UPDATE jobs SET state = 'done' WHERE id IN (3, 4, 5);
 -- The other columns, the same status, the queue, a new claim.
@@ -21,6 +24,17 @@ UPDATE jobs SET state = 'done' WHERE id = 1;
 UPDATE jobs SET state = 'busy' WHERE id = 2;
 UPDATE jobs SET state = 'done' WHERE id = 2;
 SELECT id, state FROM jobs ORDER BY id;
+-- Given back by a sweep: neither a late result, nor a late failure, nor without an owner's word.
+ALTER TABLE jobs ADD COLUMN tries int;
+SELECT rgrid_watch_jobs('jobs', 'worker', 'state', 'busy', 'it''s "lost"', 'message', 'gone', NULL, 'requeue', 'queued',
+                        'tries', NULL);
+INSERT INTO jobs VALUES (6, NULL, 'queued', 'gone', 1);
+UPDATE jobs SET state = 'done' WHERE id = 6;
+UPDATE jobs SET state = 'it''s "lost"', message = 'out of memory' WHERE id = 6;
+UPDATE jobs SET state = 'it''s "lost"' WHERE id = 6;
+UPDATE jobs SET message = NULL WHERE id = 6;
+UPDATE jobs SET state = 'it''s "lost"' WHERE id = 6;
+SELECT rgrid_fence('jobs');
 -- Taken down, once.
 SELECT rgrid_unfence('jobs');
 SELECT rgrid_unfence('jobs');
