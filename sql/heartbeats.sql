@@ -54,6 +54,14 @@ BEGIN
       AND NOT coalesce(t.typname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (w.types), false)
     LIMIT 1;
 
+    IF problem IS NULL THEN
+        SELECT pg_catalog.format('column "%s" must be NOT NULL', a.attname) INTO problem
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid OPERATOR(pg_catalog.=) adopted.oid AND NOT a.attisdropped AND NOT a.attnotnull
+          AND a.attname OPERATOR(pg_catalog.=) ANY ('{worker_id,last_heartbeat_at}'::pg_catalog.name[])
+        ORDER BY a.attnum LIMIT 1;
+    END IF;
+
     IF problem IS NULL AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_index i
         JOIN pg_catalog.pg_attribute a
@@ -78,7 +86,7 @@ BEGIN
         RAISE EXCEPTION 'table "worker_heartbeats" exists and cannot be adopted: %', problem
             USING ERRCODE = 'invalid_table_definition',
                   DETAIL = 'Needed are worker_id (text or varchar, unique) and last_heartbeat_at (timestamp with or '
-                           'without time zone); hostname (text or varchar) is used when it is there.',
+                           'without time zone), both NOT NULL; hostname (text or varchar) is used when it is there.',
                   HINT = 'Alter or rename the table, or install the extension in another schema.';
     END IF;
     RAISE NOTICE 'table "worker_heartbeats" is adopted as it is';

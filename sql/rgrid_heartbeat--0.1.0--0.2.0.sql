@@ -281,3 +281,9 @@ BEGIN
 END
 $$;
 DROP FUNCTION @extschema@.rgrid_sweep(boolean);
+
+-- Heartbeats were refused until now: when this commits, silence starts to count.
+CREATE FUNCTION @extschema@.rgrid_installed() RETURNS void STRICT LANGUAGE c
+AS 'MODULE_PATHNAME', 'rgrid_installed_wrapper';
+SELECT @extschema@.rgrid_installed();
+DROP FUNCTION @extschema@.rgrid_installed();

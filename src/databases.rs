@@ -358,13 +358,17 @@ pub fn request_visit() {
     launcher.set();
 }
 
-/// Takes note of what went wrong in a sweep, or of nothing; says whether that is news worth a log line.
-pub fn is_news(oid: pg_sys::Oid, problem: &str) -> bool {
+/// Takes note of what went wrong in a round, or of nothing; says whether that is news worth a log line. A round that only
+/// flushed says nothing of what a sweep has met: that is not over.
+pub fn is_news(oid: pg_sys::Oid, problem: &str, has_swept: bool) -> bool {
     let (text, now) = (Text::new(problem), pg::to_postgres(pg::now()));
     let is_news = change(oid, |state| match problem {
         "" => {
-            state.has_problem = false;
+            state.has_problem &= !has_swept;
             false
+        }
+        _ if !has_swept && state.problem().is_some_and(|known| known.contains(problem)) => {
+            state.meet(state.problem, now)
         }
         _ => state.meet(text, now),
     });

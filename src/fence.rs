@@ -118,7 +118,7 @@ fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
         "CREATE TRIGGER {TRIGGER} {timing} UPDATE OF {} ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {function}",
         quote_identifier(&jobs.watch.status_column),
         jobs.name,
-        condition(jobs),
+        condition(jobs)?,
     );
     scope::as_role(jobs.relation.owner, &[jobs.relation.oid], || sql::execute(&statement, &[]))?;
     // Whoever owns the schema may have put another table or function in the place of ours.
@@ -130,8 +130,9 @@ fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
 }
 
 /// When an update is refused: the job is as a sweep has left it, and is to become neither queued nor claimed, nor to
-/// stay as it is. What a sweep leaves is told by the status and, where there is a column for it, the error message.
-fn condition(jobs: &JobTable) -> String {
+/// stay as it is. What a sweep leaves is told by the status and, where there is a column for it, the error message, or
+/// as much of it as the column takes.
+fn condition(jobs: &JobTable) -> Result<String> {
     let watch = &jobs.watch;
     let status = quote_identifier(&watch.status_column);
     let afresh = [&watch.running_status, &watch.queued_status].map(quote_literal).join(", ");
@@ -141,11 +142,14 @@ fn condition(jobs: &JobTable) -> String {
     };
     let mut condition = format!("OLD.{status}::pg_catalog.text IN ({given_up})");
     let mut stays = format!("NEW.{status}::pg_catalog.text = OLD.{status}::pg_catalog.text");
-    if let Some(column) = &watch.error_column {
-        let (error, message) = (quote_identifier(column), quote_literal(&watch.error_message));
+    if let Some(error) = jobs.columns()?.error {
+        let message = quote_literal(&watch.error_message);
+        let message = format!("CAST({message} AS {})::pg_catalog.text", error.column.type_name());
+        let error = error.name;
         condition += &format!(" AND pg_catalog.starts_with(OLD.{error}::pg_catalog.text, {message})");
         stays += &format!(" AND pg_catalog.starts_with(NEW.{error}::pg_catalog.text, {message})");
     }
-    condition
-        + &format!(" AND (NEW.{status}::pg_catalog.text IN ({afresh})) IS NOT TRUE AND ({stays}) IS NOT TRUE")
+    condition +=
+        &format!(" AND (NEW.{status}::pg_catalog.text IN ({afresh})) IS NOT TRUE AND ({stays}) IS NOT TRUE");
+    Ok(condition)
 }

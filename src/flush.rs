@@ -8,11 +8,12 @@ use pgrx::prelude::*;
 
 use crate::buffer::{self, table::Unwritten};
 use crate::error::Result;
+use crate::halving::{Patience, in_halves};
 use crate::installation::Installation;
 use crate::jobs::is_locked;
 use crate::pg::{self, scope};
 use crate::workers::{Beats, HeartbeatTable};
-use crate::{counters, databases};
+use crate::{counters, databases, settings};
 
 /// Rows written in one transaction: few enough that a worker which must write its own row does not wait long,
 /// and enough that reading the whole table for each batch, as the planner will with many workers, pays.
@@ -28,8 +29,9 @@ pub fn flush() -> Result<()> {
         return Ok(());
     }
     let mut outcome = Ok(());
+    let mut patience = Patience::new(settings::statement_timeout());
     for batch in heartbeats.chunks(BATCH) {
-        outcome = flush_batch(batch).and(outcome);
+        outcome = outcome.and(in_halves(batch, &mut patience, &mut flush_batch));
     }
     databases::count(|counters| counters.flushes += 1);
     let count = heartbeats.len();
@@ -48,16 +50,8 @@ fn watch_gaps() {
     databases::change(pg::current_database(), |state| state.gaps.add(&silences, pg::to_postgres(now)));
 }
 
-/// Writes a batch; if the table refuses it, each half by itself, so that one bad row keeps nobody else back.
 fn flush_batch(batch: &[Unwritten]) -> Result<()> {
-    let written = match scope::transaction(|| write(batch)) {
-        Ok(written) => written,
-        Err(error) if batch.len() == 1 => return Err(error),
-        Err(_) => {
-            let (first, second) = batch.split_at(batch.len() / 2);
-            return flush_batch(first).and(flush_batch(second));
-        }
-    };
+    let written = scope::transaction(|| write(batch))?;
     match written.left.is_empty() {
         true => buffer::written(batch),
         false => {

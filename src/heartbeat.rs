@@ -138,9 +138,13 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, 
     Ok(((*id).to_owned(), incarnation))
 }
 
+/// Ids that are made up before it is the table that is to blame: with a million workers, one of 4,000 is taken.
+const IDS_TRIED: usize = 20;
+
 /// Registers under an id that nobody has used.
 fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
-    loop {
+    let mut refused = None;
+    for _ in 0..IDS_TRIED {
         let id = format!("worker-{}", &Uuid::new_v4().simple().to_string()[..8]);
         let caller = Caller::new(Some(&id), hostname)?;
         let is_unused = !ledger::has_died(&caller.installation, &id)?;
@@ -149,8 +153,10 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
             buffer::add_at_commit(&id, hostname, incarnation);
             return Ok((id, incarnation));
         }
+        refused = Some(caller.heartbeats.name.clone());
         pg::check_for_interrupts();
     }
+    Err(Error::NotWritten { table: refused.unwrap_or_default() })
 }
 
 /// A worker stops on purpose. Answers whether it was known.

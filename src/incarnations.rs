@@ -36,6 +36,15 @@ pub fn outgrow(installation: &Installation, pruned: i64, heartbeats: &HeartbeatT
     Ok(())
 }
 
+/// Forgets the numbers of these workers, who have died since they were written down and whose deaths were pruned: from
+/// now on nothing is known of them. The numbers are locked.
+pub fn forget(installation: &Installation, workers: &[String]) -> Result<()> {
+    let statement =
+        installation.sql("DELETE FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ANY ($1)");
+    installation.as_owner(|| sql::execute(&statement, &[workers.to_vec().into()]))?;
+    Ok(())
+}
+
 /// The number of a worker of whom nothing is known.
 fn common(installation: &Installation) -> Result<i64> {
     let statement = installation.sql(

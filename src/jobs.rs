@@ -24,7 +24,7 @@ use statement::Statements;
 /// What to do about job rows that another session has locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locked {
-    /// Fail at once. Nearly always nobody has locked any, and this is the cheapest way to find out.
+    /// Wait 50 ms, and fail. Nearly always nobody has locked any, and this is the cheapest way to find out.
     Refuse,
     /// Leave them for the next sweep.
     Skip,

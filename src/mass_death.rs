@@ -105,23 +105,27 @@ pub fn notice(hold: &Hold) {
     notice!("{} silent workers are held back for {seconds} s more at most", hold.workers);
 }
 
-/// An operator knows better: who is silent now is not held back.
-pub fn lift(now: DateTime<Utc>) {
-    if databases::is_preloaded() {
-        databases::change(pg::current_database(), |state| {
-            let hold = state.hold.get_or_insert(Hold { since: now, workers: 0, is_over: false });
-            hold.is_over = true;
-        });
+/// An operator knows better: who is silent now is not held back, once this transaction has committed.
+pub fn lift_at_commit(now: DateTime<Utc>) {
+    change_at_commit(move |hold| {
+        hold.get_or_insert(Hold { since: now, workers: 0, is_over: false }).is_over = true;
+    });
+}
+
+/// All who were held back are settled when this transaction commits, if their hold is over, or is lifted by it: the
+/// next mass death is another one.
+pub fn forget_at_commit(lifted: bool) {
+    let known = databases::present().and_then(|state| state.hold);
+    if known.is_some_and(|hold| hold.is_over || lifted) {
+        change_at_commit(|hold| *hold = None);
     }
 }
 
-/// All who were held back are settled when this transaction commits: the next mass death is another one.
-pub fn forget_at_commit() {
-    let known = databases::is_preloaded().then(|| databases::state(pg::current_database())).flatten();
-    if known.and_then(|state| state.hold).is_some_and(|hold| hold.is_over) {
+fn change_at_commit(change: impl FnOnce(&mut Option<Hold>) + 'static) {
+    if databases::is_preloaded() {
         let database = pg::current_database();
         scope::at_commit(move || {
-            databases::change(database, |state| state.hold = None);
+            databases::change(database, |state| change(&mut state.hold));
         });
     }
 }

@@ -47,10 +47,11 @@ struct Jobs<'a> {
 /// None that can happen: the notice is plain data.
 pub fn of_death(death: &Death, incarnation: i64, settlement: &Settlement) -> Result<String> {
     let jobs = settlement.by_worker.get(&death.worker.id).into_iter().flatten();
+    let (worker_id, hostname) = (&death.worker.id, death.worker.hostname.as_deref());
     let mut notice = Notice {
-        worker_id: &death.worker.id,
+        worker_id: cut(worker_id),
         incarnation,
-        hostname: death.worker.hostname.as_deref(),
+        hostname: hostname.map(cut),
         last_heartbeat_at: death.worker.last_heartbeat_at,
         declared_dead_at: death.declared_dead_at,
         reason: death.reason.as_str(),
@@ -62,9 +63,16 @@ pub fn of_death(death: &Death, incarnation: i64, settlement: &Settlement) -> Res
                 keys: jobs.keys.iter().map(String::as_str).collect(),
             })
             .collect(),
-        truncated: false,
+        truncated: cut(worker_id) != worker_id || hostname.map(cut) != hostname,
     };
     payload(&mut notice)
+}
+
+/// As many characters of a name as the functions take. An adopted table may have longer ones, and no notification is to
+/// keep a death from being declared.
+fn cut(name: &str) -> &str {
+    const LIMIT: usize = 255;
+    name.char_indices().nth(LIMIT).map_or(name, |(end, _)| &name[..end])
 }
 
 /// Sends notifications, in this order, when the present transaction commits.
@@ -106,6 +114,8 @@ fn payload(notice: &mut Notice<'_>) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Reason;
+    use crate::workers::Worker;
 
     fn notice(tables: &[String]) -> Notice<'_> {
         Notice {
@@ -130,6 +140,25 @@ mod tests {
             payload(&mut notice(&tables)).unwrap(),
             r#"{"worker_id":"worker-1","incarnation":2,"hostname":null,"last_heartbeat_at":"1970-01-01T00:00:00Z","declared_dead_at":"1970-01-01T00:00:00Z","reason":"stale","jobs":[{"table":"public.executions","failed":1,"requeued":0,"keys":["42"]}],"truncated":false}"#
         );
+    }
+
+    #[test]
+    fn names_that_are_too_long_are_cut_and_it_is_said() {
+        let name = "ä".repeat(9_000);
+        let worker =
+            Worker { id: name.clone(), hostname: Some(name), last_heartbeat_at: DateTime::UNIX_EPOCH };
+        let death = Death {
+            worker,
+            reason: Reason::Stale,
+            declared_dead_at: DateTime::UNIX_EPOCH,
+            jobs_failed: 0,
+            jobs_requeued: 0,
+            returned_at: None,
+        };
+        let payload = of_death(&death, 1, &Settlement::default()).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&payload).unwrap();
+        assert_eq!(read["hostname"], "ä".repeat(255));
+        assert_eq!(read["truncated"], true);
     }
 
     #[test]

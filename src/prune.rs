@@ -14,6 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
+use crate::halving::{Patience, in_halves};
 use crate::installation::Installation;
 use crate::pg::scope;
 use crate::workers::HeartbeatTable;
@@ -26,10 +27,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
     while prune_superseded(horizon)? {}
     let candidates = scope::transaction(|| with_tables(|tables| tables.candidates(horizon)))?;
+    let mut outcome = Ok(());
+    let mut patience = Patience::new(settings::statement_timeout());
     for batch in candidates.unwrap_or_default().chunks(settings::batch_size()) {
-        scope::transaction(|| with_tables(|tables| tables.prune(batch, horizon)))?;
+        let pruned = in_halves(batch, &mut patience, &mut |batch| {
+            scope::transaction(|| with_tables(|tables| tables.prune(batch, horizon))).map(|_| ())
+        });
+        outcome = outcome.and(pruned);
     }
-    Ok(())
+    outcome
 }
 
 /// Removes a batch of deaths that were not the last of their worker; whether there may be more.
@@ -102,6 +108,7 @@ impl Tables {
             workers.into_iter().filter(|id| !kept.contains(id) && buffer::beat_at(id).is_none()).collect();
         let numbers = ledger::old::prune_last(&self.installation, &gone, horizon)?;
         if let Some(highest) = numbers.iter().max() {
+            incarnations::forget(&self.installation, &gone)?;
             incarnations::outgrow(&self.installation, *highest, &self.heartbeats)?;
         }
         counters::at_commit(move |counters| counters.workers_pruned += counters::number(rows));

@@ -29,9 +29,12 @@ impl Problem {
     fn of_jobs(table: &JobTable, error: &Error) -> Self {
         Self {
             job_table: Some(table.name.clone()),
-            // Of a table with parts on several servers, the part.
-            attempt: format!("settle jobs in table {}", table.target),
-            reason: error.message(),
+            attempt: format!("settle jobs in table {}", table.name),
+            reason: match table.only {
+                // Of a table with parts on several servers, the part.
+                true => format!("{}: {}", table.target, error.message()),
+                false => error.message(),
+            },
         }
     }
 
@@ -52,6 +55,15 @@ impl Problem {
     /// Heartbeats that could not be written to their rows.
     pub fn of_flush(error: &Error) -> Self {
         Self { job_table: None, attempt: "write heartbeats".into(), reason: error.message() }
+    }
+
+    /// Heartbeats from the future that could not be taken as of now.
+    pub fn of_pull_back(error: &Error) -> Self {
+        Self {
+            job_table: None,
+            attempt: "take heartbeats from the future as of now".into(),
+            reason: error.message(),
+        }
     }
 
     /// Old rows that could not be removed.
@@ -161,7 +173,7 @@ fn settle_foreign(
 ///
 /// # Errors
 ///
-/// When a row stays locked. A table that fails otherwise is warned of and left alone: no worker must stay away
+/// When a row stays locked; of one on another server, only if that server says so. A table that fails otherwise is warned of and left alone: no worker must stay away
 /// because of it.
 pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Settlement> {
     let workers = [worker.to_owned()];

@@ -214,10 +214,6 @@ pub fn welcome_back(installation: &Installation, worker: &str) -> Result<()> {
         ledger::add_jobs(installation, worker, failed, requeued)?;
     }
     let closed = ledger::close(installation, &[worker], now)?;
-    if closed.is_empty() && ledger::standing(installation, worker)?.dead {
-        // Its death is newer than the snapshot of this transaction, which cannot change it.
-        return Err(Error::SerializationFailure);
-    }
     buffer::close(worker);
     log_at_commit(closed.iter().map(|worker| return_of(worker)).collect());
     Ok(())

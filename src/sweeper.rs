@@ -122,7 +122,7 @@ fn pull_back(early: &[String]) -> Vec<Problem> {
     let batches = early.chunks(settings::batch_size());
     let failed = batches
         .filter_map(|batch| with_sweep(|sweep| sweep.pull_back(batch).map(|()| Report::default())).err());
-    failed.map(|error| Problem::of_flush(&error)).collect()
+    failed.map(|error| Problem::of_pull_back(&error)).collect()
 }
 
 /// The first transaction of a round: is this a database to work in? How the round ends if not.
@@ -193,9 +193,7 @@ fn finish(task: Task, outcome: Result<Outcome>) {
     });
     let report = problem(outcome);
     let text = report.as_ref().map_or("", |report| report.message());
-    // A flush that went well does not say that what a sweep has met is over.
-    if (task == Task::Sweep || !text.is_empty())
-        && databases::is_news(database, text)
+    if databases::is_news(database, text, task == Task::Sweep)
         && let Some(report) = report
     {
         report.report(PgLogLevel::WARNING);

@@ -235,7 +235,8 @@ impl HeartbeatTable {
     pub fn silent_since(&self, cutoff: DateTime<Utc>, except: &[String]) -> Result<Vec<Worker>> {
         let statement = self.sql(&format!(
             "SELECT @columns@ FROM @table@ h \
-             WHERE h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) ORDER BY h.worker_id",
+             WHERE h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) AND h.worker_id IS NOT NULL \
+             ORDER BY h.worker_id",
             self.stored("$1::timestamptz")
         ));
         let arguments = [pg::timestamptz(cutoff).into(), except.to_vec().into()];
@@ -252,7 +253,8 @@ impl HeartbeatTable {
     ) -> Result<Vec<Worker>> {
         let statement = self.sql(&format!(
             "SELECT @columns@ FROM @table@ h \
-             WHERE h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) OR h.last_heartbeat_at > {} \
+             WHERE (h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) OR h.last_heartbeat_at > {}) \
+               AND h.worker_id IS NOT NULL \
              ORDER BY h.worker_id",
             self.stored("$1::timestamptz"),
             self.stored("$3::timestamptz"),

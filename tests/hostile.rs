@@ -7,6 +7,7 @@ mod cluster;
 use cluster::*;
 use postgres::Client;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Sweeps by hand, unless a test says otherwise.
 fn server() -> Shared {
@@ -235,4 +236,52 @@ fn a_worker_with_an_open_transaction_that_refers_to_it_can_die() {
     run(&mut other, "BEGIN; INSERT INTO notes VALUES ('w1')");
     sweep_away(&mut client, "w1");
     run(&mut other, "ROLLBACK");
+}
+
+#[test]
+fn troubles_of_flushes_and_of_sweeps_side_by_side_are_said_once() {
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.flush_interval", "50ms").start();
+    let database = cluster.database("troubled");
+    let mut client = database.connect();
+    claim_jobs(&mut client, "dead", 1);
+    known_worker(&mut client, "bad");
+    run(
+        &mut client,
+        "ALTER TABLE executions DROP COLUMN completed_at;
+         ALTER TABLE worker_heartbeats ADD CHECK (worker_id <> 'bad') NOT VALID",
+    );
+    let _beats = Beating::calling(database.connect(), "bad");
+    silent_worker(&mut client, "dead");
+    let both = ["could not settle jobs in table public.executions", "could not write heartbeats"];
+    wait_until("both to be said", || !cluster.log_lines_with(&both).is_empty());
+    let said = || cluster.log_lines_with(&["WARNING:", "could not"]).len();
+    let before = said();
+    stays(Duration::from_secs(3), "nothing is said again", || said() == before);
+}
+
+#[test]
+fn a_worker_without_an_id_does_not_wait_for_ever_where_no_row_can_be_made() {
+    let cluster = server();
+    let database = cluster.database("swallowed");
+    let mut client = database.connect();
+    run(&mut client, "CREATE RULE swallow AS ON INSERT TO worker_heartbeats DO INSTEAD NOTHING");
+    for call in ["rgrid_register()", "rgrid_heartbeat('w1')"] {
+        assert_eq!(sqlstate(&mut client, &format!("SELECT {call}")), "09000", "{call}");
+    }
+}
+
+#[test]
+fn a_name_too_long_for_a_notification_keeps_no_death_back() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.empty_database("long_names");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE TABLE worker_heartbeats (worker_id text PRIMARY KEY, hostname text, last_heartbeat_at timestamp NOT NULL);
+         CREATE EXTENSION rgrid_heartbeat;
+         INSERT INTO worker_heartbeats VALUES ('w1', repeat('h', 9000), now() - interval '1 hour')",
+    );
+    silent_worker(&mut client, "w2");
+    await_death(&mut client, "w1");
+    await_death(&mut client, "w2");
 }

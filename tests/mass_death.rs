@@ -131,6 +131,8 @@ fn an_operator_sees_and_lifts_a_hold() {
     assert_eq!(listed(&mut client, ""), 0, "a sweep by hand keeps to it");
     assert_eq!(listed(&mut client, "dry_run => true"), 0);
     assert_eq!(listed(&mut client, "dry_run => true, force => true"), 2, "a batch");
+    run(&mut client, "BEGIN; SELECT rgrid_sweep(force => true); ROLLBACK");
+    assert_eq!(listed(&mut client, ""), 0, "what was rolled back has lifted nothing");
     assert_eq!(dead(&mut client, "ship"), 0);
     run(&mut client, "SELECT rgrid_sweep(force => true)");
     // The sweepers go on with the rest.

@@ -192,3 +192,34 @@ fn a_database_that_keeps_deaths_for_ever_keeps_them() {
     await_sweep(&mut client, "witness");
     assert_eq!((deaths(&mut client, "kept"), has_row(&mut client, "kept")), (1, true));
 }
+
+#[test]
+fn a_worker_that_outlived_a_pruning_and_died_later_is_told_a_higher_number() {
+    let cluster = server();
+    let database = cluster.database("outlived");
+    let mut client = database.connect();
+    let beats = Beating::calling(database.connect(), "later");
+    wait_until("its first heartbeat", || has_row(&mut client, "later"));
+    forget_somebody(&mut client, "gone");
+    assert_eq!(slow_beat(&mut client, "later", "another host"), 1, "it is kept by name");
+    drop(beats);
+    await_death(&mut client, "later");
+    await_pruning(&mut client, "later");
+    assert_eq!(beat(&mut client, "later"), 2, "it was told 1 before its death");
+}
+
+#[test]
+fn a_row_that_cannot_be_removed_keeps_no_other_back() {
+    let cluster = server();
+    let database = cluster.database("referenced");
+    let mut client = database.connect();
+    run(&mut client, "CREATE TABLE notes (worker_id text REFERENCES worker_heartbeats)");
+    for worker in ["a-free", "m-held", "z-free"] {
+        silent_worker(&mut client, worker);
+    }
+    run(&mut client, "INSERT INTO notes VALUES ('m-held')");
+    await_pruning(&mut client, "a-free");
+    await_pruning(&mut client, "z-free");
+    assert!(has_row(&mut client, "m-held"));
+    assert_eq!(deaths(&mut client, "m-held"), 1);
+}

@@ -90,7 +90,9 @@ fn jobs_on_three_servers_are_settled_in_one_sweep_and_a_server_that_is_away_cost
     let there = "SELECT status FROM jobs WHERE worker_id = 'second'";
     assert_eq!(ask::<String>(&mut near.connect("postgres"), there, &[]), "failed");
     wait_until("a line in the log", || {
-        !coordinator.log_lines_with(&["could not settle jobs in table public.jobs_2"]).is_empty()
+        !coordinator
+            .log_lines_with(&["could not settle jobs in table public.jobs: public.jobs_2: "])
+            .is_empty()
     });
     await_sweep(&mut client, "witness");
     assert_eq!(coordinator.log_lines_with(&["locked by other sessions"]).len(), 0, "that is not the reason");

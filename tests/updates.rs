@@ -114,7 +114,8 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_nobody_dies_of_it() {
     }
     update(&mut client);
 
-    assert_eq!(rows(&mut client, "rgrid_worker_deaths"), ledger);
+    run(&mut client, "SELECT rgrid_sweep()");
+    assert_eq!(rows(&mut client, "rgrid_worker_deaths"), ledger, "silence counts from the update on");
     let watches = "SELECT string_agg(concat_ws(' ', job_table, dead_status, on_death, watched), ', ' ORDER BY job_table::text)
                    FROM rgrid_job_tables";
     assert_eq!(ask::<String>(&mut client, watches, &[]), "executions failed fail t, tasks lost fail t");
@@ -135,7 +136,7 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_nobody_dies_of_it() {
     }
 }
 
-/// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent just now; a
+/// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent, none of whom was heard for an hour; a
 /// table beside RGrid's, and a role that may sweep.
 fn fill(client: &mut Client) {
     run(
@@ -148,7 +149,7 @@ fn fill(client: &mut Client) {
          VALUES ('gone', 1, now() - interval '1 hour', now() - interval '55 minutes', 'stale', 3, 0, NULL),
                 ('phoenix', 1, now() - interval '1 hour', now() - interval '55 minutes', 'stale', 0, 0, now());
          INSERT INTO worker_heartbeats
-         SELECT w, 'host', now() FROM unnest('{phoenix,alive,silent}'::text[]) AS w;
+         SELECT w, 'host', now() - interval '1 hour' FROM unnest('{phoenix,alive,silent}'::text[]) AS w;
          INSERT INTO tasks VALUES ('silent', 'running');
          CREATE ROLE night_shift LOGIN;
          CREATE ROLE somebody LOGIN;

@@ -157,8 +157,8 @@ pub struct Header {
     high_water: AtomicU32,
     /// First slot of the free list. Free list's lock.
     free: AtomicU32,
-    /// How often an entry was taken out, or looked for in vain to be taken out, in each partition. An entry is
-    /// only added if nothing was since its row was looked at. Partition's lock, exclusive.
+    /// How often an entry was closed or taken out, or looked for in vain for it, in each partition. An entry is only
+    /// added if nothing was since its row was looked at. Partition's lock, exclusive.
     removals: [AtomicU64; PARTITIONS],
     /// How often a worker could not have an entry: no slot, or too long an id. No lock.
     refused: AtomicU64,
@@ -240,7 +240,7 @@ impl<'a, L: Locks> Table<'a, L> {
         self.header.removals[partition].load(Relaxed)
     }
 
-    /// Adds an entry, or changes the one that is there, unless an entry of the partition was taken out since the
+    /// Adds an entry, or changes the one that is there, unless one of the partition was closed or taken out since the
     /// mark: then the worker may have been declared dead. Not adding is never wrong.
     pub fn add(&self, key: &Key, entry: Entry, mark: u64) {
         let hash = self.hash(key);

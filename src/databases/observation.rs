@@ -1,7 +1,7 @@
 //! Since when the server has been able to hear the workers: silence before that proves nothing about anybody.
 //!
-//! Kept for each database under the lock of [`super`]. It starts anew when the extension is created, when sweeping was
-//! switched off or on, when a clock was stepped, and when all processes stood still.
+//! Kept for each database under the lock of [`super`]. It starts anew when the extension is created or updated, when
+//! sweeping was switched off or on, when a clock was stepped, and when all processes stood still.
 
 use std::time::Duration;
 

@@ -90,7 +90,10 @@ fn on_time(check: &str, state: Option<&State>) -> Finding {
         ),
         None => Finding::error(
             check,
-            "Nothing is known of this database: there is no launcher, or it has more than 1,024 to look after.",
+            format!(
+                "Nothing is known of this database: there is no launcher, or it has more than {} to look after.",
+                databases::CAPACITY
+            ),
             "See the check \"launcher\".",
         ),
     }

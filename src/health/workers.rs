@@ -71,12 +71,9 @@ fn index(table: &HeartbeatTable) -> Result<Finding> {
     ))
 }
 
-/// Clocks differ by as much as this.
-const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
-
 fn future(table: &HeartbeatTable) -> Result<Finding> {
     const CHECK: &str = "future heartbeats";
-    let (count, example) = table.heard_after(pg::now() + CLOCK_TOLERANCE)?;
+    let (count, example) = table.heard_after(liveness::future(pg::now()))?;
     let Some(worker) = example else {
         return Ok(Finding::good(CHECK, "None."));
     };

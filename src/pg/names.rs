@@ -60,8 +60,8 @@ unsafe extern "C-unwind" fn check_names(
     jumble: *mut pg_sys::JumbleState,
 ) {
     if let Some(previous) = PREVIOUS.get() {
-        // SAFETY: called with what it was installed for.
-        unsafe { previous(state, query, jumble) };
+        // SAFETY: called with what it was installed for; an error in it goes on as one of Rust's.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous(state, query, jumble)) };
     }
     // SAFETY: valid for the call; the text is null or terminated.
     let text = unsafe { (*state).p_sourcetext };

@@ -168,7 +168,7 @@ pub fn exists(pid: i32) -> bool {
 /// Installs the signal handlers of an ordinary server process and lets signals in.
 ///
 /// SIGTERM ends the worker at its next check for interrupts, also in the middle of a statement; SIGHUP is
-/// remembered for [`reload_requested`]. SIGINT stays as it is: timeouts arrive through it.
+/// remembered for [`reload_if_requested`]. SIGINT stays as it is: timeouts arrive through it.
 pub fn accept_signals() {
     // SAFETY: a handler of Postgres' own, made for this.
     unsafe { version::handle_signal(pg_sys::SIGTERM, die) };

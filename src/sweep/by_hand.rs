@@ -36,18 +36,17 @@ fn run(sweep: &Sweep, force: bool) -> Result<Report> {
     let batch = settings::batch_size();
     let mut seen = sweep.look()?;
     let mut problems = pull_back(sweep, &seen.future);
-    if force {
-        mass_death::lift(sweep.now);
-    }
-    if let Some(hold) = sweep.held_back(&seen)? {
+    if !force && let Some(hold) = sweep.held_back(&seen)? {
         mass_death::notice(&hold);
         seen.silent.clear();
     }
     let dead = sweep.close_returned(std::mem::take(&mut seen.dead))?;
     let mut silent = ids(&seen.silent);
     notice_of_more(silent.len());
-    if silent.len() <= batch {
-        mass_death::forget_at_commit();
+    match silent.len() <= batch {
+        true => mass_death::forget_at_commit(force),
+        false if force => mass_death::lift_at_commit(sweep.now),
+        false => {}
     }
     silent.truncate(batch);
     let mut report = if silent.is_empty() { Report::default() } else { sweep.declare_dead(&silent)? };
@@ -75,7 +74,7 @@ fn pull_back(sweep: &Sweep, early: &[Worker]) -> Vec<Problem> {
         return Vec::new();
     }
     let pulled = scope::subtransaction(|| sweep.pull_back(&ids(batch)));
-    pulled.err().map(|error| Problem::of_flush(&error)).into_iter().collect()
+    pulled.err().map(|error| Problem::of_pull_back(&error)).into_iter().collect()
 }
 
 /// Tells the caller of `rgrid_sweep()` that one call is not enough.
@@ -91,7 +90,8 @@ fn notice_of_more(silent: usize) {
 /// Follows the rules of the sweeper: nobody is dead before the server has listened for a whole threshold, and a mass
 /// death is held back, unless `force` is true. Waits for no lock longer than a second. Returns
 /// a row for each dead worker and job table in which it had running jobs, or one with a NULL `job_table` for
-/// one that had none; then rows for jobs left over from earlier deaths.
+/// one that had none; then rows for jobs left over from earlier deaths. The version in the name here is the one in which
+/// it got its second argument.
 #[pg_extern(name = "rgrid_sweep")]
 #[allow(clippy::type_complexity, reason = "the columns of the result")]
 fn rgrid_sweep_0_2(

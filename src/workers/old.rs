@@ -12,7 +12,7 @@ use crate::pg::{self, sql};
 impl HeartbeatTable {
     /// The ids of all workers.
     pub fn ids(&self) -> Result<Vec<String>> {
-        let statement = self.sql("SELECT h.worker_id::text FROM @table@ h");
+        let statement = self.sql("SELECT h.worker_id::text FROM @table@ h WHERE h.worker_id IS NOT NULL");
         // As an update, which has a snapshot of its own.
         self.as_owner(|| sql::update(&statement, &[], |row| row.required(1, "worker id")))
     }

@@ -11,7 +11,10 @@ use crate::pg::{self, sql};
 impl HeartbeatTable {
     /// All workers, in the order of their ids.
     pub fn all(&self) -> Result<Vec<Worker>> {
-        let statement = self.sql("SELECT @columns@ FROM @table@ h ORDER BY h.worker_id");
+        let statement = self.sql(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE h.worker_id IS NOT NULL AND h.last_heartbeat_at IS NOT NULL ORDER BY h.worker_id",
+        );
         self.as_owner(|| sql::select(&statement, &[], worker))
     }
 

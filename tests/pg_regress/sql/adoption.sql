@@ -21,6 +21,9 @@ DROP VIEW rgrid.worker_heartbeats;
 SELECT count(*) AS left_behind FROM pg_class WHERE relname LIKE 'rgrid\_%';
 -- RGrid's own.
 CREATE TABLE rgrid.workers (worker_id varchar(64) PRIMARY KEY);
+CREATE TABLE rgrid.worker_heartbeats (worker_id text UNIQUE, last_heartbeat_at timestamp NOT NULL);
+CREATE EXTENSION rgrid_heartbeat SCHEMA rgrid;
+DROP TABLE rgrid.worker_heartbeats;
 CREATE TABLE rgrid.worker_heartbeats (
     worker_id varchar(64) PRIMARY KEY REFERENCES rgrid.workers ON DELETE CASCADE,
     last_heartbeat_at timestamp NOT NULL,

@@ -35,6 +35,13 @@ UPDATE jobs SET state = 'it''s "lost"' WHERE id = 6;
 UPDATE jobs SET message = NULL WHERE id = 6;
 UPDATE jobs SET state = 'it''s "lost"' WHERE id = 6;
 SELECT rgrid_fence('jobs');
+-- A message that the column does not take as a whole.
+CREATE TABLE narrow (worker_id text, status text, error varchar(6), retry_count int, max_retries int);
+SELECT rgrid_watch_jobs('narrow', error_column => 'error', finished_column => NULL);
+SELECT rgrid_fence('narrow');
+INSERT INTO narrow VALUES ('w1', 'failed', 'Worker');
+UPDATE narrow SET status = 'completed';
+DROP TABLE narrow;
 -- Taken down, once.
 SELECT rgrid_unfence('jobs');
 SELECT rgrid_unfence('jobs');
