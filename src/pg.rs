@@ -4,7 +4,7 @@
 //! as a panic that pgrx turns back into the ERROR, so none of them returns half done.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
@@ -96,6 +96,26 @@ pub fn prevent_unless_writable(command: &CStr) {
     unsafe { pg_sys::PreventCommandDuringRecovery(command.as_ptr()) };
     // SAFETY: as above.
     unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+}
+
+unsafe extern "C-unwind" {
+    // Declared here because pgrx has it for its own reports only, which cannot leave the statement out.
+    fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+}
+
+/// Writes a line to the server's log alone, without the statement that led to it: it may lead to thousands of lines.
+pub fn log_to_server(line: String) {
+    let Ok(line) = CString::new(line) else { return };
+    // SAFETY: begins a report, which ends below; at this level nothing is raised.
+    if !unsafe { pg_sys::errstart_cold(pg_sys::LOG_SERVER_ONLY as c_int, std::ptr::null()) } {
+        return;
+    }
+    // SAFETY: a report has begun; the text is an argument of the format.
+    unsafe { pg_sys::errmsg_internal(c"%s".as_ptr(), line.as_ptr()) };
+    // SAFETY: a report has begun.
+    unsafe { pg_sys::errhidestmt(true) };
+    // SAFETY: ends the report; no place in the source is told.
+    unsafe { errfinish(std::ptr::null(), 0, std::ptr::null()) };
 }
 
 /// Whether this server is a standby.

@@ -299,7 +299,7 @@ impl HeartbeatTable {
             self.stored("$2::timestamptz")
         ));
         let arguments = [arrays::of(ids), pg::timestamptz(cutoff).into()];
-        self.as_owner(|| sql::update(&statement, &arguments, worker))
+        scope::as_role_in_memory(self.owner, &[self.oid], || sql::update(&statement, &arguments, worker))
     }
 
     /// Of these dead workers, as they were when they were given up, the ones heard of since, and since `cutoff`.

@@ -117,6 +117,8 @@ fn a_sweep_by_hand_settles_at_most_a_batch() {
     });
     settled.retain(|workers| *workers > 0);
     assert_eq!(settled, [3, 3, 1]);
+    assert_eq!(cluster.log_lines_with(&["declared dead"]).len(), 7);
+    assert_eq!(cluster.log_lines_with(&["STATEMENT:"]).len(), 0, "a line a death, and no more");
 }
 
 #[test]

@@ -6,8 +6,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
 
 use super::{DATABASES, Shared, change, is_preloaded, request_visit, state};
 use crate::liveness::{self, Moment, Presence};
@@ -87,12 +85,7 @@ fn log_interruption(interruption: &Interruption) {
         Interruption::ClockStepped => "the system clock was stepped or the machine was suspended",
         Interruption::Frozen => "the server stood still",
     };
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        format!("{line}: silence counts from now on"),
-        "rgrid_heartbeat",
-    )
-    .report(PgLogLevel::LOG_SERVER_ONLY);
+    pg::log_to_server(format!("{line}: silence counts from now on"));
 }
 
 /// The launcher says when it wants to be awake again; `None` when it is.

@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
-
 use crate::ledger::{Death, Reason};
 use crate::liveness;
-use crate::pg::scope;
+use crate::pg::{self, scope};
 
 /// The log line of a death.
 pub fn epitaph(death: &Death) -> String {
@@ -58,8 +55,7 @@ pub fn log_at_commit(lines: Vec<String>) {
     }
     scope::at_commit(move || {
         for line in lines {
-            ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line, "rgrid_heartbeat")
-                .report(PgLogLevel::LOG_SERVER_ONLY);
+            pg::log_to_server(line);
         }
     });
 }
