@@ -50,6 +50,7 @@ fn watch_gaps() {
     databases::change(pg::current_database(), |state| state.gaps.add(&silences, pg::to_postgres(now)));
 }
 
+/// Writes a batch in a transaction, and takes note of what became of it.
 fn flush_batch(batch: &[Unwritten]) -> Result<()> {
     let written = scope::transaction(|| write(batch))?;
     match written.left.is_empty() {

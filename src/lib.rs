@@ -20,6 +20,7 @@
 //! - [`notify`]: telling whoever listens
 //! - [`heartbeat`]: the functions that a worker calls
 //! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
+//! - [`halving`]: batches that fail because of one of their parts
 //! - [`incarnations`]: the workers' numbers that the ledger no longer tells; [`prune`] removes what is old
 //! - [`stats`], [`health`]: what operators read; [`counters`] and [`gaps`] are where the numbers come from
 //! - [`databases`]: what the processes tell one another, in shared memory
@@ -37,7 +38,7 @@ pub mod fence;
 pub mod flush;
 pub mod gaps;
 pub mod halving;
-mod health;
+pub mod health;
 pub mod heartbeat;
 pub mod incarnations;
 pub mod installation;

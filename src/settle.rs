@@ -173,8 +173,8 @@ fn settle_foreign(
 ///
 /// # Errors
 ///
-/// When a row stays locked; of one on another server, only if that server says so. A table that fails otherwise is warned of and left alone: no worker must stay away
-/// because of it.
+/// When a row stays locked; of one on another server, only if that server says so. A table that fails otherwise is
+/// warned of and left alone: no worker must stay away because of it.
 pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Settlement> {
     let workers = [worker.to_owned()];
     let mut settlement = Settlement::default();
