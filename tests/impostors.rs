@@ -63,7 +63,7 @@ fn a_table_of_heartbeats_that_was_there_first_stays_its_owners() {
     run(
         &mut database.connect_as("host"),
         "CREATE TABLE public.worker_heartbeats (worker_id text PRIMARY KEY CHECK (host.climb(worker_id)),
-             hostname text DEFAULT host.climb('default')::text, last_heartbeat_at timestamptz);
+             hostname text DEFAULT host.climb('default')::text, last_heartbeat_at timestamptz NOT NULL);
          CREATE TRIGGER climbing BEFORE INSERT OR UPDATE ON public.worker_heartbeats FOR EACH ROW
              EXECUTE FUNCTION host.climbing();
          CREATE FUNCTION host.shadow(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT host.climb($1)';
@@ -267,7 +267,7 @@ fn a_partition_of_the_adopted_heartbeats_that_is_somebody_elses_is_refused() {
     create_attacker(&mut client, "lodger");
     run(
         &mut client,
-        "CREATE TABLE public.worker_heartbeats (worker_id text PRIMARY KEY, last_heartbeat_at timestamptz)
+        "CREATE TABLE public.worker_heartbeats (worker_id text PRIMARY KEY, last_heartbeat_at timestamptz NOT NULL)
              PARTITION BY HASH (worker_id);
          CREATE TABLE public.room PARTITION OF public.worker_heartbeats FOR VALUES WITH (MODULUS 1, REMAINDER 0);
          ALTER TABLE public.room OWNER TO lodger;
