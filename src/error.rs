@@ -135,7 +135,7 @@ pub enum Error {
         /// The table whose rows are locked.
         table: String,
     },
-    /// In a transaction with a snapshot of its own, something is newer than the snapshot.
+    /// Somebody else is at work on the same: to be rolled back and tried again.
     SerializationFailure,
     /// The SQL objects are of another version than the library.
     ForeignVersion {

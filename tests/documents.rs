@@ -53,7 +53,7 @@ fn the_python_worker_of_the_documents_does_the_jobs_and_leaves() {
 #[test]
 fn the_python_worker_of_the_documents_drops_a_job_that_was_given_up() {
     let (cluster, mut client) = server(1);
-    // Its heartbeats, every 30 seconds, are the only thing that a test cannot wait for.
+    // A test cannot wait for a heartbeat every 30 seconds: that is all that is changed.
     let program = block("docs/workers.md", "python").replace("wait(30)", "wait(0.1)");
     thread::scope(|scope| {
         let said = scope.spawn(|| {

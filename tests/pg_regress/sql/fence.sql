@@ -24,7 +24,7 @@ UPDATE jobs SET state = 'done' WHERE id = 1;
 UPDATE jobs SET state = 'busy' WHERE id = 2;
 UPDATE jobs SET state = 'done' WHERE id = 2;
 SELECT id, state FROM jobs ORDER BY id;
--- Given back by a sweep: neither a late result, nor a late failure, nor without an owner's word.
+-- Given back by a sweep: neither a late result, nor a late failure; an owner clears the message first.
 ALTER TABLE jobs ADD COLUMN tries int;
 SELECT rgrid_watch_jobs('jobs', 'worker', 'state', 'busy', 'it''s "lost"', 'message', 'gone', NULL, 'requeue', 'queued',
                         'tries', NULL);
@@ -34,7 +34,6 @@ UPDATE jobs SET state = 'it''s "lost"', message = 'out of memory' WHERE id = 6;
 UPDATE jobs SET state = 'it''s "lost"' WHERE id = 6;
 UPDATE jobs SET message = NULL WHERE id = 6;
 UPDATE jobs SET state = 'it''s "lost"' WHERE id = 6;
-SELECT rgrid_fence('jobs');
 -- A message that the column does not take as a whole.
 CREATE TABLE narrow (worker_id text, status text, error varchar(6), retry_count int, max_retries int);
 SELECT rgrid_watch_jobs('narrow', error_column => 'error', finished_column => NULL);
