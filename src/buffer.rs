@@ -248,8 +248,8 @@ pub fn unwritten_databases() -> Vec<pg_sys::Oid> {
 }
 
 /// The heartbeats of the present database that are not in their rows yet.
-pub fn unwritten() -> Vec<Unwritten> {
-    table().map(|table| table.unwritten(pg::current_database().to_u32())).unwrap_or_default()
+pub fn unwritten() -> impl Iterator<Item = Unwritten> {
+    table().into_iter().flat_map(|table| table.unwritten(pg::current_database().to_u32()))
 }
 
 /// How long workers of the present database who have beaten since then had been silent at a moment, in

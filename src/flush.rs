@@ -1,41 +1,49 @@
 //! Writing heartbeats behind: from shared memory to the rows of `worker_heartbeats`. Done by the sweeper, before
 //! each sweep and once a flush interval where somebody has beaten.
 
-use std::collections::HashSet;
-use std::time::{Duration, Instant};
-
 use pgrx::prelude::*;
+use std::collections::HashSet;
+use std::time::Instant;
 
 use crate::buffer::{self, table::Unwritten};
 use crate::error::Result;
 use crate::halving::{Patience, in_halves};
 use crate::installation::Installation;
 use crate::jobs::is_locked;
-use crate::pg::{self, scope};
+use crate::pace::Pace;
+use crate::pg::{self, process, scope, version};
 use crate::workers::{Beats, HeartbeatTable};
 use crate::{counters, databases, settings};
 
-/// Rows written in one transaction: few enough that a worker which must write its own row does not wait long,
-/// and enough that reading the whole table for each batch, as the planner will with many workers, pays.
-const BATCH: usize = 250_000;
+/// Rows written in one transaction. So few that a worker which must write its own row does not wait long, and that a
+/// processor is soon free again for those who beat meanwhile; so many that what a transaction costs is hardly seen.
+const BATCH: usize = 5_000;
 
 /// Writes all heartbeats of the present database that are not in their rows, each batch in a transaction of its
-/// own. What cannot be written now, because its row is locked, stays for the next time.
+/// own, with rests between them. What cannot be written now, because its row is locked, stays for the next time.
 pub fn flush() -> Result<()> {
-    let started = Instant::now();
     watch_gaps();
-    let heartbeats = buffer::unwritten();
-    if heartbeats.is_empty() {
-        return Ok(());
-    }
-    let mut outcome = Ok(());
+    let mut heartbeats = buffer::unwritten();
     let mut patience = Patience::new(settings::statement_timeout());
-    for batch in heartbeats.chunks(BATCH) {
-        outcome = outcome.and(in_halves(batch, &mut patience, &mut flush_batch));
+    let longest_rest = settings::flush_interval().min(settings::check_interval()) / 2;
+    let mut pace = Pace::new(longest_rest, Instant::now());
+    let mut outcome = Ok(());
+    let mut count = 0;
+    loop {
+        let batch: Vec<Unwritten> = heartbeats.by_ref().take(BATCH).collect();
+        count += batch.len();
+        outcome = outcome.and(in_halves(&batch, &mut patience, &mut flush_batch));
+        let rest = pace.work_ends(Instant::now());
+        if batch.len() < BATCH {
+            break;
+        }
+        process::wait(rest, version::wait_event(c"RgridHeartbeatFlushRest"));
+        pace.rest_ends(Instant::now());
     }
-    databases::count(|counters| counters.flushes += 1);
-    let count = heartbeats.len();
-    debug1!("flushed {count} heartbeats in {:.1} ms", milliseconds(started.elapsed()));
+    if count > 0 {
+        databases::count(|counters| counters.flushes += 1);
+        debug1!("flushed {count} heartbeats in {pace}");
+    }
     outcome
 }
 
@@ -90,8 +98,4 @@ fn write(batch: &[Unwritten]) -> Result<Written> {
         Err(error) => return Err(error),
     }
     table.unwritten(&beats).map(|(left, gone)| Written { left, gone })
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
 }

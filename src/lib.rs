@@ -48,6 +48,7 @@ pub mod ledger;
 pub mod liveness;
 pub mod mass_death;
 pub mod notify;
+pub mod pace;
 pub mod pg;
 pub mod prune;
 pub mod settings;

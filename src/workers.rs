@@ -5,6 +5,7 @@
 
 use std::cmp::min;
 use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 
 use chrono::{DateTime, Utc};
 use pgrx::datum::DatumWithOid;
@@ -177,7 +178,7 @@ impl HeartbeatTable {
             at = self.stored("b.at"),
             now = self.stored("pg_catalog.clock_timestamp()"),
         ));
-        scope::as_role_waiting(self.owner, &[self.oid], c"50ms", || sql::execute(&statement, &beats.arrays()))
+        self.by_keys(c"50ms", || sql::execute(&statement, &beats.arrays()))
     }
 
     /// Writes heartbeats to the rows that nobody has locked.
@@ -192,7 +193,7 @@ impl HeartbeatTable {
             at = self.stored("b.at"),
             written = self.stored("u.at"),
         ));
-        self.as_owner(|| sql::execute(&statement, &beats.arrays()))
+        self.by_keys(c"1s", || sql::execute(&statement, &beats.arrays()))
     }
 
     /// Of these heartbeats, the workers whose rows are older still, and those who have no row.
@@ -204,7 +205,7 @@ impl HeartbeatTable {
             self.stored("b.at"),
         ));
         // As an update, to see what was committed meanwhile.
-        let rows: Vec<(String, bool)> = self.as_owner(|| {
+        let rows: Vec<(String, bool)> = self.by_keys(c"1s", || {
             sql::update(&statement, &beats.arrays(), |row| {
                 Ok((row.required(1, "worker id")?, row.required(2, "absence")?))
             })
@@ -322,6 +323,10 @@ impl HeartbeatTable {
 
     fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
         scope::as_role(self.owner, &[self.oid], work)
+    }
+
+    fn by_keys<T>(&self, lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
+        scope::as_role_by_keys(self.owner, &[self.oid], lock_timeout, work)
     }
 
     /// The expression for a time as the table stores it.

@@ -479,6 +479,28 @@ fn a_flush_skips_locked_rows_and_takes_them_once_they_are_free() {
 }
 
 #[test]
+fn a_flush_of_very_many_heartbeats_rests_between_its_parts_and_writes_them_all() {
+    const WORKERS: i64 = 12_000;
+    let cluster = still().start();
+    let mut client = cluster.visited_database("many").connect();
+    let ids = format!("SELECT array_agg('many-' || n) FROM generate_series(1, {WORKERS}) AS n");
+    let everybody_beats = format!("SELECT count(*) FROM rgrid_heartbeat(({ids}))");
+    run(&mut client, &everybody_beats);
+    let since = server_time(&mut client);
+    run(&mut client, &everybody_beats);
+    run(&mut client, "ALTER SYSTEM SET rgrid_heartbeat.flush_interval = '2s'");
+    run(&mut client, "SELECT pg_reload_conf()");
+    let flushed = format!("flushed {WORKERS} heartbeats");
+    let flush = [flushed.as_str(), "rested for "];
+    wait_until("the flush", || !cluster.log_lines_with(&flush).is_empty());
+    let line = cluster.log_lines_with(&flush).remove(0);
+    let rested = line.rsplit("rested for ").next().and_then(|rest| rest.strip_suffix(" ms"));
+    assert!(rested.unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
+    let written = "SELECT count(*) FROM worker_heartbeats WHERE last_heartbeat_at >= $1";
+    assert_eq!(ask::<i64>(&mut client, written, &[&since]), WORKERS);
+}
+
+#[test]
 fn a_worker_whose_row_was_deleted_registers_again_after_a_flush() {
     let cluster = flushing_server();
     let database = cluster.database("deleted");

@@ -339,21 +339,18 @@ impl<'a, L: Locks> Table<'a, L> {
         databases
     }
 
-    /// The heartbeats of a database that are not in their rows yet.
-    pub fn unwritten(&self, database: u32) -> Vec<Unwritten> {
-        let is_hinted = |slot: &Slot| slot.database.load(Relaxed) == database && slot.is_unwritten();
-        (1..)
-            .zip(self.used())
-            .filter(|(_, slot)| is_hinted(slot))
-            .filter_map(|(number, slot)| {
-                let hash = slot.hash.load(Relaxed);
-                let _locked = self.locks.shared(partition(hash));
-                // Another worker's by now: it may be of another partition, where this lock means nothing.
-                let is_same = slot.hash.load(Relaxed) == hash && slot.database.load(Relaxed) == database;
-                let key = is_same.then(|| self.key(number)).flatten()?;
-                Some(Unwritten { key, beat_at: slot.beat_at.load(Relaxed), number })
-            })
-            .collect()
+    /// The heartbeats of a database that are not in their rows yet, as they are when each is asked for. Nothing is
+    /// locked in between.
+    pub fn unwritten(&self, database: u32) -> impl Iterator<Item = Unwritten> {
+        let is_hinted = move |slot: &Slot| slot.database.load(Relaxed) == database && slot.is_unwritten();
+        (1..).zip(self.used()).filter(move |(_, slot)| is_hinted(slot)).filter_map(move |(number, slot)| {
+            let hash = slot.hash.load(Relaxed);
+            let _locked = self.locks.shared(partition(hash));
+            // Another worker's by now: it may be of another partition, where this lock means nothing.
+            let is_same = slot.hash.load(Relaxed) == hash && slot.database.load(Relaxed) == database;
+            let key = is_same.then(|| self.key(number)).flatten()?;
+            Some(Unwritten { key, beat_at: slot.beat_at.load(Relaxed), number })
+        })
     }
 
     /// How long workers of a database who have beaten since then had been silent at a moment, for about as many of

@@ -218,7 +218,7 @@ pub fn reset_session_settings() {
     for (name, value) in settings.iter().chain(version::WORKER_SETTINGS) {
         set_for_worker(name, value);
     }
-    // As much as a VACUUM may have: heartbeats are joined with their rows by a hash, which is slower on disk.
+    // As much as a VACUUM may have: a hundred thousand who died at once are sorted and hashed, which is slower on disk.
     // SAFETY: plain settings, in kilobytes.
     let memory = unsafe { pg_sys::work_mem.max(pg_sys::maintenance_work_mem) };
     if let Ok(memory) = CString::new(format!("{memory}kB")) {

@@ -52,19 +52,27 @@ pub fn as_role_waiting<T>(
     lock_timeout: &CStr,
     work: impl FnOnce() -> T,
 ) -> T {
-    as_role(role, relations, || {
-        set_local(c"lock_timeout", lock_timeout);
-        work()
-    })
+    as_role_with(&[(c"lock_timeout", lock_timeout)], role, relations, work)
+}
+
+/// Runs `work` as `role`, as [`as_role`] does, to write to many rows by their keys, each of which is looked up in
+/// an index: a part of a table costs what it has rows, however large the rest is. Gives up on a lock that is not to be
+/// had for so long.
+pub fn as_role_by_keys<T>(
+    role: pg_sys::Oid,
+    relations: &[pg_sys::Oid],
+    lock_timeout: &CStr,
+    work: impl FnOnce() -> T,
+) -> T {
+    let settings =
+        [(c"lock_timeout", lock_timeout), (c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off")];
+    as_role_with(&settings, role, relations, work)
 }
 
 /// Runs `work` as `role`, as [`as_role`] does, with plans for tables that are in memory, as those are which are
 /// read at every sweep: looking a few thousand rows up is then cheaper than the planner thinks.
 pub fn as_role_in_memory<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
-    as_role(role, relations, || {
-        set_local(c"random_page_cost", c"1.1");
-        work()
-    })
+    as_role_with(&[(c"random_page_cost", c"1.1")], role, relations, work)
 }
 
 /// Runs `work` as `role`, as [`as_role`] does, and has the planner use an index wherever one can be used.
@@ -73,8 +81,17 @@ pub fn as_role_preferring_indexes<T>(
     relations: &[pg_sys::Oid],
     work: impl FnOnce() -> T,
 ) -> T {
+    as_role_with(&[(c"enable_seqscan", c"off")], role, relations, work)
+}
+
+fn as_role_with<T>(
+    settings: &[(&CStr, &CStr)],
+    role: pg_sys::Oid,
+    relations: &[pg_sys::Oid],
+    work: impl FnOnce() -> T,
+) -> T {
     as_role(role, relations, || {
-        set_local(c"enable_seqscan", c"off");
+        settings.iter().for_each(|(name, value)| set_local(name, value));
         work()
     })
 }
