@@ -1,12 +1,13 @@
 //! Writing heartbeats behind: from shared memory to the rows of `worker_heartbeats`. Done by the sweeper, before
 //! each sweep and once a flush interval where somebody has beaten.
 
-use pgrx::prelude::*;
 use std::collections::HashSet;
 use std::time::Instant;
 
+use pgrx::prelude::*;
+
 use crate::buffer::{self, table::Unwritten};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::halving::{Patience, in_halves};
 use crate::installation::Installation;
 use crate::jobs::is_locked;
@@ -25,19 +26,29 @@ pub fn flush() -> Result<()> {
     watch_gaps();
     let mut heartbeats = buffer::unwritten();
     let mut patience = Patience::new(settings::statement_timeout());
-    let longest_rest = settings::flush_interval().min(settings::check_interval()) / 2;
-    let mut pace = Pace::new(longest_rest, Instant::now());
+    let mut pace = Pace::new(settings::flush_interval().min(settings::check_interval()) / 2, Instant::now());
+    // A sweep may be waiting for this, and a table of somebody else's may take its time.
+    let limit = settings::statement_timeout().max(settings::check_interval());
+    let resting = version::wait_event(c"RgridHeartbeatFlushRest");
     let mut outcome = Ok(());
     let mut count = 0;
     loop {
         let batch: Vec<Unwritten> = heartbeats.by_ref().take(BATCH).collect();
         count += batch.len();
-        outcome = outcome.and(in_halves(&batch, &mut patience, &mut flush_batch));
+        let result = in_halves(&batch, &mut patience, &mut flush_batch);
+        let has_failed = result.is_err();
+        outcome = outcome.and(result);
         let rest = pace.work_ends(Instant::now());
-        if batch.len() < BATCH {
+        if batch.len() < BATCH || patience.is_over() {
             break;
         }
-        process::wait(rest, version::wait_event(c"RgridHeartbeatFlushRest"));
+        if pace.worked() > limit {
+            outcome = outcome.and(Err(Error::TimedOut { limit }));
+            break;
+        }
+        if !has_failed {
+            process::rest(rest, resting);
+        }
         pace.rest_ends(Instant::now());
     }
     if count > 0 {

@@ -12,7 +12,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Failures that are borne: enough to find five bad parts among a quarter of a million.
+    /// Failures that are borne: enough to find seven bad parts among thousands.
     const FAILURES: u32 = 100;
 
     /// Halves are tried for so long after the first failure.
@@ -20,7 +20,8 @@ impl Patience {
         Self { failures: 0, until: None, limit }
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether nothing that may fail is tried any more.
+    pub fn is_over(&self) -> bool {
         self.failures >= Self::FAILURES || self.until.is_some_and(|until| Instant::now() >= until)
     }
 

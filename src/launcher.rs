@@ -23,8 +23,8 @@ const KIND: &str = "rgrid_heartbeat launcher";
 /// Sweepers that run at once. One takes milliseconds when there is nothing to do, and worker slots are scarce.
 const SWEEPERS_AT_ONCE: usize = 3;
 
-/// A sweeper that takes longer than this hangs, in code of a table's owner most likely, and does not count: it must
-/// not keep the other databases waiting.
+/// A sweeper that takes longer than this hangs, in code of a table's owner most likely, or rests between the parts of
+/// a large flush, and does not count: it must not keep the other databases waiting.
 const HANGING: Duration = Duration::from_secs(5);
 
 /// Sweepers that run at once when some of them hang.

@@ -20,7 +20,7 @@
 //! - [`notify`]: telling whoever listens
 //! - [`heartbeat`]: the functions that a worker calls
 //! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
-//! - [`halving`]: batches that fail because of one of their parts
+//! - [`halving`]: batches that fail because of one of their parts; [`pace`]: work with rests between its parts
 //! - [`incarnations`]: the workers' numbers that the ledger no longer tells; [`prune`] removes what is old
 //! - [`stats`], [`health`]: what operators read; [`counters`] and [`gaps`] are where the numbers come from
 //! - [`databases`]: what the processes tell one another, in shared memory

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// After each part, a rest of so many times what the part took: a quarter of a processor is used.
+/// After each part, a rest of so many times what the part took: a quarter of a processor is used at most.
 const REST: u32 = 3;
 
 /// How long was worked, and how long rested. The rests together are no longer than they may be: then the work goes on
@@ -27,6 +27,11 @@ impl Pace {
         self.worked += part;
         self.since = now;
         (part * REST).min(self.limit.saturating_sub(self.rested))
+    }
+
+    /// How long was worked.
+    pub fn worked(&self) -> Duration {
+        self.worked
     }
 
     /// The rest is over, and the next part of the work begins.

@@ -63,7 +63,7 @@ fn define_times() {
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.flush_interval",
         c"How long a heartbeat may stay in memory before its row is written.",
-        c"The extension's functions always see it; a crash of the server loses at most this much.",
+        c"The extension's functions always see it. Of very many heartbeats, the last are written up to half of this later.",
         &FLUSH_INTERVAL,
         10,
         i32::MAX,

@@ -1,9 +1,9 @@
 //! The sweeper: a short-lived process that writes heartbeats and sweeps in one database once.
 //!
 //! Started by the launcher, one at a time for a database. It connects, leaves if the extension is not there or
-//! not of its version, flushes, sweeps, and ends, so that nobody waits for it who wants to drop or copy the database. Each
-//! batch of workers is a transaction of its own; before each the extension is looked up again. A problem is
-//! logged when it is new, and not again until it changes.
+//! not of its version, flushes, sweeps, and ends, so that nobody waits for it long who wants to drop or copy the
+//! database. Each batch of workers is a transaction of its own; before each the extension is looked up again. A
+//! problem is logged when it is new, and not again until it changes.
 #![allow(unsafe_code, reason = "the entry point is called by name")]
 
 use pgrx::pg_sys::panic::ErrorReport;

@@ -240,7 +240,7 @@ impl HeartbeatTable {
              ORDER BY h.worker_id",
             self.stored("$1::timestamptz")
         ));
-        let arguments = [pg::timestamptz(cutoff).into(), except.to_vec().into()];
+        let arguments = [pg::timestamptz(cutoff).into(), arrays::of(except)];
         self.as_owner(|| sql::select(&statement, &arguments, worker))
     }
 
@@ -261,16 +261,15 @@ impl HeartbeatTable {
             self.stored("$3::timestamptz"),
         ));
         let arguments =
-            [cutoff.and_then(pg::timestamptz).into(), except.to_vec().into(), pg::timestamptz(future).into()];
+            [cutoff.and_then(pg::timestamptz).into(), arrays::of(except), pg::timestamptz(future).into()];
         self.as_owner(|| sql::select(&statement, &arguments, worker))
     }
 
     /// How many workers have a row, those in `except` apart.
     pub fn count(&self, except: &[String]) -> Result<usize> {
         let statement = self.sql("SELECT pg_catalog.count(*) FROM @table@ h WHERE h.worker_id <> ALL ($1)");
-        let counts: Vec<i64> = self.as_owner(|| {
-            sql::select(&statement, &[except.to_vec().into()], |row| row.required(1, "count"))
-        })?;
+        let counts: Vec<i64> =
+            self.as_owner(|| sql::select(&statement, &[arrays::of(except)], |row| row.required(1, "count")))?;
         Ok(counts.first().and_then(|count| usize::try_from(*count).ok()).unwrap_or(0))
     }
 

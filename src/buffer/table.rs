@@ -353,13 +353,13 @@ impl<'a, L: Locks> Table<'a, L> {
         })
     }
 
-    /// How long workers of a database who have beaten since then had been silent at a moment, for about as many of
-    /// them as are asked for. Nothing is locked: a slot that changes hands meanwhile may give a wrong one.
+    /// How long workers of a database who have beaten since then had been silent at a moment, of as many workers as are
+    /// asked for: the first, which a flush that takes long has read when it began. Nothing is locked: a slot that
+    /// changes hands meanwhile may give a wrong one.
     pub fn silences(&self, database: u32, moment: i64, wanted: usize) -> Vec<i64> {
-        let high_water = index(self.header.high_water.load(Relaxed));
         self.used()
-            .step_by((high_water / wanted.max(1)).max(1))
             .filter(|slot| slot.database.load(Relaxed) == database)
+            .take(wanted)
             .filter_map(|slot| {
                 let (beat_at, before) = (slot.beat_at.load(Relaxed), slot.written.load(Relaxed));
                 (before < moment && moment < beat_at).then(|| moment - before)

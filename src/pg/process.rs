@@ -259,10 +259,17 @@ fn set_synchronous_commit(value: *const std::ffi::c_char) {
     };
 }
 
-/// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process.
+/// Sleeps as [`rest`] does, and lets this process be cancelled or ended.
+pub fn wait(timeout: Duration, event: u32) {
+    rest(timeout, event);
+    super::check_for_interrupts();
+}
+
+/// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process. What else it is
+/// told meanwhile, it does at its next check for interrupts.
 ///
 /// `event` says why, for `pg_stat_activity`: see [`version::wait_event`].
-pub fn wait(timeout: Duration, event: u32) {
+pub fn rest(timeout: Duration, event: u32) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // Rounded up, or the last part of a millisecond would be spent awake.
     let milliseconds = timeout.as_micros().div_ceil(1_000).try_into().unwrap_or(i64::from(i32::MAX));
@@ -270,7 +277,6 @@ pub fn wait(timeout: Duration, event: u32) {
     unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, event) };
     // SAFETY: as above; before the work is looked for, so that no wake-up is lost.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
-    super::check_for_interrupts();
 }
 
 /// Reads the configuration again when a SIGHUP asked for it; says whether it did.

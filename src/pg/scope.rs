@@ -55,18 +55,16 @@ pub fn as_role_waiting<T>(
     as_role_with(&[(c"lock_timeout", lock_timeout)], role, relations, work)
 }
 
-/// Runs `work` as `role`, as [`as_role`] does, to write to many rows by their keys, each of which is looked up in
-/// an index: a part of a table costs what it has rows, however large the rest is. Gives up on a lock that is not to be
-/// had for so long.
+/// Runs `work` as `role`, as [`as_role`] does, with plans that look rows up by their keys, so that to write a part of a
+/// table costs what the part has rows, however large the rest is. Only the costs are changed: without an index for it,
+/// the planner still finds another way. Gives up on a lock that is not to be had for so long.
 pub fn as_role_by_keys<T>(
     role: pg_sys::Oid,
     relations: &[pg_sys::Oid],
     lock_timeout: &CStr,
     work: impl FnOnce() -> T,
 ) -> T {
-    let settings =
-        [(c"lock_timeout", lock_timeout), (c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off")];
-    as_role_with(&settings, role, relations, work)
+    as_role_with(&[(c"lock_timeout", lock_timeout), (c"random_page_cost", c"0.1")], role, relations, work)
 }
 
 /// Runs `work` as `role`, as [`as_role`] does, with plans for tables that are in memory, as those are which are
