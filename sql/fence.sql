@@ -1,9 +1,12 @@
 -- Fences: triggers on tables of jobs that keep late results away. Their function raises the error; whether there is
--- one to raise is tested by each trigger's WHEN clause. A table's owner must be able to make one.
+-- one to raise is tested by each trigger's WHEN clause. CREATE TRIGGER demands EXECUTE on the function from the table's
+-- owner, also when a dump is restored by that role, so PUBLIC keeps it; called by hand it only raises an error.
 CREATE FUNCTION @extschema@.rgrid_fence(job_table regclass) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_fence_wrapper';
 CREATE FUNCTION @extschema@.rgrid_unfence(job_table regclass) RETURNS boolean
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unfence_wrapper';
+CREATE FUNCTION @extschema@.rgrid_fence_violated() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_fence_violated_wrapper';
 REVOKE ALL ON FUNCTION @extschema@.rgrid_fence(regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_unfence(regclass) FROM PUBLIC;
 

@@ -8,25 +8,34 @@ CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
        s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.flushes, s.rows_flushed, s.deaths,
        s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
-       s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.typical_gap_seconds,
-       s.longest_gap_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
+       s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
+       s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
        s.buffer_capacity, s.stats_reset
 FROM @extschema@.rgrid_stat_databases() AS s
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.datid;
 
+CREATE VIEW @extschema@.pg_stat_rgrid_problems AS
+SELECT p.datid, d.datname, p.problem, p.relid, p.since, p.last_at, p.rounds, p.sqlstate, p.message
+FROM @extschema@.rgrid_stat_problems() AS p
+LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) p.datid;
+
 REVOKE ALL ON FUNCTION @extschema@.rgrid_worker_states() FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_databases() FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_reset() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_problems() FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_health() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
-GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat TO pg_monitor;
+GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat,
+    @extschema@.pg_stat_rgrid_problems TO pg_monitor;
 
 COMMENT ON FUNCTION @extschema@.rgrid_worker_states() IS 'What the view rgrid_workers shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_databases() IS 'What the view pg_stat_rgrid_heartbeat shows';
+COMMENT ON FUNCTION @extschema@.rgrid_stat_problems() IS 'What the view pg_stat_rgrid_problems shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
-    'Starts the counters and gaps of this database in pg_stat_rgrid_heartbeat anew';
+    'Resets the counters and intervals of this database in pg_stat_rgrid_heartbeat';
 COMMENT ON FUNCTION @extschema@.rgrid_health() IS
     'Whether everything works here, a row a check: status ok, warning or error, what was found, what mends it';
 
@@ -78,18 +87,34 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_requeued IS 'Running 
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_pruned IS
     'Rows of dead workers that were removed because they were older than the retention';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths_pruned IS 'Rows of the ledger that were removed, likewise';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.typical_gap_seconds IS
-    'Median time between two heartbeats of a worker, in seconds, seen at flushes in the last hours; NULL before enough were';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.longest_gap_seconds IS
-    'Their 99th percentile, in seconds; too low by up to a fifth and flush_interval, never too high';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.median_interval_seconds IS
+    'Median of the intervals between heartbeats of a worker over the last hours, in seconds; NULL before enough were seen';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.p99_interval_seconds IS
+    'Their 99th percentile, in seconds; may be up to 20 % plus flush_interval too low, never too high';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.errors IS 'Rounds of sweepers that met a problem or failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.failures_in_a_row IS
     'Sweepers that failed since the last one that did not';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_error IS
-    'The last problem, at most 256 bytes of it, which may be over; also in the server''s log';
+    'The last problem, which may be over; cut at 448 bytes, whole in the server''s log. All that last: pg_stat_rgrid_problems';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_error_at IS 'When it was last met';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_entries IS
     'Workers of this database whose heartbeats are kept in memory';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_capacity IS
     'Workers of all databases together that fit there: rgrid_heartbeat.max_workers';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.stats_reset IS 'When counting began';
+
+COMMENT ON VIEW @extschema@.pg_stat_rgrid_problems IS
+    'A row for each thing that the last sweeper of a database could not do; lost in a crash of the server';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datid IS 'OID of the database';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datname IS 'Name of the database';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.problem IS
+    'What it is about: sweeper, flush, future heartbeats, pruning, job table, locked jobs, or others: '
+    'more than are kept apart';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.relid IS
+    'OID of the watched table that it is about, in that database; NULL when it is about none';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.since IS 'When it was first met';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.last_at IS 'When it was last met';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.rounds IS 'How many sweepers have met it since then';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.sqlstate IS 'SQLSTATE of the error';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.message IS
+    'What could not be done and why; cut at 448 bytes, whole in the server''s log';

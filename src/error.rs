@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
 
-use crate::installation::VERSION;
+use crate::VERSION;
 
 /// A year, more or less.
 const FAR_AHEAD: Duration = Duration::from_secs(366 * 24 * 3_600);
@@ -175,6 +175,8 @@ pub enum Error {
         /// The job's table.
         table: String,
     },
+    /// A trigger function was called by hand.
+    NotATrigger,
     /// A name of a type of ours means another one by now.
     ReplacedType {
         /// The other type.
@@ -226,12 +228,13 @@ impl Error {
             || code == PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
     }
 
-    /// Says it as a warning.
-    pub fn warn(self) {
-        ErrorReport::from(self).report(PgLogLevel::WARNING);
+    /// Whether rows or a table are locked by other sessions.
+    pub fn is_lock_not_available(&self) -> bool {
+        self.code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
     }
 
-    fn code(&self) -> PgSqlErrorCode {
+    /// The SQLSTATE.
+    pub fn code(&self) -> PgSqlErrorCode {
         match self {
             Self::NullArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::EmptyWorkerId
@@ -265,6 +268,7 @@ impl Error {
             Self::FutureHeartbeats { .. } | Self::MassDeath { .. } => PgSqlErrorCode::ERRCODE_WARNING,
             Self::GivenUp { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NotWritten { .. } => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            Self::NotATrigger => PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             Self::Caught(caught) => caught.code,
             Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
         }
@@ -275,6 +279,7 @@ impl Error {
         match self {
             Self::NullArgument(argument) => format!("{argument} must not be null"),
             Self::EmptyWorkerId => "worker id must not be empty".into(),
+            Self::NotATrigger => "trigger functions can only be called as triggers".into(),
             Self::WorkerIdTooLong { .. } => "worker id is too long".into(),
             Self::ControlCharacter(argument) => format!("{argument} must not contain control characters"),
             Self::ThresholdNotPositive => "threshold must be greater than zero".into(),
@@ -333,7 +338,8 @@ impl Error {
         }
     }
 
-    fn detail(&self) -> Option<String> {
+    /// The detail, as a sentence.
+    pub fn detail(&self) -> Option<String> {
         match self {
             Self::WorkerIdTooLong { length, limit } => {
                 Some(format!("It has {length} characters; at most {limit} are possible."))
@@ -371,7 +377,8 @@ impl Error {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    /// The hint, as a sentence.
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotPreloaded => Some("Add it to shared_preload_libraries and restart the server.".into()),
             Self::NoHeartbeatTable { .. } => Some(

@@ -1,15 +1,13 @@
-//! Where the extension is installed in the present database: its schema, its owner, its version.
+//! Where the extension is installed in the current database: its schema, its owner, its version.
 
 use pgrx::prelude::*;
 
+use crate::VERSION;
 use crate::error::{Error, Result};
-use crate::pg::{self, catalog, scope, sql};
-use crate::{buffer, databases};
+use crate::pg::scope::Scope;
+use crate::pg::{catalog, sql};
 
-/// The version of this library, and of the SQL objects that it works with.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The extension in the present database, as the catalog has it at this moment.
+/// The extension in the current database, as the catalog has it at this moment.
 #[derive(Clone, Debug)]
 pub struct Installation {
     /// The schema that its objects are in.
@@ -29,15 +27,14 @@ impl Installation {
     /// database does not have it.
     pub fn find() -> Result<Option<Self>> {
         let Some(oid) = catalog::lock_extension(c"rgrid_heartbeat") else { return Ok(None) };
-        let statement = sql::Kept::new(
+        let statement = sql::SavedPlan::new(
             "SELECT x.extnamespace, x.extowner, x.extversion, pg_catalog.quote_ident(n.nspname) \
              FROM pg_catalog.pg_extension x \
              JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) x.extnamespace \
              WHERE x.oid OPERATOR(pg_catalog.=) $1"
                 .into(),
-            &[pg_sys::OIDOID],
         );
-        let found = statement.select(&[oid.into()], |row| {
+        let found = statement.read(&[oid.into()], |row| {
             let schema = row.required(1, "schema")?;
             let tables = ["rgrid_worker_deaths", "rgrid_incarnations", "rgrid_job_tables"];
             Ok(Self {
@@ -84,18 +81,6 @@ impl Installation {
 
     /// Runs `work` with the rights that the extension's own tables need.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        scope::as_role(self.owner, &self.tables, work)
+        Scope::of(self.owner, &self.tables).run(work)
     }
-}
-
-/// The last statement of the extension's script; it drops this function again.
-///
-/// When the script's transaction commits, silence starts to count, nobody of an earlier installation is known any
-/// more, and the launcher looks at the database.
-#[pg_extern]
-fn rgrid_installed() {
-    scope::at_commit(|| {
-        buffer::forget(pg::current_database());
-        databases::installed(pg::now());
-    });
 }

@@ -5,59 +5,36 @@
 //!
 //! # Layout
 //!
-//! - [`settings`]: the settings, with typed getters
+//! Layers, the lowest first. Each imports only what is above it in this list; a test holds them to that.
+//!
+//! - [`rules`]: the rules in plain Rust: who is dead when, when to look again, what is news
 //! - [`error`]: every SQLSTATE, message, detail and hint
-//! - [`liveness`]: the rules about time, in plain Rust
+//! - [`pg`]: the calls into PostgreSQL, each behind a safe name
+//! - [`settings`]: the settings, with typed getters
+//! - [`shmem`]: what processes share: heartbeats, databases, the launcher, problems
 //! - [`installation`]: where the extension is in a database
-//! - [`workers`]: the rows of `worker_heartbeats`, the extension's own or an adopted table
-//! - [`ledger`]: the deaths
-//! - [`family`]: a table with its partitions and children, and whose they are
-//! - [`jobs`]: the watched tables; [`watch`]: the functions by which their owners announce them
-//! - [`settle`]: settling jobs over all watched tables
-//! - [`sweep`]: declaring deaths
-//! - [`mass_death`]: holding many deaths at once back for a while
-//! - [`fence`]: keeping late results away from jobs that were given up
-//! - [`notify`]: telling whoever listens
-//! - [`heartbeat`]: the functions that a worker calls
-//! - [`buffer`]: heartbeats in shared memory; [`flush`] writes them to their rows
-//! - [`halving`]: batches that fail because of one of their parts; [`pace`]: work with rests between its parts
-//! - [`incarnations`]: the workers' numbers that the ledger no longer tells; [`prune`] removes what is old
-//! - [`stats`], [`health`]: what operators read; [`counters`] and [`gaps`] are where the numbers come from
-//! - [`databases`]: what the processes tell one another, in shared memory
-//! - [`launcher`], [`sweeper`]: the two processes
-//! - [`pg`]: the calls into Postgres that need `unsafe`
+//! - [`tables`]: the extension's tables, a module each: heartbeats, deaths, incarnations, job tables
+//! - [`jobs`]: the watched tables of jobs, and settling them
+//! - [`sweep`]: what a round does; what a death and a return are
+//! - [`processes`]: the launcher and the sweeper
+//! - [`api`]: the SQL functions
 
 use pgrx::prelude::*;
 
-pub mod buffer;
-pub mod counters;
-pub mod databases;
+pub mod api;
 pub mod error;
-pub mod family;
-pub mod fence;
-pub mod flush;
-pub mod gaps;
-pub mod halving;
-pub mod health;
-pub mod heartbeat;
-pub mod incarnations;
 pub mod installation;
 pub mod jobs;
-pub mod launcher;
-pub mod ledger;
-pub mod liveness;
-pub mod mass_death;
-pub mod notify;
-pub mod pace;
 pub mod pg;
-pub mod prune;
+pub mod processes;
+pub mod rules;
 pub mod settings;
-pub mod settle;
-pub mod stats;
+pub mod shmem;
 pub mod sweep;
-pub mod sweeper;
-pub mod watch;
-pub mod workers;
+pub mod tables;
+
+/// The version of this library, and of the SQL objects that it works with.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pgrx::pg_module_magic!(name, version);
 
@@ -70,13 +47,14 @@ extension_sql_file!(
     "../sql/views.sql",
     requires = [
         "job_tables",
-        stats::workers::rgrid_worker_states,
-        stats::databases::rgrid_stat_databases,
-        stats::databases::rgrid_stat_reset,
-        health::rgrid_health
+        api::views::workers::rgrid_worker_states,
+        api::views::statistics::rgrid_stat_databases,
+        api::views::statistics::rgrid_stat_reset,
+        api::views::problems::rgrid_stat_problems,
+        api::health::rgrid_health
     ]
 );
-extension_sql_file!("../sql/fence.sql", requires = ["job_tables", rgrid_fence_violated]);
+extension_sql_file!("../sql/fence.sql", requires = ["job_tables"]);
 extension_sql_file!("../sql/functions.sql", finalize);
 
 /// Called by Postgres when the library is loaded.
@@ -87,13 +65,9 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::is_binary_upgrade() || !pg::is_preloading() {
         return;
     }
-    databases::request_shared_memory();
-    buffer::request_shared_memory();
-    launcher::register();
+    shmem::request();
+    processes::launcher::register();
 }
-
-#[cfg(any(test, feature = "pg_test"))]
-mod pg_tests;
 
 /// What cargo-pgrx needs to start the server of the `#[pg_test]` functions.
 #[cfg(test)]

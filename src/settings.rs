@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::liveness::MassDeath;
 use crate::pg;
+use crate::rules::liveness::MassDeath;
 
 static CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static STALE_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(120_000);

@@ -5,15 +5,15 @@
 
 use pgrx::{pg_sys, spi};
 
-use super::JobTable;
-use super::registry::OnDeath;
+use super::table::JobTable;
 use crate::error::{Error, Result};
 use crate::pg::catalog::Column;
 use crate::pg::{catalog, scope, sql};
+use crate::tables::job_tables::OnDeath;
 
 /// A column of a watched table.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct ColumnRef {
     /// Its name, quoted where SQL needs it.
     pub name: String,
     /// What the catalog says of it.
@@ -24,13 +24,13 @@ pub struct Known {
 #[derive(Clone, Debug)]
 pub struct Columns {
     /// The worker that runs the job: of a scalar type, compared as text.
-    pub worker: Known,
+    pub worker: ColumnRef,
     /// The job's status: text, or an enum.
-    pub status: Known,
+    pub status: ColumnRef,
     /// Where the reason goes: text.
-    pub error: Option<Known>,
+    pub error: Option<ColumnRef>,
     /// Where the time goes: a date, or a timestamp with or without time zone.
-    pub finished: Option<Known>,
+    pub finished: Option<ColumnRef>,
     /// Those that giving back needs; `None` where jobs are failed.
     pub requeue: Option<Requeue>,
 }
@@ -39,11 +39,11 @@ pub struct Columns {
 #[derive(Clone, Debug)]
 pub struct Requeue {
     /// Attempts that are used up: an integer.
-    pub attempts: Known,
+    pub attempts: ColumnRef,
     /// Attempts that there are: an integer.
-    pub max_attempts: Option<Known>,
+    pub max_attempts: Option<ColumnRef>,
     /// When the present attempt was started: of any type.
-    pub started: Option<Known>,
+    pub started: Option<ColumnRef>,
 }
 
 impl Columns {
@@ -53,21 +53,21 @@ impl Columns {
     ///
     /// When one of them is missing or of a type that cannot be used.
     pub fn of(table: &JobTable) -> Result<Self> {
-        let watch = &table.watch;
+        let mapping = &table.mapping;
         let find = |name: &String| table.column(name);
-        let requeue = match watch.on_death {
+        let requeue = match mapping.on_death {
             OnDeath::Fail => None,
             OnDeath::Requeue => Some(Requeue {
-                attempts: find(watch.attempts_column.as_ref().ok_or(Error::NoAttemptsColumn)?)?,
-                max_attempts: watch.max_attempts_column.as_ref().map(find).transpose()?,
-                started: watch.started_column.as_ref().map(find).transpose()?,
+                attempts: find(mapping.attempts_column.as_ref().ok_or(Error::NoAttemptsColumn)?)?,
+                max_attempts: mapping.max_attempts_column.as_ref().map(find).transpose()?,
+                started: mapping.started_column.as_ref().map(find).transpose()?,
             }),
         };
         let columns = Self {
-            worker: find(&watch.worker_column)?,
-            status: find(&watch.status_column)?,
-            error: watch.error_column.as_ref().map(find).transpose()?,
-            finished: watch.finished_column.as_ref().map(find).transpose()?,
+            worker: find(&mapping.worker_column)?,
+            status: find(&mapping.status_column)?,
+            error: mapping.error_column.as_ref().map(find).transpose()?,
+            finished: mapping.finished_column.as_ref().map(find).transpose()?,
             requeue,
         };
         columns.check_types(table)?;
@@ -75,7 +75,7 @@ impl Columns {
     }
 
     fn check_types(&self, table: &JobTable) -> Result<()> {
-        let check = |known: &Known, fits: fn(&Column) -> bool, wanted| match fits(&known.column) {
+        let check = |known: &ColumnRef, fits: fn(&Column) -> bool, wanted| match fits(&known.column) {
             true => Ok(()),
             false => {
                 Err(Error::ColumnType { table: table.target.clone(), column: known.name.clone(), wanted })
@@ -99,11 +99,11 @@ impl Columns {
     /// What only matters when a table is watched, since the table would say it itself later: whether the values are
     /// possible, and the columns that are cleared allow NULL. As the table's owner, whose domains are asked.
     pub fn check_values(&self, table: &JobTable) -> Result<()> {
-        let watch = &table.watch;
-        self.check_status(table, &watch.running_status)?;
-        self.check_status(table, &watch.dead_status)?;
+        let mapping = &table.mapping;
+        self.check_status(table, &mapping.running_status)?;
+        self.check_status(table, &mapping.dead_status)?;
         let Some(requeue) = &self.requeue else { return Ok(()) };
-        self.check_status(table, &watch.queued_status)?;
+        self.check_status(table, &mapping.queued_status)?;
         let cleared = [Some(&self.worker), requeue.started.as_ref(), self.finished.as_ref()];
         match cleared.into_iter().flatten().find(|known| known.column.not_null) {
             Some(known) => {
@@ -117,7 +117,7 @@ impl Columns {
         let (literal, kind) = (spi::quote_literal(value), self.status.column.type_name());
         let statement = format!("SELECT CAST({literal} AS {kind})::text = {literal}");
         let stored: Result<Vec<bool>> = scope::subtransaction(|| {
-            table.as_owner(|| sql::select(&statement, &[], |row| row.required(1, "comparison")))
+            table.as_owner(|| sql::read(&statement, &[], |row| row.required(1, "comparison")))
         });
         let reason = match stored {
             Ok(same) if same == [true] => return Ok(()),
@@ -134,9 +134,9 @@ impl Columns {
 }
 
 impl JobTable {
-    fn column(&self, name: &str) -> Result<Known> {
+    fn column(&self, name: &str) -> Result<ColumnRef> {
         match catalog::column(self.relation.oid, name) {
-            Some(column) => Ok(Known { name: spi::quote_identifier(name), column }),
+            Some(column) => Ok(ColumnRef { name: spi::quote_identifier(name), column }),
             None => Err(Error::UndefinedColumn { table: self.target.clone(), column: name.to_owned() }),
         }
     }

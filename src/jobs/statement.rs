@@ -6,8 +6,8 @@
 
 use pgrx::{pg_sys, spi};
 
-use super::columns::{Columns, Known, Requeue};
-use super::{JobTable, Locked};
+use super::columns::{ColumnRef, Columns, Requeue};
+use super::table::{JobTable, Locked};
 
 /// The words of a table's statements.
 pub struct Statements<'a> {
@@ -73,12 +73,12 @@ impl<'a> Statements<'a> {
 
     /// The condition for a job that is running; the shape that a partial index on it has.
     pub fn is_running(&self) -> String {
-        self.has_status(&self.table.watch.running_status)
+        self.has_status(&self.table.mapping.running_status)
     }
 
     /// The condition for a job of one of the workers, `$1`, that is running.
     pub fn running_jobs(&self) -> String {
-        let Known { name, column } = &self.columns.worker;
+        let ColumnRef { name, column } = &self.columns.worker;
         let worker = match column.base_type() {
             pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
             _ => format!("j.{name}::text"),
@@ -88,7 +88,7 @@ impl<'a> Statements<'a> {
 
     /// The condition for a job of a status. A domain has no operators of its own: its base has them.
     fn has_status(&self, status: &str) -> String {
-        let Known { name, column } = &self.columns.status;
+        let ColumnRef { name, column } = &self.columns.status;
         let literal = spi::quote_literal(status);
         match column.base() {
             Some(base) => format!("j.{name}::{} = {literal}", base.type_name()),
@@ -103,7 +103,7 @@ impl<'a> Statements<'a> {
     }
 
     fn maximum(&self, requeue: &Requeue) -> String {
-        let otherwise = self.table.watch.max_attempts;
+        let otherwise = self.table.mapping.max_attempts;
         requeue
             .max_attempts
             .as_ref()
@@ -116,20 +116,20 @@ impl<'a> Statements<'a> {
 
     fn is_requeued(&self) -> String {
         match self.columns.requeue {
-            Some(_) => self.has_status(&self.table.watch.queued_status),
+            Some(_) => self.has_status(&self.table.mapping.queued_status),
             None => "false".into(),
         }
     }
 
     /// What becomes of a job.
     fn assignments(&self) -> String {
-        let watch = &self.table.watch;
-        let dead = self.status(&watch.dead_status);
+        let mapping = &self.table.mapping;
+        let dead = self.status(&mapping.dead_status);
         let message = "$2".to_owned();
         let assignments = match self.columns.requeue.as_ref().zip(self.again()) {
             None => self.outcome(dead, message, |time| time),
             Some((requeue, again)) => {
-                let queued = self.status(&watch.queued_status);
+                let queued = self.status(&mapping.queued_status);
                 let either = |again_value: &str, value: &str| {
                     format!("CASE WHEN {again} THEN {again_value} ELSE {value} END")
                 };
@@ -158,7 +158,7 @@ impl<'a> Statements<'a> {
         status: String,
         message: String,
         time: impl Fn(String) -> String,
-    ) -> Vec<(&'a Known, String)> {
+    ) -> Vec<(&'a ColumnRef, String)> {
         let Columns { status: column, error, finished, .. } = self.columns;
         let mut assignments = vec![(column, status)];
         assignments.extend(
@@ -175,7 +175,7 @@ fn used(requeue: &Requeue) -> String {
 }
 
 /// Times without a zone are UTC, as RGrid writes them.
-fn finish_time(finished: &Known) -> &'static str {
+fn finish_time(finished: &ColumnRef) -> &'static str {
     match finished.column.base_type() {
         pg_sys::TIMESTAMPTZOID => "$3",
         pg_sys::DATEOID => "($3 AT TIME ZONE 'UTC')::date",

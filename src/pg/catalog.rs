@@ -149,6 +149,14 @@ pub fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(role, other) }
 }
 
+/// A relation's name as it stands in the catalog; `None` when it was dropped.
+pub fn name(relation: pg_sys::Oid) -> Option<String> {
+    // SAFETY: returns a palloc'd string, or null.
+    let name = unsafe { pg_sys::get_rel_name(relation) };
+    // SAFETY: as above.
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
+}
+
 /// A relation's name with its schema, quoted where SQL needs it; `None` when it was dropped.
 pub fn qualified_name(relation: pg_sys::Oid) -> Option<String> {
     // SAFETY: returns a palloc'd string, or null.
@@ -215,7 +223,7 @@ pub fn quoted_database() -> String {
 
 /// The indexes of a relation that have a column in them, with their schemas, quoted where SQL needs it.
 pub fn indexes_on(relation: pg_sys::Oid, column: &str) -> Result<Vec<String>> {
-    let indexes = sql::select(
+    let indexes = sql::read(
         "SELECT i.indexrelid FROM pg_catalog.pg_index i \
          JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
          WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \

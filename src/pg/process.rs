@@ -2,7 +2,6 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::{CStr, CString};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
@@ -12,6 +11,9 @@ use super::version;
 
 /// The library's name in `shared_preload_libraries`, from which workers are started.
 const LIBRARY: &str = "rgrid_heartbeat";
+
+/// What sweepers are called in `pg_stat_activity`.
+pub const SWEEPER: &str = "rgrid_heartbeat sweeper";
 
 /// A background worker's name and type end before this many bytes.
 const NAME_LENGTH: usize = pg_sys::BGW_MAXLEN as usize - 1;
@@ -189,19 +191,6 @@ pub fn connect(database: pg_sys::Oid) {
     }
 }
 
-/// Set in a sweeper; nobody waits for the statements of one.
-static IS_SWEEPER: AtomicBool = AtomicBool::new(false);
-
-/// Declares this process a sweeper.
-pub fn become_sweeper() {
-    IS_SWEEPER.store(true, Relaxed);
-}
-
-/// Whether this process is a sweeper.
-pub fn is_sweeper() -> bool {
-    IS_SWEEPER.load(Relaxed)
-}
-
 /// Frees a worker of settings that postgresql.conf or ALTER DATABASE make for people, as autovacuum does.
 pub fn reset_session_settings() {
     let settings = [
@@ -259,9 +248,9 @@ fn set_synchronous_commit(value: *const std::ffi::c_char) {
     };
 }
 
-/// Sleeps as [`rest`] does, and lets this process be cancelled or ended.
+/// Sleeps as [`delay`] does, and lets this process be cancelled or ended.
 pub fn wait(timeout: Duration, event: u32) {
-    rest(timeout, event);
+    delay(timeout, event);
     super::check_for_interrupts();
 }
 
@@ -269,7 +258,7 @@ pub fn wait(timeout: Duration, event: u32) {
 /// told meanwhile, it does at its next check for interrupts.
 ///
 /// `event` says why, for `pg_stat_activity`: see [`version::wait_event`].
-pub fn rest(timeout: Duration, event: u32) {
+pub fn delay(timeout: Duration, event: u32) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // Rounded up, or the last part of a millisecond would be spent awake.
     let milliseconds = timeout.as_micros().div_ceil(1_000).try_into().unwrap_or(i64::from(i32::MAX));

@@ -1,6 +1,7 @@
 //! Code that runs inside something: as another role, in a subtransaction, in a worker's transaction.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -8,30 +9,89 @@ use std::time::Duration;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
-use super::{names, process};
+use super::names;
+use super::process::Timer;
 use crate::error::{Caught, Error, Result};
-use crate::settings;
 
-/// Runs `work` as `role`, in a security-restricted operation and with settings of its own.
+thread_local! {
+    /// How long a statement may run that can set off code of a table's owner; `None` in a session.
+    static STATEMENT_LIMIT: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Has each statement of this process that can set off code of a table's owner end after so long. For a process whose
+/// statements nobody else cancels: in it a cancelled statement is an error like any other.
+pub fn limit_statements(limit: Duration) {
+    STATEMENT_LIMIT.set(Some(limit));
+}
+
+fn has_limit() -> bool {
+    STATEMENT_LIMIT.get().is_some()
+}
+
+/// Work to be done as another role, in a security-restricted operation and with settings of its own.
 ///
 /// Triggers, policies, defaults and functions that the work sets off have the role's rights and no more, can
 /// neither change the role nor leave anything behind in the session, and see a search_path in which nobody
 /// but the superuser creates objects. row_security is off, so a policy that would hide rows raises an error
 /// instead. The same protection as VACUUM and ANALYZE give to the owners' index expressions.
 ///
-/// The statements of the work may name these `relations`, the types of their columns, and what is the system's.
-/// Whoever owns a schema can rename it at any moment and put another one in its place: then what a name means by now
+/// The statements of the work may name the relations of the scope, the types of their columns, and what is the system's.
+/// The owner of a schema can rename it at any moment and put another one in its place: then what a name means by now
 /// is refused before any of its code runs.
-pub fn as_role<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
-    let _restored = RoleScope::enter(role);
-    let _narrowed = names::allow(relations);
-    set_local(c"search_path", c"pg_catalog, pg_temp");
-    set_local(c"row_security", c"off");
-    // Many rows, few expressions: compiling those takes longer than it saves.
-    set_local(c"jit", c"off");
-    // Code of a table's owner may hang, and nobody cancels the statements of a sweeper: it does so itself.
-    let _bounded = process::is_sweeper().then(|| process::Timer::start(settings::statement_timeout()));
-    work()
+#[must_use = "nothing is done before it is run"]
+pub struct Scope<'a> {
+    role: pg_sys::Oid,
+    relations: &'a [pg_sys::Oid],
+    settings: Vec<(&'static CStr, &'static CStr)>,
+}
+
+impl<'a> Scope<'a> {
+    /// Work as `role` whose statements may name these relations.
+    pub fn of(role: pg_sys::Oid, relations: &'a [pg_sys::Oid]) -> Self {
+        Self { role, relations, settings: Vec::new() }
+    }
+
+    /// With a setting, which must be one that any user may set.
+    pub fn set(mut self, name: &'static CStr, value: &'static CStr) -> Self {
+        self.settings.push((name, value));
+        self
+    }
+
+    /// Giving up on a lock that is not to be had for so long, whatever the session's own setting.
+    pub fn lock_timeout(self, limit: &'static CStr) -> Self {
+        self.set(c"lock_timeout", limit)
+    }
+
+    /// With plans that look rows up by their keys, so that to write a part of a table costs what the part has rows,
+    /// however large the rest is. Only the costs are changed: without an index for it, the planner still finds another
+    /// way.
+    pub fn by_keys(self) -> Self {
+        self.set(c"random_page_cost", c"0.1")
+    }
+
+    /// With plans for tables that are in memory, as those are which are read at every sweep: looking a few thousand
+    /// rows up is then cheaper than the planner thinks.
+    pub fn in_memory(self) -> Self {
+        self.set(c"random_page_cost", c"1.1")
+    }
+
+    /// With plans that use an index wherever one can be used.
+    pub fn preferring_indexes(self) -> Self {
+        self.set(c"enable_seqscan", c"off")
+    }
+
+    /// Does the work.
+    pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
+        let _restored = RoleGuard::enter(self.role);
+        let _narrowed = names::allow(self.relations);
+        set_local(c"search_path", c"pg_catalog, pg_temp");
+        set_local(c"row_security", c"off");
+        // Many rows, few expressions: compiling those takes longer than it saves.
+        set_local(c"jit", c"off");
+        self.settings.iter().for_each(|(name, value)| set_local(name, value));
+        let _bounded = STATEMENT_LIMIT.get().map(Timer::start);
+        work()
+    }
 }
 
 /// Runs `work`, in which no lock is waited for longer than this, whatever the session's own setting.
@@ -45,63 +105,14 @@ pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `work` as `role`, as [`as_role`] does, and gives up on a lock that is not to be had for so long.
-pub fn as_role_waiting<T>(
-    role: pg_sys::Oid,
-    relations: &[pg_sys::Oid],
-    lock_timeout: &CStr,
-    work: impl FnOnce() -> T,
-) -> T {
-    as_role_with(&[(c"lock_timeout", lock_timeout)], role, relations, work)
-}
-
-/// Runs `work` as `role`, as [`as_role`] does, with plans that look rows up by their keys, so that to write a part of a
-/// table costs what the part has rows, however large the rest is. Only the costs are changed: without an index for it,
-/// the planner still finds another way. Gives up on a lock that is not to be had for so long.
-pub fn as_role_by_keys<T>(
-    role: pg_sys::Oid,
-    relations: &[pg_sys::Oid],
-    lock_timeout: &CStr,
-    work: impl FnOnce() -> T,
-) -> T {
-    as_role_with(&[(c"lock_timeout", lock_timeout), (c"random_page_cost", c"0.1")], role, relations, work)
-}
-
-/// Runs `work` as `role`, as [`as_role`] does, with plans for tables that are in memory, as those are which are
-/// read at every sweep: looking a few thousand rows up is then cheaper than the planner thinks.
-pub fn as_role_in_memory<T>(role: pg_sys::Oid, relations: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
-    as_role_with(&[(c"random_page_cost", c"1.1")], role, relations, work)
-}
-
-/// Runs `work` as `role`, as [`as_role`] does, and has the planner use an index wherever one can be used.
-pub fn as_role_preferring_indexes<T>(
-    role: pg_sys::Oid,
-    relations: &[pg_sys::Oid],
-    work: impl FnOnce() -> T,
-) -> T {
-    as_role_with(&[(c"enable_seqscan", c"off")], role, relations, work)
-}
-
-fn as_role_with<T>(
-    settings: &[(&CStr, &CStr)],
-    role: pg_sys::Oid,
-    relations: &[pg_sys::Oid],
-    work: impl FnOnce() -> T,
-) -> T {
-    as_role(role, relations, || {
-        settings.iter().for_each(|(name, value)| set_local(name, value));
-        work()
-    })
-}
-
 /// The session's role and settings, put back when dropped.
-struct RoleScope {
+struct RoleGuard {
     role: pg_sys::Oid,
     security_context: i32,
     guc_level: i32,
 }
 
-impl RoleScope {
+impl RoleGuard {
     fn enter(role: pg_sys::Oid) -> Self {
         let mut scope = Self { role: pg_sys::InvalidOid, security_context: 0, guc_level: 0 };
         // SAFETY: both pointers are valid for the call.
@@ -117,10 +128,11 @@ impl RoleScope {
     }
 }
 
-impl Drop for RoleScope {
+impl Drop for RoleGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The abort of the (sub)transaction restores both; in the middle of an error nothing may be called.
+            // The abort of the (sub)transaction restores both, also after a panic of Rust, which `subtransaction` and
+            // `transaction` take for an error; in the middle of one nothing may be called.
             return;
         }
         // SAFETY: the level that `enter` opened, and the scopes nest.
@@ -130,7 +142,7 @@ impl Drop for RoleScope {
     }
 }
 
-/// Sets a setting until the present GUC nest level ends.
+/// Sets a setting until the current GUC nest level ends.
 fn set_local(name: &CStr, value: &CStr) {
     // SAFETY: both strings outlive the call; the value is copied. Every setting used here is one that any
     // user may set, so the caller's rights do not matter.
@@ -152,7 +164,7 @@ fn set_local(name: &CStr, value: &CStr) {
 ///
 /// A cancelled statement is not an error of the work's own: it goes on up.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    subtransaction_unless(|error| is_cancel(error) && !process::is_sweeper(), work)
+    subtransaction_unless(|error| is_cancel(error) && !has_limit(), work)
 }
 
 /// Runs `work` as [`subtransaction`] does, for so long at most.
@@ -161,8 +173,8 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 ///
 /// [`Error::TimedOut`] when it took longer. In a session with a `statement_timeout` of its own, that one counts.
 pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let timer = process::Timer::start(limit);
-    let is_foreign = |error: &CaughtError| is_cancel(error) && !timer.has_expired() && !process::is_sweeper();
+    let timer = Timer::start(limit);
+    let is_foreign = |error: &CaughtError| is_cancel(error) && !timer.has_expired() && !has_limit();
     let result = subtransaction_unless(is_foreign, work);
     let expired = timer.has_expired();
     drop(timer);
@@ -251,8 +263,8 @@ fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
     }
 }
 
-/// Whether somebody cancelled the statement: not for the catcher, in a session. In a sweeper, which nobody waits
-/// for, it ends the work at hand like any error; code of a table's owner can raise it, too.
+/// Whether the statement was cancelled: not for the catcher, in a session. In a process that limits its statements it
+/// ends the work at hand like any error; code of a table's owner can raise it, too.
 fn is_cancel(error: &CaughtError) -> bool {
     report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
 }
@@ -268,7 +280,7 @@ fn caught(error: &CaughtError) -> Error {
     })
 }
 
-/// Whether the present transaction keeps one snapshot for all of its statements (REPEATABLE READ, SERIALIZABLE).
+/// Whether the current transaction keeps one snapshot for all of its statements (REPEATABLE READ, SERIALIZABLE).
 pub fn has_one_snapshot() -> bool {
     // SAFETY: a global that only this thread writes.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
@@ -284,18 +296,4 @@ pub fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the one pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };
     result
-}
-
-/// Runs `work` when the present transaction has committed; never, when it or a subtransaction that this is
-/// called in is rolled back. The work must not fail: the transaction is over.
-pub fn at_commit(work: impl FnOnce() + 'static) {
-    // SAFETY: in a transaction; of a subtransaction it is the subtransaction's own.
-    let transaction = unsafe { pg_sys::GetCurrentTransactionId() };
-    let work = AssertUnwindSafe(move || {
-        // SAFETY: a look at the commit log, where the commit was just written.
-        if unsafe { pg_sys::TransactionIdDidCommit(transaction) } {
-            work();
-        }
-    });
-    pgrx::register_xact_callback(pgrx::PgXactCallbackEvent::Commit, work);
 }

@@ -1,15 +1,21 @@
-//! SQL statements through SPI, with the rows as values.
+//! SQL statements through SPI, with the rows as values: three verbs, by what a statement sees, each for a text or for a
+//! saved plan.
+//!
+//! - `read` sees what the caller's own statement sees, and changes nothing;
+//! - `read_latest` sees what was committed until this moment, whatever the isolation level, and changes nothing;
+//! - `write` sees the same, and changes or locks rows: a death, and a job claimed after it, are settled even if they are
+//!   newer than the caller's snapshot.
+#![allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot, and knows no other")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CString, c_char};
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::{self, PgOid};
-use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
-use pgrx::{FromDatum, IntoDatum, Spi};
+use pgrx::spi::SpiHeapTupleData;
+use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
 use super::{names, scope};
 use crate::error::{Error, Result};
@@ -29,49 +35,153 @@ impl Row<'_> {
     }
 }
 
-/// Runs a statement that changes nothing and takes no row lock, and reads each row by `read`.
-pub fn select<T>(
+/// Reads each row of the result by `read`, as the caller's own statement would see it.
+pub fn read<T>(
     statement: &str,
     arguments: &[DatumWithOid<'_>],
-    mut read: impl FnMut(Row<'_>) -> Result<T>,
+    read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let _ours = names::run(statement);
-    Spi::connect(|client| client.select(statement, None, arguments)?.map(|row| read(Row(row))).collect())
+    rows(statement, arguments, Sight::Callers, read)
 }
 
-/// Runs a statement that changes or locks rows, and reads each row that it returns by `read`.
-///
-/// It sees what was committed until this moment, in whatever isolation level: a death, and a job claimed after it, are
-/// settled even if they are newer than the caller's snapshot.
-pub fn update<T>(
+/// Reads each row of the result by `read`, as it is at this moment.
+pub fn read_latest<T>(
     statement: &str,
     arguments: &[DatumWithOid<'_>],
+    read: impl FnMut(Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    rows(statement, arguments, Sight::Latest, read)
+}
+
+/// Changes or locks rows; how many.
+pub fn write(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
+    run(statement, Plan::OneShot, arguments, Sight::ToWrite, |result| Ok(result.processed))
+}
+
+/// Changes or locks rows, and reads each row that the statement returns by `read`.
+pub fn write_returning<T>(
+    statement: &str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl FnMut(Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    rows(statement, arguments, Sight::ToWrite, read)
+}
+
+fn rows<T>(
+    statement: &str,
+    arguments: &[DatumWithOid<'_>],
+    sight: Sight,
     mut read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let _ours = names::run(statement);
-    Spi::connect_mut(|client| match scope::has_one_snapshot() {
-        true => latest(statement, arguments)?.rows().map(|row| read(row?)).collect(),
-        false => client.update(statement, None, arguments)?.map(|row| read(Row(row))).collect(),
-    })
+    run(statement, Plan::OneShot, arguments, sight, |result| result.rows().map(|row| read(row?)).collect())
 }
 
-/// Runs a statement that changes rows and returns none; the number of rows it changed. Sees what [`update`] sees.
-pub fn execute(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
-    let _ours = names::run(statement);
-    Spi::connect_mut(|client| match scope::has_one_snapshot() {
-        true => Ok(latest(statement, arguments)?.processed),
-        false => Ok(client.update(statement, None, arguments)?.len()),
-    })
+/// How PostgreSQL would run a statement: the topmost node of its plan.
+pub fn plan(statement: &str) -> Result<serde_json::Value> {
+    // To SPI, an EXPLAIN is no reading. It changes nothing all the same.
+    let plans = write_returning(&format!("EXPLAIN (FORMAT JSON) {statement}"), &[], |row| {
+        let pgrx::Json(plans) = row.required(1, "plan")?;
+        Ok(plans)
+    })?;
+    plans.first().map(|plans| plans[0]["Plan"].clone()).ok_or(Error::MissingValue("plan"))
 }
 
-/// What a statement returned that was run with the latest snapshot. Valid as long as the SPI connection.
-struct Latest {
+/// A statement of a worker's every call, whose plan is kept for the session. Not for arrays of any length: the
+/// plan does not know how long they are.
+pub struct SavedPlan {
+    statement: String,
+}
+
+thread_local! {
+    /// The saved plans by their statements, of which there are few: the texts differ in the extension's schema
+    /// and the shape of the table of heartbeats. One is freed when it is forgotten and nothing runs it any more, as a
+    /// statement may that is run again in a trigger of its own; at its end, the process goes without asking.
+    static PLANS: ManuallyDrop<RefCell<HashMap<String, Rc<KeptPlan>>>> = ManuallyDrop::new(RefCell::default());
+}
+
+/// A plan that outlives its connection to SPI.
+struct KeptPlan(pg_sys::SPIPlanPtr);
+
+impl Drop for KeptPlan {
+    fn drop(&mut self) {
+        // SAFETY: a plan of `SPI_keepplan`, freed once: this is its only owner.
+        unsafe { pg_sys::SPI_freeplan(self.0) };
+    }
+}
+
+impl SavedPlan {
+    /// The plan of a statement, which is made when it is first run.
+    pub fn new(statement: String) -> Self {
+        Self { statement }
+    }
+
+    /// As [`read`], the function.
+    pub fn read<T>(
+        &self,
+        arguments: &[DatumWithOid<'_>],
+        read: impl FnMut(Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        self.rows(arguments, Sight::Callers, read)
+    }
+
+    /// As [`read_latest`], the function.
+    pub fn read_latest<T>(
+        &self,
+        arguments: &[DatumWithOid<'_>],
+        read: impl FnMut(Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        self.rows(arguments, Sight::Latest, read)
+    }
+
+    /// As [`write`], the function.
+    pub fn write(&self, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
+        run(&self.statement, Plan::Saved, arguments, Sight::ToWrite, |result| Ok(result.processed))
+    }
+
+    fn rows<T>(
+        &self,
+        arguments: &[DatumWithOid<'_>],
+        sight: Sight,
+        mut read: impl FnMut(Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let read = |result: &Outcome| result.rows().map(|row| read(row?)).collect();
+        run(&self.statement, Plan::Saved, arguments, sight, read)
+    }
+
+    /// Makes a new plan the next time: one that a rule has made empty would otherwise never change again.
+    pub fn forget(&self) {
+        let forgotten = PLANS.with(|plans| plans.borrow_mut().remove(&self.statement));
+        drop(forgotten);
+    }
+}
+
+/// What a statement sees.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// What the caller's statement sees, and what this transaction has changed.
+    Callers,
+    /// What was committed until this moment. Nothing is changed.
+    Latest,
+    /// The same, to change or lock it.
+    ToWrite,
+}
+
+/// How a statement is planned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// For these arguments.
+    OneShot,
+    /// Once for the session.
+    Saved,
+}
+
+/// What a statement has returned. Valid as long as the connection to SPI.
+struct Outcome {
     processed: usize,
     table: *mut pg_sys::SPITupleTable,
 }
 
-impl Latest {
-    #[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
+impl Outcome {
     fn rows(&self) -> impl Iterator<Item = Result<Row<'_>>> {
         // SAFETY: null, or the result of the statement, which the connection keeps.
         let table = unsafe { self.table.as_ref() };
@@ -87,192 +197,138 @@ impl Latest {
     }
 }
 
-/// Runs a statement with a snapshot of this moment in a transaction that keeps an older one. Rows that are changed
-/// while it runs raise a serialization failure, as in any such transaction. Connected.
-#[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
-fn latest(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<Latest> {
-    let text = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
-    let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
-    let count = i32::try_from(types.len()).map_err(|_| Error::MissingValue("statement"))?;
-    // SAFETY: connected; the text and the types outlive the call. Freed with the connection.
-    let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), count, types.as_mut_ptr()) };
-    if plan.is_null() {
-        return Err(Error::MissingValue("plan"));
+/// Arguments as SPI takes them.
+struct Arguments {
+    types: Vec<pg_sys::Oid>,
+    values: Vec<pg_sys::Datum>,
+    /// A letter for each: blank, or `n` for NULL.
+    nulls: Vec<u8>,
+}
+
+impl Arguments {
+    fn new(arguments: &[DatumWithOid<'_>]) -> Self {
+        let values = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
+        Self {
+            types: arguments.iter().map(DatumWithOid::oid).collect(),
+            nulls: values.clone().map(|datum| if datum.is_some() { b' ' } else { b'n' }).collect(),
+            values: values.map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect(),
+        }
     }
-    let values = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
-    let nulls: Vec<_> = values.clone().map(|datum| if datum.is_some() { b' ' } else { b'n' }).collect();
-    let mut values: Vec<_> = values.map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect();
-    // SAFETY: in a transaction; registered as the active one while the statement runs.
-    let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
-    // SAFETY: a plan for these arguments; no snapshot to cross-check, triggers fire, no limit.
-    let status = unsafe {
-        pg_sys::SPI_execute_snapshot(
-            plan,
+
+    fn count(&self) -> i32 {
+        i32::try_from(self.types.len()).unwrap_or(i32::MAX)
+    }
+
+    fn nulls(&self) -> *const c_char {
+        self.nulls.as_ptr().cast()
+    }
+}
+
+/// Runs a statement as one of ours and reads its result while there is a connection.
+fn run<T>(
+    statement: &str,
+    plan: Plan,
+    arguments: &[DatumWithOid<'_>],
+    sight: Sight,
+    read: impl FnOnce(&Outcome) -> Result<T>,
+) -> Result<T> {
+    let _ours = names::run(statement);
+    let arguments = Arguments::new(arguments);
+    Spi::connect(|_client| {
+        let status = match (plan, sight) {
+            (Plan::Saved, _) => {
+                let plan = saved_plan(statement, &arguments)?;
+                execute(plan.0, &arguments, sight)
+            }
+            // With one snapshot for the whole transaction, a latest one can only be given with a plan.
+            (Plan::OneShot, Sight::ToWrite) if scope::has_one_snapshot() => {
+                execute(prepare(statement, &arguments)?, &arguments, sight)
+            }
+            (Plan::OneShot, _) => execute_once(statement, &arguments, sight)?,
+        };
+        Spi::check_status(status)?;
+        // SAFETY: globals that the statement has just set.
+        let (processed, table) = unsafe { (pg_sys::SPI_processed, pg_sys::SPI_tuptable) };
+        read(&Outcome { processed: usize::try_from(processed).unwrap_or(usize::MAX), table })
+    })
+}
+
+/// What SPI is told about reading: with true it takes the active snapshot as it is, in which changes of this very
+/// transaction cannot be seen.
+fn is_read_only(sight: Sight) -> bool {
+    match sight {
+        // SAFETY: a look at this transaction's state.
+        Sight::Callers => unsafe { pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId },
+        Sight::Latest => true,
+        Sight::ToWrite => false,
+    }
+}
+
+/// With the latest snapshot as the active one, where it has to be.
+fn seeing<T>(sight: Sight, work: impl FnOnce() -> T) -> T {
+    if sight == Sight::Latest { scope::with_latest_snapshot(work) } else { work() }
+}
+
+fn execute_once(statement: &str, arguments: &Arguments, sight: Sight) -> Result<i32> {
+    let text = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
+    let (mut types, mut values) = (arguments.types.clone(), arguments.values.clone());
+    // SAFETY: connected; as many types, values and letters as arguments, which outlive the call; no limit.
+    Ok(seeing(sight, || unsafe {
+        pg_sys::SPI_execute_with_args(
+            text.as_ptr(),
+            arguments.count(),
+            types.as_mut_ptr(),
             values.as_mut_ptr(),
-            nulls.as_ptr().cast(),
-            snapshot,
-            std::ptr::null_mut(),
-            false,
-            true,
+            arguments.nulls(),
+            is_read_only(sight),
             0,
         )
-    };
-    Spi::check_status(status)?;
-    // SAFETY: globals that the statement has just set.
-    let (processed, table) = unsafe { (pg_sys::SPI_processed, pg_sys::SPI_tuptable) };
-    Ok(Latest { processed: usize::try_from(processed).unwrap_or(usize::MAX), table })
+    }))
 }
 
-/// A statement of a worker's every call, whose plan is kept for the session. Not for arrays of any length: the
-/// plan does not know how long they are.
-pub struct Kept {
-    statement: String,
-    types: Vec<PgOid>,
-}
-
-thread_local! {
-    /// The kept plans by their statements, of which there are few: the texts differ in the extension's schema
-    /// and the shape of the table of heartbeats. Freed when they are forgotten and nobody runs them any more, as a
-    /// statement may that is run again in a trigger of its own; at the end, the process goes without asking.
-    static PLANS: ManuallyDrop<RefCell<HashMap<String, Rc<OwnedPreparedStatement>>>> =
-        ManuallyDrop::new(RefCell::default());
-}
-
-impl Kept {
-    /// A statement with parameters of these types.
-    pub fn new(statement: String, types: &[pg_sys::Oid]) -> Self {
-        Self { statement, types: types.iter().map(|oid| PgOid::from(*oid)).collect() }
+fn execute(plan: pg_sys::SPIPlanPtr, arguments: &Arguments, sight: Sight) -> i32 {
+    let mut values = arguments.values.clone();
+    if sight == Sight::ToWrite && scope::has_one_snapshot() {
+        // Rows that are changed while it runs raise a serialization failure, as in any such transaction.
+        // SAFETY: in a transaction; registered as the active one while the statement runs.
+        let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
+        // SAFETY: a plan for these arguments; no snapshot to cross-check, triggers fire, no limit.
+        return unsafe {
+            pg_sys::SPI_execute_snapshot(
+                plan,
+                values.as_mut_ptr(),
+                arguments.nulls(),
+                snapshot,
+                std::ptr::null_mut(),
+                false,
+                true,
+                0,
+            )
+        };
     }
-
-    fn plan(&self, client: &SpiClient<'_>) -> Result<Rc<OwnedPreparedStatement>> {
-        if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&self.statement).cloned()) {
-            return Ok(plan);
-        }
-        let plan = Rc::new(client.prepare_mut(self.statement.as_str(), &self.types)?.keep());
-        PLANS.with(|plans| plans.borrow_mut().insert(self.statement.clone(), Rc::clone(&plan)));
-        Ok(plan)
-    }
-
-    /// Runs a statement that changes nothing, with a snapshot of its own where the isolation level has one a
-    /// statement.
-    pub fn select<T>(
-        &self,
-        arguments: &[DatumWithOid<'_>],
-        read: impl Fn(Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let _ours = names::run(&self.statement);
-        Spi::connect(|client| {
-            let plan = self.plan(client)?;
-            client.select(&*plan, None, arguments)?.map(|row| read(Row(row))).collect()
-        })
-    }
-
-    /// Runs a statement that changes rows and returns none; the number of rows it changed.
-    pub fn execute(&self, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
-        let _ours = names::run(&self.statement);
-        Spi::connect_mut(|client| {
-            let plan = self.plan(client)?;
-            Ok(client.update(&*plan, None, arguments)?.len())
-        })
-    }
-
-    /// Makes a new plan the next time: one that a rule has made empty would otherwise never change again.
-    pub fn forget(&self) {
-        let forgotten = PLANS.with(|plans| plans.borrow_mut().remove(&self.statement));
-        drop(forgotten);
-    }
-}
-
-/// How PostgreSQL would run a statement: the topmost node of its plan. Runs and changes nothing, but SPI has its own
-/// mind about that: a statement for reading may not be explained, and one for changing would be refused on a standby.
-#[allow(unsafe_code, reason = "pgrx's SPI knows only those two")]
-pub fn plan(statement: &str) -> Result<serde_json::Value> {
-    let statement = format!("EXPLAIN (FORMAT JSON) {statement}");
-    let text = CString::new(statement.as_str()).map_err(|_| Error::MissingValue("statement"))?;
-    let _ours = names::run(&statement);
-    Spi::connect(|_client| {
-        // SAFETY: connected, and the text outlives the call.
-        let status = unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) };
-        Spi::check_status(status)?;
-        // SAFETY: a result of the statement above, valid until the connection ends.
-        let table = unsafe { pg_sys::SPI_tuptable.as_ref() }.ok_or(Error::MissingValue("table"))?;
-        if table.numvals == 0 {
-            return Err(Error::MissingValue("row"));
-        }
-        // SAFETY: there is a first row.
-        let row = unsafe { *table.vals };
-        // SAFETY: the row is of this description; the value as text is palloc'd, or null.
-        let value = unsafe { pg_sys::SPI_getvalue(row, table.tupdesc, 1) };
-        if value.is_null() {
-            return Err(Error::MissingValue("plan"));
-        }
-        // SAFETY: just made, and terminated.
-        let value = unsafe { CStr::from_ptr(value) };
-        let plans: serde_json::Value = serde_json::from_slice(value.to_bytes())?;
-        Ok(plans[0]["Plan"].clone())
+    // SAFETY: connected; a plan for these arguments, which outlive the call; no limit.
+    seeing(sight, || unsafe {
+        pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), arguments.nulls(), is_read_only(sight), 0)
     })
 }
 
-thread_local! {
-    /// As [`PLANS`], for [`latest_number_and_flag`].
-    static LATEST: RefCell<HashMap<String, pg_sys::SPIPlanPtr>> = RefCell::default();
+/// A plan for arguments of these types, freed with the connection.
+fn prepare(statement: &str, arguments: &Arguments) -> Result<pg_sys::SPIPlanPtr> {
+    let text = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
+    let mut types = arguments.types.clone();
+    // SAFETY: connected; the text and the types outlive the call.
+    let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), arguments.count(), types.as_mut_ptr()) };
+    if plan.is_null() { Err(Error::MissingValue("plan")) } else { Ok(plan) }
 }
 
-/// Runs a statement that changes nothing, sees what was committed until this moment in whatever isolation level,
-/// and returns one row of two columns, an integer and a boolean. Its plan is kept.
-#[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
-pub fn latest_number_and_flag(statement: &str, argument: &str) -> Result<(i64, bool)> {
-    let mut values = [argument.into_datum().ok_or(Error::MissingValue("argument"))?];
-    let _ours = names::run(statement);
-    scope::with_latest_snapshot(|| {
-        Spi::connect(|_client| {
-            let plan = latest_plan(statement)?;
-            // SAFETY: a kept plan of one parameter. Read-only, and so with the snapshot pushed above.
-            let status =
-                unsafe { pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), true, 1) };
-            Spi::check_status(status)?;
-            // SAFETY: a result of the statement above, valid until the connection ends.
-            let table = unsafe { pg_sys::SPI_tuptable.as_ref() }.ok_or(Error::MissingValue("table"))?;
-            if table.numvals == 0 {
-                return Err(Error::MissingValue("row"));
-            }
-            // SAFETY: there is a first row, and the types are the caller's promise.
-            let number = unsafe { first_row::<i64>(table, 1) }.ok_or(Error::MissingValue("number"))?;
-            // SAFETY: as above.
-            let flag = unsafe { first_row::<bool>(table, 2) }.ok_or(Error::MissingValue("flag"))?;
-            Ok((number, flag))
-        })
-    })
-}
-
-/// # Safety
-///
-/// The table has a row, and the column is of the type.
-#[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
-unsafe fn first_row<T: FromDatum>(table: &pg_sys::SPITupleTable, column: i32) -> Option<T> {
-    let mut is_null = false;
-    // SAFETY: the caller's promise.
-    let row = unsafe { *table.vals };
-    // SAFETY: as above.
-    let datum = unsafe { pg_sys::SPI_getbinval(row, table.tupdesc, column, &mut is_null) };
-    // SAFETY: as above.
-    unsafe { T::from_datum(datum, is_null) }
-}
-
-#[allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot")]
-fn latest_plan(statement: &str) -> Result<pg_sys::SPIPlanPtr> {
-    if let Some(plan) = LATEST.with_borrow(|plans| plans.get(statement).copied()) {
+fn saved_plan(statement: &str, arguments: &Arguments) -> Result<Rc<KeptPlan>> {
+    if let Some(plan) = PLANS.with(|plans| plans.borrow().get(statement).cloned()) {
         return Ok(plan);
     }
-    let text = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
-    let mut types = [pg_sys::TEXTOID];
-    // SAFETY: connected; the text and the type outlive the call.
-    let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), 1, types.as_mut_ptr()) };
-    if plan.is_null() {
-        return Err(Error::MissingValue("plan"));
-    }
-    // SAFETY: a plan that was just made, and is never freed.
+    let plan = prepare(statement, arguments)?;
+    // SAFETY: a plan that was just made.
     unsafe { pg_sys::SPI_keepplan(plan) };
-    LATEST.with_borrow_mut(|plans| plans.insert(statement.to_owned(), plan));
+    let plan = Rc::new(KeptPlan(plan));
+    PLANS.with(|plans| plans.borrow_mut().insert(statement.to_owned(), Rc::clone(&plan)));
     Ok(plan)
 }

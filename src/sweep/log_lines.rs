@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::ledger::{Death, Reason};
-use crate::liveness;
-use crate::pg::{self, scope};
+use crate::pg::{commit, report};
+use crate::rules::liveness;
+use crate::rules::text::printable;
+use crate::tables::deaths::{Death, Reason};
 
 /// The log line of a death.
-pub fn epitaph(death: &Death) -> String {
+pub fn death_line(death: &Death) -> String {
     let id = printable(&death.worker.id);
     let host =
         death.worker.hostname.as_deref().map_or("unknown".into(), |name| format!("\"{}\"", printable(name)));
@@ -28,7 +29,7 @@ pub fn epitaph(death: &Death) -> String {
 }
 
 /// The log line of a return.
-pub fn return_of(worker: &str) -> String {
+pub fn return_line(worker: &str) -> String {
     format!("worker \"{}\" came back after it was declared dead", printable(worker))
 }
 
@@ -36,6 +37,7 @@ fn seconds(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64())
 }
 
+/// Numbers of jobs in words.
 pub fn counted(failed: i64, requeued: i64) -> String {
     match requeued {
         0 => format!("jobs failed: {failed}"),
@@ -43,19 +45,14 @@ pub fn counted(failed: i64, requeued: i64) -> String {
     }
 }
 
-/// A name from a table that others write, fit for one line of the log.
-pub fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
 /// To the server's log alone: what goes to a client may fail, and nothing may fail after the commit.
 pub fn log_at_commit(lines: Vec<String>) {
     if lines.is_empty() {
         return;
     }
-    scope::at_commit(move || {
+    commit::at_commit(move || {
         for line in lines {
-            pg::log_to_server(line);
+            report::log_to_server(line);
         }
     });
 }

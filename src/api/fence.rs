@@ -1,0 +1,46 @@
+//! The functions by which the owner of a table of jobs puts a fence up and takes it down. What a fence is, is in
+//! [`crate::jobs::fence`].
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::jobs::{fence, watched};
+use crate::pg;
+
+/// Puts a fence up at a watched table of jobs, or renews the one that is there.
+///
+/// From then on a job that a sweep has given up can only be claimed afresh or given back to the queue.
+///
+/// # Errors
+///
+/// `insufficient_privilege` for a caller who does not own the table, `undefined_object` for a table that is not watched.
+#[pg_extern(sql = false)]
+fn rgrid_fence(job_table: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_fence()");
+    Ok(fence::put_up(&Installation::of_caller()?, watched::own_table(job_table)?)?)
+}
+
+/// Takes the fence of a table down. Returns whether there was one.
+///
+/// # Errors
+///
+/// `insufficient_privilege` for a caller who does not own the table.
+#[pg_extern(sql = false)]
+fn rgrid_unfence(job_table: Option<pg_sys::Oid>) -> Result<bool, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_unfence()");
+    Ok(fence::take_down(watched::own_table(job_table)?)?)
+}
+
+/// Called for a job that its table's fence keeps as it is. Its SQL is in `sql/fence.sql`: pgrx's own triggers answer a
+/// call by hand with an internal error.
+///
+/// # Errors
+///
+/// `object_not_in_prerequisite_state` always; `trigger_protocol_violated` when it is not called by a trigger.
+#[pg_extern(sql = false)]
+fn rgrid_fence_violated(call: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    let table = pg::triggering_table(call).ok_or(Error::NotATrigger)?;
+    Err(Error::GivenUp { table }.into())
+}

@@ -1,0 +1,284 @@
+//! Checks of each watched table of jobs.
+//!
+//! A table of ten million jobs without an index must not be read because somebody asks how things are: what the planner
+//! says would cost too much is not done, and it is said.
+
+use std::collections::HashSet;
+
+use pgrx::pg_sys;
+use pgrx::spi::quote_literal;
+use serde_json::Value;
+
+use super::{Finding, attempt, locks};
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::jobs::statement::Statements;
+use crate::jobs::{Columns, JobTable, watched};
+use crate::pg::{catalog, scope, sql};
+use crate::rules::text::printable;
+use crate::shmem::problems::{self, Known};
+use crate::tables::deaths;
+use crate::tables::heartbeats::HeartbeatTable;
+
+/// What a table may cost to read, in the planner's units: about as many pages.
+const AFFORDABLE: f64 = 100_000.0;
+
+/// A table that costs no more than this to read as a whole needs no index.
+const SMALL: f64 = 1_000.0;
+
+pub fn findings(installation: &Installation) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match scope::subtransaction(|| watched::watched(installation)) {
+        Ok(tables) => {
+            findings.push(attempt("job tables", || registry(installation, &tables)));
+            tables.iter().for_each(|table| findings.extend(of_table(installation, table)));
+        }
+        Err(error) => findings.push(attempt("job tables", || Err(error))),
+    }
+    findings
+}
+
+/// Whether there is anything to settle, and no table is missing.
+fn registry(installation: &Installation, tables: &[JobTable]) -> Result<Finding> {
+    const CHECK: &str = "job tables";
+    let missing = watched::dropped(installation)?;
+    if let Some(oid) = missing.first().map(|oid| oid.to_u32()) {
+        let registry = installation.sql("@extschema@.rgrid_job_tables");
+        return Ok(Finding::warning(
+            CHECK,
+            format!("{} watched tables were dropped; one had the OID {oid}.", missing.len()),
+            format!("DELETE FROM {registry} WHERE job_table = {oid};"),
+        ));
+    }
+    if tables.is_empty() {
+        return Ok(Finding::warning(
+            CHECK,
+            "No table of jobs is watched. Without further ado that is \"executions\" in the extension's schema.",
+            installation.sql("Create it there, or SELECT @extschema@.rgrid_watch_jobs('your_table');"),
+        ));
+    }
+    let names: Vec<&str> = tables.iter().map(|table| table.watched.name.as_str()).collect();
+    Ok(Finding::good(CHECK, format!("Watched: {}.", names.join(", "))))
+}
+
+/// What the checks of one table share.
+struct Checked<'a> {
+    installation: &'a Installation,
+    table: &'a JobTable,
+    columns: Columns,
+}
+
+fn of_table<'a>(installation: &'a Installation, table: &'a JobTable) -> Vec<Finding> {
+    let named = |check: &str| format!("{check} {}", table.watched.name);
+    if !catalog::try_lock_for_reading(table.relation.oid) {
+        return vec![Finding::warning(
+            named("job table"),
+            "Somebody has locked the whole table, to alter it or to drop it: its jobs wait for that.",
+            "Wait, or see pg_locks for who it is.",
+        )];
+    }
+    let mut findings = vec![attempt(&named("job table"), || Ok(fitness(named("job table"), table)))];
+    let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
+    let checked = Checked { installation, table, columns };
+    let mut check = |name: &str, look: fn(&Checked<'a>, String) -> Result<Finding>| {
+        findings.push(attempt(&named(name), || match checked.is_elsewhere()? {
+            true => Ok(Finding::good(named(name), "Not checked: rows of the table are on another server.")),
+            false => look(&checked, named(name)),
+        }));
+    };
+    check("job index", Checked::index);
+    check("jobs without worker", Checked::without_worker);
+    check("jobs of unknown workers", Checked::of_unknown_workers);
+    check("locked jobs", Checked::locked);
+    findings
+}
+
+/// Whether the table can be settled.
+fn fitness(check: String, table: &JobTable) -> Finding {
+    if let Err(error) = table.columns() {
+        return Finding::error(
+            check,
+            format!("Its jobs cannot be settled: {}.", error.message()),
+            "Alter the table, or what rgrid_watch_jobs() was told of it.",
+        );
+    }
+    let is_of_table = |problem: &Known| problem.place.job_table() == Some(table.relation.oid);
+    match problems::current().into_iter().find(|problem| is_of_table(problem) && !problem.is_over) {
+        Some(problem) => Finding::error(
+            check,
+            format!("The last sweep could not settle its jobs: {}.", problem.reason()),
+            "Fix what the message says; each sweep tries again.",
+        ),
+        None => {
+            Finding::good(check, "It has the columns that are needed, and the last sweep had no trouble.")
+        }
+    }
+}
+
+impl Checked<'_> {
+    fn statements(&self) -> Statements<'_> {
+        Statements::new(self.table, &self.columns, None)
+    }
+
+    /// Reads the table as its owner.
+    fn read<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.table.scope().run(work)
+    }
+
+    /// Whether another server would have to be asked.
+    fn is_elsewhere(&self) -> Result<bool> {
+        Ok(self.table.is_foreign() || self.table.parts()?.iter().any(JobTable::is_foreign))
+    }
+
+    /// Whether PostgreSQL can find the running jobs of a worker without reading the whole table. It is asked, so an
+    /// index of any kind counts, on the worker or the status, whole or partial, if it can be used for the condition.
+    fn index(&self, check: String) -> Result<Finding> {
+        let statements = self.statements();
+        let jobs = with_some_workers(&statements.running_jobs());
+        let statement = format!("SELECT j.ctid FROM {} WHERE {jobs}", statements.target());
+        let with_index = self.table.scope().preferring_indexes().run(|| sql::plan(&statement))?;
+        if !has_sequential_scan(&with_index) {
+            return Ok(Finding::good(check, "Running jobs of a worker are found by an index."));
+        }
+        if cost(self.table, &statement)? <= SMALL {
+            return Ok(Finding::good(check, "There is none for running jobs, and the table is small."));
+        }
+        let is_partitioned = self.table.relation.kind == pg_sys::RELKIND_PARTITIONED_TABLE;
+        Ok(Finding::warning(
+            check,
+            "No index finds the running jobs of a worker: each sweep with a dead worker reads the whole table.",
+            format!(
+                "CREATE INDEX{} ON {} ({}) WHERE {};",
+                if is_partitioned { "" } else { " CONCURRENTLY" },
+                self.table.watched.name,
+                self.columns.worker.name,
+                statements.is_running().trim_start_matches("j."),
+            ),
+        ))
+    }
+
+    fn without_worker(&self, check: String) -> Result<Finding> {
+        let statements = self.statements();
+        let statement = format!(
+            "SELECT count(*) FROM {} WHERE j.{} IS NULL AND {}",
+            statements.target(),
+            self.columns.worker.name,
+            statements.is_running()
+        );
+        if !is_affordable(self.table, &statement)? {
+            return Ok(not_checked(check));
+        }
+        let count = self.read(|| sql::read(&statement, &[], |row| row.required::<i64>(1, "count")))?;
+        Ok(match count.first() {
+            None | Some(0) => Finding::good(check, "Every running job has a worker."),
+            Some(count) => Finding::warning(
+                check,
+                format!("{count} running jobs have no worker; nothing ever settles them."),
+                "Workers must write their id when they claim a job. Settle these by hand.",
+            ),
+        })
+    }
+
+    fn of_unknown_workers(&self, check: String) -> Result<Finding> {
+        let statements = self.statements();
+        let statement = format!(
+            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} GROUP BY 1 ORDER BY 1",
+            statements.worker(),
+            statements.target(),
+            self.columns.worker.name,
+            statements.is_running()
+        );
+        if !is_affordable(self.table, &statement)? {
+            return Ok(not_checked(check));
+        }
+        let running: Vec<(String, i64)> = self.read(|| {
+            sql::read(&statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
+        })?;
+        Ok(orphans(check, &self.unknown(running)?))
+    }
+
+    /// Of these workers and their jobs, those of whom nobody has heard, and who are not dead either.
+    fn unknown(&self, mut running: Vec<(String, i64)>) -> Result<Vec<(String, i64)>> {
+        let ids: Vec<String> = running.iter().map(|(worker, _)| worker.clone()).collect();
+        let mut known: HashSet<String> = HeartbeatTable::open(self.installation)?.existing(&ids)?;
+        known.extend(self.dead()?);
+        running.retain(|(worker, _)| !known.contains(worker));
+        Ok(running)
+    }
+
+    fn dead(&self) -> Result<Vec<String>> {
+        Ok(deaths::dead(self.installation)?.into_iter().map(|worker| worker.id).collect())
+    }
+
+    fn locked(&self, check: String) -> Result<Finding> {
+        let dead = self.dead()?;
+        if dead.is_empty() {
+            return Ok(Finding::good(check, "Nobody is dead."));
+        }
+        let statements = self.statements();
+        let statement = format!(
+            "SELECT j.xmax::text FROM {} WHERE {} AND j.xmax <> 0",
+            statements.target(),
+            statements.running_jobs()
+        );
+        if !is_affordable(self.table, &with_some_workers(&statement))? {
+            return Ok(not_checked(check));
+        }
+        let lockers: Vec<String> = self
+            .table
+            .as_owner(|| sql::read(&statement, &[dead.into()], |row| row.required(1, "transaction")))?;
+        let holders = locks::holders(&lockers)?;
+        if holders.is_empty() {
+            return Ok(Finding::good(check, "No running job of a dead worker is locked."));
+        }
+        Ok(Finding::warning(
+            check,
+            format!("Running jobs of dead workers cannot be settled, because they are locked: {holders}."),
+            holders.hint(),
+        ))
+    }
+}
+
+fn orphans(check: String, unknown: &[(String, i64)]) -> Finding {
+    let Some((worker, _)) = unknown.first() else {
+        return Finding::good(check, "The worker of every running job is known.");
+    };
+    let worker = quote_literal(printable(worker));
+    Finding::warning(
+        check,
+        format!(
+            "{} running jobs belong to {} workers who never sent a heartbeat, or whose row was deleted, such as \
+             {worker}; nothing ever settles them.",
+            unknown.iter().map(|(_, count)| count).sum::<i64>(),
+            unknown.len()
+        ),
+        format!(
+            "Workers must register before they claim. If this one is gone: SELECT rgrid_register({worker}); \
+             SELECT rgrid_deregister({worker});"
+        ),
+    )
+}
+
+/// A condition or statement with some workers in the place of its parameter, to ask the planner.
+fn with_some_workers(text: &str) -> String {
+    text.replace("($1)", "('{a,b}')")
+}
+
+fn not_checked(check: String) -> Finding {
+    Finding::good(check, "Not checked: the table would have to be read as a whole, see \"job index\".")
+}
+
+fn is_affordable(table: &JobTable, statement: &str) -> Result<bool> {
+    Ok(cost(table, statement)? <= AFFORDABLE)
+}
+
+/// What PostgreSQL thinks that a statement on the table costs.
+fn cost(table: &JobTable, statement: &str) -> Result<f64> {
+    let plan = table.scope().run(|| sql::plan(statement))?;
+    Ok(plan["Total Cost"].as_f64().unwrap_or(f64::INFINITY))
+}
+
+fn has_sequential_scan(plan: &Value) -> bool {
+    let below = plan["Plans"].as_array().into_iter().flatten();
+    plan["Node Type"] == "Seq Scan" || below.into_iter().any(has_sequential_scan)
+}

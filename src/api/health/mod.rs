@@ -1,0 +1,102 @@
+//! Whether everything works, and if not, why not and what mends it: `rgrid_health()`.
+//!
+//! Runs in the caller's backend, also on a standby, in a read-only transaction and without preloading. It changes
+//! nothing and locks no row; a lock on a table is waited for no longer than 50 ms. Each check is a subtransaction of its
+//! own, so one that fails takes no other with it. Tables are read as their owners, and nothing of a job is told but how
+//! many there are, whose, and who has locked them.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::pg::scope::{self, Scope};
+
+mod database;
+mod jobs;
+mod locks;
+mod server;
+mod workers;
+
+/// How bad it is.
+#[derive(Clone, Copy)]
+enum Status {
+    /// As it should be.
+    Good,
+    /// Somebody should have a look.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+/// One row of `rgrid_health()`.
+struct Finding {
+    /// What was looked at.
+    check: String,
+    status: Status,
+    /// What was found, in whole sentences.
+    detail: String,
+    /// The statement or setting that mends it.
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn good(check: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { check: check.into(), status: Status::Good, detail: detail.into(), hint: None }
+    }
+
+    fn warning(check: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        let (check, detail, hint) = (check.into(), detail.into(), Some(hint.into()));
+        Self { check, status: Status::Warning, detail, hint }
+    }
+
+    fn error(check: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status: Status::Error, ..Self::warning(check, detail, hint) }
+    }
+}
+
+/// Makes one check; an error in it is what it found.
+fn attempt(check: &str, look: impl FnOnce() -> Result<Finding>) -> Finding {
+    scope::subtransaction(look).unwrap_or_else(|error| {
+        Finding::warning(
+            check,
+            format!("This could not be checked: {}.", error.message()),
+            "Try again; what the message says may have to be mended first.",
+        )
+    })
+}
+
+/// Is it working, and if not, why not? A row for each check; 'ok' in all of them means that it works.
+#[pg_extern]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
+fn rgrid_health() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(check_name, String),
+            name!(status, String),
+            name!(detail, String),
+            name!(hint, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let installation = Installation::of_any_version()?;
+    let findings = Scope::of(installation.owner, &[]).lock_timeout(c"50ms").run(|| findings(&installation));
+    Ok(TableIterator::new(findings.into_iter().map(|finding| {
+        let status = match finding.status {
+            Status::Good => "ok",
+            Status::Warning => "warning",
+            Status::Error => "error",
+        };
+        (finding.check, status.to_owned(), finding.detail, finding.hint)
+    })))
+}
+
+fn findings(installation: &Installation) -> Vec<Finding> {
+    let mut findings = server::findings();
+    findings.extend(database::findings(installation));
+    findings.extend(workers::findings(installation));
+    findings.extend(jobs::findings(installation));
+    findings
+}

@@ -1,0 +1,133 @@
+//! Checks of the server as a whole. They read shared memory and settings; one counts processes.
+
+use super::{Finding, attempt};
+use crate::error::Result;
+use crate::pg::{self, process, sql};
+use crate::settings;
+use crate::shmem::{buffer, is_preloaded, launcher};
+
+pub fn findings() -> Vec<Finding> {
+    vec![preload(), standby(), enabled(), launcher(), attempt("worker slots", worker_slots), buffer()]
+}
+
+fn preload() -> Finding {
+    if is_preloaded() {
+        return Finding::good("preload", "The library was loaded when the server started.");
+    }
+    let others = pg::setting(c"shared_preload_libraries");
+    let libraries = if others.is_empty() { String::new() } else { format!("{others}, ") };
+    Finding::error(
+        "preload",
+        "The server was not started with rgrid_heartbeat in \"shared_preload_libraries\": nobody is swept, and each \
+         heartbeat is written to its row at once.",
+        format!(
+            "ALTER SYSTEM SET shared_preload_libraries = {libraries}rgrid_heartbeat; then restart the server."
+        ),
+    )
+}
+
+fn standby() -> Finding {
+    if !pg::is_standby() {
+        return Finding::good("standby", "This server is no standby.");
+    }
+    Finding::warning(
+        "standby",
+        "This server is a standby: heartbeats are refused, and nobody is swept until it is promoted.",
+        "Let workers and operators connect to the primary.",
+    )
+}
+
+fn enabled() -> Finding {
+    if settings::enabled() {
+        return Finding::good("enabled", "Sweeping is enabled.");
+    }
+    Finding::warning(
+        "enabled",
+        "Sweeping is paused: nobody is declared dead.",
+        "ALTER SYSTEM SET rgrid_heartbeat.enabled = on; SELECT pg_reload_conf();",
+    )
+}
+
+fn launcher() -> Finding {
+    match launcher::running() {
+        Some((pid, since)) => {
+            let since = super::database::time(since);
+            Finding::good("launcher", format!("The launcher is process {pid}, since {since}."))
+        }
+        None if pg::is_standby() => Finding::good("launcher", "A standby has none."),
+        None if !is_preloaded() => Finding::error(
+            "launcher",
+            "There is none, because the library was not preloaded.",
+            "See the check \"preload\".",
+        ),
+        None => Finding::error(
+            "launcher",
+            "There is none: no database is swept.",
+            format!(
+                "It is started again a second after it ended. If it never is, see the server's log, and whether \
+                 \"max_worker_processes\" ({}) has room for it.",
+                process::worker_slots()
+            ),
+        ),
+    }
+}
+
+/// Processes that are no background workers.
+const OTHERS: &[&str] = &[
+    "archiver",
+    "autovacuum launcher",
+    "autovacuum worker",
+    "background writer",
+    "checkpointer",
+    "client backend",
+    "io worker",
+    "slotsync worker",
+    "startup",
+    "walreceiver",
+    "walsender",
+    "walsummarizer",
+    "walwriter",
+];
+
+fn worker_slots() -> Result<Finding> {
+    const CHECK: &str = "worker slots";
+    let used = sql::read(
+        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_get_activity(NULL) s \
+         WHERE s.backend_type OPERATOR(pg_catalog.<>) ALL ($1)",
+        &[OTHERS.to_vec().into()],
+        |row| row.required::<i64>(1, "number"),
+    )?;
+    let (used, all) = (used.first().copied().unwrap_or(0), i64::from(process::worker_slots()));
+    let found = format!("{} of the {all} background worker slots are free.", (all - used).max(0));
+    let hint = format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", all + 8);
+    Ok(match used < all {
+        _ if launcher::is_out_of_slots() => {
+            Finding::error(CHECK, format!("There was none for the last sweeper that was due. {found}"), hint)
+        }
+        false => Finding::warning(CHECK, found, hint),
+        true => Finding::good(CHECK, found),
+    })
+}
+
+/// Percent of the places in memory that may be taken.
+const NEARLY_FULL: u64 = 80;
+
+fn buffer() -> Finding {
+    const CHECK: &str = "heartbeat buffer";
+    let places = u64::try_from(settings::max_workers()).unwrap_or(u64::MAX);
+    if !is_preloaded() || places == 0 {
+        return Finding::good(CHECK, "There is none: each heartbeat is written to its row at once.");
+    }
+    let used: u64 = buffer::entries().values().sum();
+    let refused = match buffer::refused() {
+        0 => String::new(),
+        refused => format!(" {refused} heartbeats since the server started found no place."),
+    };
+    let found = format!("{used} of {places} places for workers are taken.{refused}");
+    if used * 100 < places * NEARLY_FULL {
+        return Finding::good(CHECK, found);
+    }
+    let hint =
+        format!("ALTER SYSTEM SET rgrid_heartbeat.max_workers = {}; then restart the server.", places * 2);
+    Finding::warning(CHECK, format!("{found} Workers without one are written to their rows at once."), hint)
+}

@@ -1,0 +1,115 @@
+//! Checks of the table of heartbeats and of the ledger.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use super::{Finding, attempt, database, locks};
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::pg::{self, catalog};
+use crate::rules::liveness;
+use crate::rules::text::printable;
+use crate::settings;
+use crate::tables::deaths;
+use crate::tables::heartbeats::{HeartbeatTable, Worker};
+
+pub fn findings(installation: &Installation) -> Vec<Finding> {
+    let mut findings = vec![attempt("false deaths", || false_deaths(installation))];
+    match HeartbeatTable::open(installation) {
+        Ok(table) => findings.extend([
+            Finding::good("heartbeat table", format!("{} can be used.", table.name)),
+            attempt("heartbeat index", || index(&table)),
+            attempt("future heartbeats", || future(&table)),
+            attempt("locked workers", || locked(installation, &table)),
+        ]),
+        Err(error) => findings.push(Finding::error(
+            "heartbeat table",
+            format!("Heartbeats that need their rows fail, and nobody is swept: {}.", error.message()),
+            "Alter or rename the table back.",
+        )),
+    }
+    findings
+}
+
+/// How long a false death is worth a word.
+const LATELY: TimeDelta = TimeDelta::days(1);
+
+fn false_deaths(installation: &Installation) -> Result<Finding> {
+    const CHECK: &str = "false deaths";
+    let (count, example) = deaths::views::false_deaths_since(installation, pg::now() - LATELY)?;
+    let Some((worker, silence)) = example else {
+        return Ok(Finding::good(CHECK, "Nobody returned who was declared dead for silence within a day."));
+    };
+    let longer = Duration::from_secs_f64(silence.max(0.0)).max(settings::stale_threshold()) * 2;
+    Ok(Finding::warning(
+        CHECK,
+        format!(
+            "{count} workers that were declared dead for silence within a day have returned, \"{}\" the last; it had \
+             been silent for {silence:.1} s.",
+            printable(&worker)
+        ),
+        format!(
+            "Have workers beat more often, from a thread that no job can block; or {}",
+            database::raise(longer)
+        ),
+    ))
+}
+
+fn index(table: &HeartbeatTable) -> Result<Finding> {
+    const CHECK: &str = "heartbeat index";
+    let indexes = catalog::indexes_on(table.oid, "last_heartbeat_at")?;
+    if indexes.is_empty() {
+        return Ok(Finding::good(CHECK, "No index has the time of the last heartbeat in it."));
+    }
+    Ok(Finding::warning(
+        CHECK,
+        format!(
+            "{} has the time of the last heartbeat in it, so each heartbeat that is written changes the index, too. The \
+             extension does not use it.",
+            indexes.join(", ")
+        ),
+        format!("DROP INDEX CONCURRENTLY {}; if nothing else uses it.", indexes.join(", ")),
+    ))
+}
+
+fn future(table: &HeartbeatTable) -> Result<Finding> {
+    const CHECK: &str = "future heartbeats";
+    let (count, example) = table.heard_after(liveness::future(pg::now()))?;
+    let Some(worker) = example else {
+        return Ok(Finding::good(CHECK, "None."));
+    };
+    Ok(Finding::warning(
+        CHECK,
+        format!(
+            "{count} workers have a heartbeat from the future, such as \"{}\": the clock of whoever wrote it is \
+             ahead, or the server's was set back. A sweep takes it for one of just now.",
+            printable(&worker)
+        ),
+        format!(
+            "UPDATE {} SET last_heartbeat_at = {now} WHERE last_heartbeat_at > {now};",
+            table.name,
+            now = table.current_time()
+        ),
+    ))
+}
+
+fn locked(installation: &Installation, table: &HeartbeatTable) -> Result<Finding> {
+    const CHECK: &str = "locked workers";
+    let dead: Vec<String> = deaths::dead(installation)?.into_iter().map(|worker| worker.id).collect();
+    let cutoff = pg::now() - liveness::delta(settings::stale_threshold());
+    let mut silent = table.silent_since(cutoff, &dead)?;
+    silent.iter_mut().for_each(Worker::renew);
+    silent.retain(|worker| worker.last_heartbeat_at < cutoff);
+    let silent: Vec<String> = silent.into_iter().map(|worker| worker.id).collect();
+    let lockers = if silent.is_empty() { Vec::new() } else { table.lockers(&silent)? };
+    let holders = locks::holders(&lockers)?;
+    if holders.is_empty() {
+        return Ok(Finding::good(CHECK, "No row of a silent worker is locked."));
+    }
+    Ok(Finding::warning(
+        CHECK,
+        format!("Silent workers cannot be declared dead, because their rows are locked: {holders}."),
+        holders.hint(),
+    ))
+}

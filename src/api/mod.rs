@@ -1,0 +1,10 @@
+//! The SQL functions, each in the file of its subject. They check their arguments, and their results are rows; the work
+//! is below. A caller's role needs EXECUTE and nothing else: tables are read and written as their owners.
+
+pub mod fence;
+pub mod health;
+pub mod installed;
+pub mod sweep;
+pub mod views;
+pub mod watch;
+pub mod worker;

@@ -1,0 +1,84 @@
+//! `rgrid_sweep()`: a sweep in the caller's session and transaction, or what one would do.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::Error;
+use crate::installation::Installation;
+use crate::jobs::Settled;
+use crate::pg::{self, report, scope};
+use crate::sweep::{Mode, Step, sweep};
+use crate::tables::heartbeats::Worker;
+
+/// A row of the result: a dead worker, and its jobs in one table if it had any.
+type Line = (Worker, Option<Settled>);
+
+/// One sweep of the current database now, or what one would do.
+///
+/// Follows the rules of the sweeper: no worker is dead before the server has listened for a whole threshold, and a mass
+/// death is held back, unless `force` is true. Waits for no lock longer than a second. Returns
+/// a row for each dead worker and job table in which it had running jobs, or one with a NULL `job_table` for
+/// one that had none; then rows for jobs left over from earlier deaths. The version in the name here is the one in which
+/// it got its second argument.
+#[pg_extern(name = "rgrid_sweep")]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
+fn rgrid_sweep_0_2(
+    dry_run: default!(bool, "false"),
+    force: default!(bool, "false"),
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(worker_id, String),
+            name!(hostname, Option<String>),
+            name!(last_heartbeat_at, Option<TimestampWithTimeZone>),
+            name!(job_table, Option<String>),
+            name!(jobs_failed, i64),
+            name!(jobs_requeued, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    let mode = if dry_run { Mode::DryRun { force } } else { Mode::ByHand { force } };
+    if !dry_run {
+        pg::prevent_unless_writable(c"rgrid_sweep()");
+    }
+    let mut lines: Vec<Line> = Vec::new();
+    let mut add = |step: &Step| lines.extend(lines_of(step));
+    let problems = scope::waiting_at_most(c"1s", || sweep(mode, &mut add))?;
+    problems.into_iter().for_each(report::warn);
+    Ok(TableIterator::new(lines.into_iter().map(|(worker, jobs)| {
+        let (failed, requeued) = jobs.as_ref().map_or((0, 0), |jobs| (jobs.failed, jobs.requeued));
+        (
+            worker.id,
+            worker.hostname,
+            pg::timestamptz(worker.last_heartbeat_at),
+            jobs.map(|jobs| jobs.table.name),
+            failed,
+            requeued,
+        )
+    })))
+}
+
+/// Workers that had no jobs have a line of their own only if they are dead since just now.
+fn lines_of(step: &Step) -> Vec<Line> {
+    let by_worker = step.jobs.by_worker();
+    let mut lines = Vec::new();
+    for worker in &step.workers {
+        match by_worker.get(worker.id.as_str()) {
+            Some(jobs) => lines.extend(jobs.iter().map(|jobs| (worker.clone(), Some((*jobs).clone())))),
+            None if step.are_new => lines.push((worker.clone(), None)),
+            None => {}
+        }
+    }
+    lines
+}
+
+/// What `rgrid_sweep(dry_run)` calls in a database that has the objects of 0.1.0: they are to be updated first.
+/// A function that gets another argument gets another name in the library, because the objects of a version may
+/// meet every later library.
+#[pg_extern(sql = false)]
+fn rgrid_sweep(_dry_run: bool) -> Result<(), ErrorReport> {
+    let Installation { version, .. } = Installation::of_caller()?;
+    Err(Error::ForeignVersion { version }.into())
+}

@@ -1,0 +1,136 @@
+//! The numbers of each database, from shared memory: for the view `pg_stat_rgrid_heartbeat`, which documents the
+//! columns. They run in the caller's backend and read no table.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::{number, seconds, time};
+use crate::error::Error;
+use crate::pg;
+use crate::rules::intervals::Histogram;
+use crate::rules::schedule::Presence;
+use crate::settings;
+use crate::shmem::counters::Counters;
+use crate::shmem::databases::{self, State};
+use crate::shmem::problems::{self, Known};
+use crate::shmem::{buffer, is_preloaded};
+use crate::sweep::mass_death;
+
+/// What is known of every database that the launcher has seen, and counted in it since the last reset.
+///
+/// # Errors
+///
+/// `object_not_in_prerequisite_state` when the library was not preloaded.
+#[pg_extern]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
+fn rgrid_stat_databases() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(datid, pg_sys::Oid),
+            name!(has_extension, Option<bool>),
+            name!(observing_since, Option<TimestampWithTimeZone>),
+            name!(sweeps, i64),
+            name!(last_sweep_started_at, Option<TimestampWithTimeZone>),
+            name!(last_sweep_finished_at, Option<TimestampWithTimeZone>),
+            name!(last_sweep_seconds, Option<f64>),
+            name!(heartbeats_in_row, i64),
+            name!(flushes, i64),
+            name!(rows_flushed, i64),
+            name!(deaths, i64),
+            name!(false_deaths, i64),
+            name!(held_workers, i64),
+            name!(held_until, Option<TimestampWithTimeZone>),
+            name!(jobs_failed, i64),
+            name!(jobs_requeued, i64),
+            name!(locked_jobs, i64),
+            name!(workers_from_the_future, i64),
+            name!(workers_pruned, i64),
+            name!(deaths_pruned, i64),
+            name!(median_interval_seconds, Option<f64>),
+            name!(p99_interval_seconds, Option<f64>),
+            name!(errors, i64),
+            name!(failures_in_a_row, i64),
+            name!(last_error, Option<String>),
+            name!(last_error_at, Option<TimestampWithTimeZone>),
+            name!(buffer_entries, i64),
+            name!(buffer_capacity, i64),
+            name!(stats_reset, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    if !is_preloaded() {
+        return Err(Error::NotPreloaded.into());
+    }
+    let (entries, problems) = (buffer::entries(), problems::all());
+    Ok(TableIterator::new(databases::states().into_iter().map(move |state| {
+        let Counters { since, .. } = state.counters;
+        let hold = state.hold.filter(|hold| !hold.is_over);
+        let intervals = state.intervals.intervals(settings::flush_interval());
+        let last = problems.iter().find(|problem| problem.database == state.oid);
+        (
+            state.oid,
+            has_extension(&state),
+            pg::timestamptz(state.observing_since()),
+            number(state.counters.sweeps),
+            time(state.sweep_started()),
+            time(state.sweep_finished()),
+            sweep_seconds(&state),
+            number(state.counters.heartbeats_in_row),
+            number(state.counters.flushes),
+            number(state.counters.rows_flushed),
+            number(state.counters.deaths),
+            number(state.counters.false_deaths),
+            hold.map_or(0, |hold| i64::try_from(hold.workers).unwrap_or(i64::MAX)),
+            time(hold.map(|hold| mass_death::until(&hold))),
+            number(state.counters.jobs_failed),
+            number(state.counters.jobs_requeued),
+            number(state.locked_jobs),
+            number(state.from_the_future),
+            number(state.counters.workers_pruned),
+            number(state.counters.deaths_pruned),
+            intervals.map(|intervals| seconds(intervals.median)),
+            intervals.map(|intervals| seconds(intervals.p99)),
+            number(state.counters.errors),
+            i64::from(state.failures),
+            last.map(Known::message),
+            time(last.map(Known::last)),
+            number(entries.get(&state.oid).copied().unwrap_or(0)),
+            i64::try_from(settings::max_workers()).unwrap_or(i64::MAX),
+            pg::timestamptz(pg::from_postgres(since)),
+        )
+    })))
+}
+
+/// Starts counting anew in the current database. What is known of the last sweep and the last error stays.
+///
+/// # Errors
+///
+/// As [`rgrid_stat_databases`].
+#[pg_extern]
+fn rgrid_stat_reset() -> Result<(), ErrorReport> {
+    if !is_preloaded() {
+        return Err(Error::NotPreloaded.into());
+    }
+    let now = pg::to_postgres(pg::now());
+    databases::change(pg::current_database(), |state| {
+        state.counters = Counters::since(now);
+        state.intervals = Histogram::EMPTY;
+    });
+    Ok(())
+}
+
+fn has_extension(state: &State) -> Option<bool> {
+    match state.presence {
+        Presence::Unknown => None,
+        Presence::Absent => Some(false),
+        Presence::Present => Some(true),
+    }
+}
+
+/// How long the last finished sweep took, unless another one has begun since.
+fn sweep_seconds(state: &State) -> Option<f64> {
+    let (started, finished) = state.sweep_started().zip(state.sweep_finished())?;
+    (finished >= started).then(|| (finished - started).to_std().map(seconds).ok()).flatten()
+}

@@ -1,0 +1,121 @@
+//! The functions by which the owner of a table of jobs has it watched, and has it watched no longer.
+//!
+//! They run in the owner's session. Everything that can be wrong with a table is said here, when somebody is there to
+//! mend it, and looked at again at each use.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::jobs::watched::{self, own_table};
+use crate::jobs::{JobTable, fence};
+use crate::pg;
+use crate::tables::job_tables::{self, JobMapping, OnDeath};
+
+/// Watches a table of jobs, or changes how it is watched. Its SQL is in `sql/job_tables.sql`.
+///
+/// The running jobs of a dead worker are those with its id in `worker_column` and `running_status` in
+/// `status_column`. With `on_death` 'fail' they get `dead_status`, `error_message` and the time; with 'requeue' they
+/// get `queued_status`, no worker and no times, and one more in `attempts_column`, until that has reached
+/// `max_attempts_column`, or `max_attempts` where that is NULL; then they fail. NULL names no column.
+///
+/// # Errors
+///
+/// `insufficient_privilege` for who does not own the table; `wrong_object_type` for what is no table;
+/// `undefined_column`, `datatype_mismatch`, `invalid_table_definition` for a column that is missing or will not do;
+/// `invalid_parameter_value` for a status that its column cannot hold, statuses that do not differ, or another
+/// policy; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments, reason = "a table of jobs has that many sides; callers name them")]
+fn rgrid_watch_jobs(
+    job_table: Option<pg_sys::Oid>,
+    worker_column: Option<&CStr>,
+    status_column: Option<&CStr>,
+    running_status: Option<&str>,
+    dead_status: Option<&str>,
+    error_column: Option<&CStr>,
+    error_message: Option<&str>,
+    finished_column: Option<&CStr>,
+    on_death: Option<&str>,
+    queued_status: Option<&str>,
+    attempts_column: Option<&CStr>,
+    max_attempts_column: Option<&CStr>,
+    started_column: Option<&CStr>,
+    max_attempts: Option<i32>,
+) -> Result<(), ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_watch_jobs()");
+    let column = |name: Option<&CStr>| name.map(|name| name.to_string_lossy().into_owned());
+    let mapping = JobMapping {
+        worker_column: given(column(worker_column), "worker column")?,
+        status_column: given(column(status_column), "status column")?,
+        running_status: given(running_status, "running status")?.to_owned(),
+        dead_status: given(dead_status, "dead status")?.to_owned(),
+        error_column: column(error_column),
+        error_message: given(error_message, "error message")?.to_owned(),
+        finished_column: column(finished_column),
+        on_death: OnDeath::parse(given(on_death, "on_death")?)?,
+        queued_status: given(queued_status, "queued status")?.to_owned(),
+        attempts_column: column(attempts_column),
+        max_attempts_column: column(max_attempts_column),
+        max_attempts: given(max_attempts, "max_attempts")?,
+        started_column: column(started_column),
+    };
+    Ok(watch_jobs(job_table, mapping)?)
+}
+
+fn given<T>(argument: Option<T>, name: &'static str) -> Result<T> {
+    argument.ok_or(Error::NullArgument(name))
+}
+
+fn watch_jobs(job_table: Option<pg_sys::Oid>, mapping: JobMapping) -> Result<()> {
+    let installation = Installation::of_caller()?;
+    let oid = own_table(job_table)?;
+    check_words(&mapping)?;
+    let table =
+        JobTable::open(oid, mapping).ok_or_else(|| Error::NoTable { table: oid.to_u32().to_string() })?;
+    if table.relation.persistence == pg_sys::RELPERSISTENCE_TEMP {
+        return Err(Error::TemporaryTable { table: table.watched.name });
+    }
+    table.columns()?.check_values(&table)?;
+    job_tables::put(&installation, oid, &table.mapping, true)?;
+    fence::renew(&installation, oid)
+}
+
+fn check_words(mapping: &JobMapping) -> Result<()> {
+    let queued = (mapping.on_death == OnDeath::Requeue).then_some(&mapping.queued_status);
+    for status in [Some(&mapping.dead_status), queued].into_iter().flatten() {
+        if *status == mapping.running_status {
+            return Err(Error::SameStatus { status: status.clone() });
+        }
+    }
+    if queued == Some(&mapping.dead_status) {
+        return Err(Error::SameStatus { status: mapping.dead_status.clone() });
+    }
+    if mapping.max_attempts < 0 {
+        return Err(Error::NegativeAttempts);
+    }
+    Ok(())
+}
+
+/// Watches a table of jobs no longer. Answers whether it was watched. Its SQL is in `sql/job_tables.sql`.
+///
+/// # Errors
+///
+/// `insufficient_privilege` for who does not own the table; `null_value_not_allowed`; `read_only_sql_transaction` on a
+/// standby or in a read-only transaction.
+#[pg_extern(sql = false)]
+fn rgrid_unwatch_jobs(job_table: Option<pg_sys::Oid>) -> Result<bool, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_unwatch_jobs()");
+    Ok(unwatch_jobs(job_table)?)
+}
+
+fn unwatch_jobs(job_table: Option<pg_sys::Oid>) -> Result<bool> {
+    let installation = Installation::of_caller()?;
+    let oid = own_table(job_table)?;
+    let was_watched = watched::stop(&installation, oid)?;
+    fence::renew(&installation, oid)?;
+    Ok(was_watched)
+}

@@ -1,0 +1,251 @@
+//! The functions that a worker calls: it starts, it is alive, it stops.
+//!
+//! They run in the worker's backend. The worker's role needs EXECUTE on them and nothing else: what they do to
+//! tables they do with the rights of the tables' owners.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::{self, sql};
+use crate::shmem::{buffer, databases};
+use crate::sweep::death;
+use crate::tables::deaths;
+use crate::tables::heartbeats::{HeartbeatTable, Worker};
+
+/// "I am alive." Answers the worker's incarnation.
+///
+/// The number grows by one whenever the worker is given up. A worker that gets another number than before was
+/// declared dead meanwhile and must drop its jobs: they have been settled, and others may be running them.
+/// `hostname` is for people. NULL leaves the one that is known; a worker of which none is known gets the client's
+/// address, or the server's name on a Unix socket.
+///
+/// Liveness, not data: the heartbeat of a known, living worker is one store in shared memory, and counts even if the
+/// caller's transaction is rolled back. Its row is written a little later.
+///
+/// # Errors
+///
+/// `null_value_not_allowed` or `invalid_parameter_value` for a worker id that is NULL, empty, too long or has
+/// control characters; `read_only_sql_transaction` on a standby or in a read-only transaction;
+/// `lock_not_available` when a dead worker's jobs cannot be settled before it returns.
+#[pg_extern]
+fn rgrid_heartbeat(
+    worker_id: Option<&str>,
+    hostname: default!(Option<&str>, "NULL"),
+) -> Result<i64, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_heartbeat()");
+    Ok(beat(worker_id, hostname)?)
+}
+
+fn beat(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
+    let known = worker_id.and_then(|id| buffer::beat(id, hostname));
+    known.map_or_else(|| beat_in_row(worker_id, hostname), Ok)
+}
+
+/// The heartbeat of a worker that has no entry in shared memory: its row tells whether it is alive.
+fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
+    let caller = Caller::new(worker_id, hostname)?;
+    caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
+    databases::count(|counters| counters.heartbeats_in_row += 1);
+    // The row is locked now, after whoever had it: what the ledger says stays true until this commits.
+    let standing = deaths::standing(&caller.installation, caller.id)?;
+    if standing.dead {
+        death::close_on_return(&caller.installation, caller.id)?;
+    }
+    buffer::add_at_commit(caller.id, hostname, standing.incarnation);
+    Ok(standing.incarnation)
+}
+
+/// "We are alive", from one agent for the many workers of a host. Answers their incarnations in the same order.
+///
+/// # Errors
+///
+/// Those of [`rgrid_heartbeat`]. A NULL array or a bad element refuses the whole call before any worker of it is
+/// heard.
+#[pg_extern(name = "rgrid_heartbeat")]
+fn rgrid_heartbeats(
+    worker_ids: Option<Array<'_, &str>>,
+    hostname: default!(Option<&str>, "NULL"),
+) -> Result<SetOfIterator<'static, i64>, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_heartbeat()");
+    let incarnations = match worker_ids {
+        Some(worker_ids) => beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
+        None => return Err(Error::NullArgument("array of worker ids").into()),
+    };
+    Ok(SetOfIterator::new(incarnations))
+}
+
+fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> Result<Vec<i64>> {
+    let heartbeats = HeartbeatTable::open(&Installation::of_caller()?)?;
+    for worker_id in worker_ids {
+        check_worker_id(worker_id.ok_or(Error::NullArgument("worker id"))?, heartbeats.id_limit)?;
+    }
+    check_hostname(hostname)?;
+    let mut order: Vec<usize> = (0..worker_ids.len()).collect();
+    // Rows are locked in the order of their ids, so that two agents do not wait for each other.
+    order.sort_by_key(|index| worker_ids[*index]);
+    let mut incarnations = vec![0; worker_ids.len()];
+    for index in order {
+        incarnations[index] = beat(worker_ids[index], hostname)?;
+        pg::check_for_interrupts();
+    }
+    Ok(incarnations)
+}
+
+/// A worker starts. Answers its id, made up when none is given, and its incarnation.
+///
+/// Whatever still ran under that id is settled first: a worker that registers is a new process, and an earlier
+/// one of that id, alive or not, is given up (reason 'restarted').
+///
+/// # Errors
+///
+/// Those of [`rgrid_heartbeat`], but NULL as the worker id asks for a new one.
+#[pg_extern]
+fn rgrid_register(
+    worker_id: default!(Option<&str>, "NULL"),
+    hostname: default!(Option<&str>, "NULL"),
+) -> Result<TableIterator<'static, (name!(id, String), name!(incarnation, i64))>, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_register()");
+    let registered = match worker_id {
+        Some(_) => register(worker_id, hostname)?,
+        None => register_anew(hostname)?,
+    };
+    databases::request_visit();
+    Ok(TableIterator::once(registered))
+}
+
+fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, i64)> {
+    let caller = Caller::new(worker_id, hostname)?;
+    let Caller { installation, heartbeats, id, .. } = &caller;
+    let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
+    let earlier = if is_new { None } else { heartbeats.lock(id)? };
+    // From here on the earlier process, if it beats, waits for the row.
+    buffer::close(id);
+    let standing = deaths::standing(installation, id)?;
+    let mut incarnation = standing.incarnation;
+    if standing.dead {
+        death::close_on_return(installation, id)?;
+    } else {
+        let always = earlier.is_some();
+        let worker = earlier.unwrap_or_else(|| caller.worker());
+        incarnation += i64::from(death::end_for_restart(installation, &worker, always)?);
+    }
+    if !is_new {
+        heartbeats.beat(id, caller.hostname(), default_hostname)?;
+    }
+    buffer::add_at_commit(id, hostname, incarnation);
+    Ok(((*id).to_owned(), incarnation))
+}
+
+/// Ids that are made up before it is the table that is to blame: with a million workers, one of 4,000 is taken.
+const IDS_TRIED: usize = 20;
+
+/// Registers under an id that nobody has used.
+fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
+    let mut refused = None;
+    for _ in 0..IDS_TRIED {
+        let id = format!("worker-{}", &Uuid::new_v4().simple().to_string()[..8]);
+        let caller = Caller::new(Some(&id), hostname)?;
+        let is_unused = !deaths::has_died(&caller.installation, &id)?;
+        if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
+            let incarnation = deaths::standing(&caller.installation, &id)?.incarnation;
+            buffer::add_at_commit(&id, hostname, incarnation);
+            return Ok((id, incarnation));
+        }
+        refused = Some(caller.heartbeats.name.clone());
+        pg::check_for_interrupts();
+    }
+    Err(Error::NotWritten { table: refused.unwrap_or_default() })
+}
+
+/// A worker stops on purpose. Answers whether it was known.
+///
+/// Its row goes and no death is declared. Jobs that it still ran are settled at once; only then is there a row
+/// in the ledger (reason 'deregistered').
+///
+/// # Errors
+///
+/// Those of [`rgrid_heartbeat`].
+#[pg_extern]
+fn rgrid_deregister(worker_id: Option<&str>) -> Result<bool, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_deregister()");
+    Ok(deregister(worker_id)?)
+}
+
+fn deregister(worker_id: Option<&str>) -> Result<bool> {
+    let Caller { installation, heartbeats, id, .. } = &Caller::new(worker_id, None)?;
+    let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
+    buffer::close(id);
+    if deaths::standing(installation, id)?.dead {
+        death::settle_dead(installation, id, pg::now())?;
+    } else {
+        death::end_for_leaving(installation, &worker)?;
+    }
+    heartbeats.delete(id)?;
+    buffer::remove_at_commit(id);
+    Ok(true)
+}
+
+/// Who calls, checked, and what it takes to serve it.
+struct Caller<'a> {
+    installation: Installation,
+    heartbeats: HeartbeatTable,
+    id: &'a str,
+    hostname: Option<String>,
+}
+
+impl<'a> Caller<'a> {
+    fn new(worker_id: Option<&'a str>, hostname: Option<&str>) -> Result<Self> {
+        let id = worker_id.ok_or(Error::NullArgument("worker id"))?;
+        let installation = Installation::of_caller()?;
+        let heartbeats = HeartbeatTable::open(&installation)?;
+        check_worker_id(id, heartbeats.id_limit)?;
+        check_hostname(hostname)?;
+        let hostname = hostname.map(str::to_owned);
+        Ok(Self { installation, heartbeats, id, hostname })
+    }
+
+    fn hostname(&self) -> Option<&str> {
+        self.hostname.as_deref()
+    }
+
+    /// The caller as a row that was written just now.
+    fn worker(&self) -> Worker {
+        Worker { id: self.id.to_owned(), hostname: self.hostname.clone(), last_heartbeat_at: pg::now() }
+    }
+}
+
+/// What stands in for a hostname that a new worker does not name.
+fn default_hostname() -> Result<String> {
+    Ok(client_address()?.unwrap_or_else(pg::server_hostname))
+}
+
+/// The address of this session's client; `None` on a Unix socket, and in a process without a client.
+fn client_address() -> Result<Option<String>> {
+    let addresses =
+        sql::read("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[], |row| row.optional(1))?;
+    Ok(addresses.into_iter().flatten().next())
+}
+
+fn check_hostname(hostname: Option<&str>) -> Result<()> {
+    match hostname {
+        Some(name) if name.chars().any(char::is_control) => Err(Error::ControlCharacter("hostname")),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a worker id against the table that takes it. SQL in it is no fault: it is never part of a statement.
+fn check_worker_id(id: &str, limit: usize) -> Result<()> {
+    if id.is_empty() {
+        return Err(Error::EmptyWorkerId);
+    }
+    if id.chars().any(char::is_control) {
+        return Err(Error::ControlCharacter("worker id"));
+    }
+    match id.chars().count() {
+        length if length > limit => Err(Error::WorkerIdTooLong { length, limit }),
+        _ => Ok(()),
+    }
+}

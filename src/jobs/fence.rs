@@ -1,0 +1,128 @@
+//! Fences: a row trigger on a table of jobs that refuses a late result of a job that a sweep has given up.
+//!
+//! Runs in the sessions of operators, who put a fence up and take it down, and of workers, whose statements meet it.
+//! The trigger's WHEN clause does the test, so a job that nobody gave up costs a comparison; only a violation calls
+//! the function. Putting it up waits for the table's writers, as each CREATE TRIGGER does.
+
+use pgrx::pg_sys;
+use pgrx::spi::{quote_identifier, quote_literal};
+
+use super::{JobTable, watched};
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::scope::Scope;
+use crate::pg::{catalog, sql};
+use crate::tables::job_tables::OnDeath;
+
+/// The trigger's name; one a table.
+const TRIGGER: &str = "rgrid_fence";
+
+/// Makes a fence anew when its table's watch has changed; does nothing when there is none. Takes it down when the
+/// table is not watched any more. The caller has checked who may do so.
+pub fn renew(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> {
+    if !take_down(job_table)? {
+        return Ok(());
+    }
+    match watched::find(installation, job_table) {
+        Ok(jobs) => create(installation, &jobs),
+        Err(Error::NotWatched { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a fence up at a watched table, or renews the one that is there. The caller has checked who may do so.
+///
+/// # Errors
+///
+/// `undefined_object` for a table that is not watched.
+pub fn put_up(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> {
+    let jobs = watched::find(installation, job_table)?;
+    take_down(job_table)?;
+    create(installation, &jobs)
+}
+
+/// The function that the table's fence calls.
+fn function_of(job_table: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
+    let statement = "SELECT t.tgfoid FROM pg_catalog.pg_trigger t \
+                     WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name";
+    let found = sql::read(statement, &[job_table.into(), TRIGGER.into()], |row| row.required(1, "function"))?;
+    Ok(found.into_iter().next())
+}
+
+/// The extension's own trigger function, by the schema's OID: a name may mean another one by now.
+fn violated(installation: &Installation) -> Result<Option<pg_sys::Oid>> {
+    let statement = "SELECT p.oid FROM pg_catalog.pg_proc p \
+                     WHERE p.pronamespace OPERATOR(pg_catalog.=) $1 \
+                       AND p.proname OPERATOR(pg_catalog.=) 'rgrid_fence_violated' AND p.pronargs OPERATOR(pg_catalog.=) 0";
+    let found = sql::read(statement, &[installation.schema.into()], |row| row.required(1, "function"))?;
+    Ok(found.into_iter().next())
+}
+
+/// Whether rows of the table can move to another one: it has partitions, or is one.
+fn is_partition(job_table: pg_sys::Oid) -> Result<bool> {
+    let statement = "SELECT c.relispartition OR c.relkind OPERATOR(pg_catalog.=) 'p' \
+                     FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1";
+    let found = sql::read(statement, &[job_table.into()], |row| row.required(1, "kind"))?;
+    Ok(found.into_iter().next().unwrap_or(false))
+}
+
+/// Takes the fence of a table down; whether there was one.
+pub fn take_down(job_table: pg_sys::Oid) -> Result<bool> {
+    let found = catalog::relation(job_table).zip(catalog::qualified_name(job_table));
+    let Some((relation, name)) = found else { return Ok(false) };
+    if function_of(job_table)?.is_none() {
+        return Ok(false);
+    }
+    let statement = format!("DROP TRIGGER {TRIGGER} ON {name}");
+    Scope::of(relation.owner, &[relation.oid]).run(|| sql::write(&statement, &[]))?;
+    Ok(true)
+}
+
+/// An AFTER trigger, since any BEFORE trigger has each row locked before it is updated, which costs a quarter of the
+/// UPDATE. But a row that moves to another partition sets off no AFTER UPDATE trigger.
+fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
+    let timing = if is_partition(jobs.relation.oid)? { "BEFORE" } else { "AFTER" };
+    let function = installation.sql("@extschema@.rgrid_fence_violated()");
+    let statement = format!(
+        "CREATE TRIGGER {TRIGGER} {timing} UPDATE OF {} ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {function}",
+        quote_identifier(&jobs.mapping.status_column),
+        jobs.watched.name,
+        condition(jobs)?,
+    );
+    Scope::of(jobs.relation.owner, &[jobs.relation.oid]).run(|| sql::write(&statement, &[]))?;
+    // Whoever owns the schema may have put another table or function in the place of ours.
+    let (made, ours) = (function_of(jobs.relation.oid)?, violated(installation)?);
+    if made.is_none() || made != ours {
+        return Err(Error::Replaced { table: jobs.watched.name.clone() });
+    }
+    Ok(())
+}
+
+/// When an update is refused: the job is as a sweep has left it, and is to become neither queued nor claimed, nor to
+/// stay as it is. What a sweep leaves is told by the status and, where there is a column for it, the error message, or
+/// as much of it as the column takes.
+fn condition(jobs: &JobTable) -> Result<String> {
+    let mapping = &jobs.mapping;
+    let status = quote_identifier(&mapping.status_column);
+    let afresh = [&mapping.running_status, &mapping.queued_status].map(quote_literal).join(", ");
+    let given_up = match mapping.on_death {
+        OnDeath::Fail => quote_literal(&mapping.dead_status),
+        OnDeath::Requeue => [&mapping.dead_status, &mapping.queued_status].map(quote_literal).join(", "),
+    };
+    let mut condition = format!("OLD.{status}::pg_catalog.text IN ({given_up})");
+    let mut stays = format!("NEW.{status}::pg_catalog.text = OLD.{status}::pg_catalog.text");
+    if let Some(error) = jobs.columns()?.error {
+        let message = quote_literal(&mapping.error_message);
+        let message = format!("CAST({message} AS {})::pg_catalog.text", error.column.type_name());
+        // By bytes: a nondeterministic collation of the column has no beginnings.
+        let begins = |row: &str| {
+            let error = format!("{row}.{}::pg_catalog.text COLLATE pg_catalog.\"C\"", error.name);
+            format!(" AND pg_catalog.starts_with({error}, {message})")
+        };
+        condition += &begins("OLD");
+        stays += &begins("NEW");
+    }
+    condition +=
+        &format!(" AND (NEW.{status}::pg_catalog.text IN ({afresh})) IS NOT TRUE AND ({stays}) IS NOT TRUE");
+    Ok(condition)
+}

@@ -1,0 +1,180 @@
+//! Settling the running jobs of workers that are gone, over all watched tables.
+//!
+//! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table
+//! whose parts are on several servers is several tables here.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::table::{JobTable, Locked, Settled};
+use super::watched;
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::{report, scope};
+use crate::rules::bisection::{RetryBudget, bisect};
+use crate::shmem::problems::{Place, Problem};
+
+/// What became of the running jobs of some workers, and what could not be done.
+#[derive(Default)]
+pub struct Outcome {
+    /// The jobs, one entry for each worker and watched table.
+    pub settled: Vec<Settled>,
+    /// Tables that failed.
+    pub problems: Vec<Problem>,
+}
+
+impl Outcome {
+    fn add(&mut self, table: &JobTable, result: Result<Vec<Settled>>) {
+        match result {
+            Ok(settled) if table.only => settled.into_iter().for_each(|jobs| self.add_part(jobs)),
+            Ok(mut settled) => self.settled.append(&mut settled),
+            Err(error) => self.problems.push(problem(table, &error)),
+        }
+    }
+
+    /// Adds a worker's jobs in a part of a table to those in its other parts.
+    fn add_part(&mut self, mut jobs: Settled) {
+        let is_same = |other: &&mut Settled| other.worker == jobs.worker && other.table == jobs.table;
+        match self.settled.iter_mut().find(is_same) {
+            Some(other) => {
+                other.failed += jobs.failed;
+                other.requeued += jobs.requeued;
+                other.keys.append(&mut jobs.keys);
+            }
+            None => self.settled.push(jobs),
+        }
+    }
+
+    /// The jobs of each worker.
+    pub fn by_worker(&self) -> HashMap<&str, Vec<&Settled>> {
+        let mut by_worker: HashMap<&str, Vec<&Settled>> = HashMap::new();
+        for jobs in &self.settled {
+            by_worker.entry(&jobs.worker).or_default().push(jobs);
+        }
+        by_worker
+    }
+
+    /// How many jobs were failed, and how many requeued.
+    pub fn totals(&self) -> (i64, i64) {
+        totals(&self.settled)
+    }
+}
+
+/// How many of these jobs were failed, and how many requeued.
+pub fn totals<'a>(settled: impl IntoIterator<Item = &'a Settled>) -> (i64, i64) {
+    settled
+        .into_iter()
+        .fold((0, 0), |(failed, requeued), jobs| (failed + jobs.failed, requeued + jobs.requeued))
+}
+
+fn problem(table: &JobTable, error: &Error) -> Problem {
+    let place = Place::JobTable { table: table.watched.oid, part: table.relation.oid };
+    let problem = Problem::new(place, format!("settle jobs in table {}", table.watched.name), error);
+    if table.only { problem.in_part(&table.target) } else { problem }
+}
+
+/// Settles the running jobs of workers in all watched tables; locked rows stay for the next sweep.
+pub fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for table in parts(installation)? {
+        if table.is_foreign() {
+            settle_foreign(&table, workers, now, &mut outcome);
+            continue;
+        }
+        let attempt = |locked| scope::subtransaction(|| table.settle(workers, now, locked));
+        let result = match attempt(Locked::Refuse) {
+            Err(error) if error.is_lock_not_available() => attempt(Locked::Skip),
+            result => result,
+        };
+        outcome.add(&table, result);
+    }
+    Ok(outcome)
+}
+
+/// How long a statement on another server may take. It cannot be told to skip locked rows, nor how long to wait
+/// for them, so this bounds the wait.
+const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
+
+/// How many statements on one table of another server may take too long in one sweep: enough to find two locked rows
+/// among the jobs of a thousand workers by bisection.
+const FOREIGN_FAILURES: u32 = 24;
+
+/// Settles jobs on another server. When that takes too long, each half of the workers is tried by itself, so that a
+/// locked row keeps back the jobs of one worker.
+fn settle_foreign(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {
+    let mut budget = RetryBudget::of_failures(FOREIGN_FAILURES);
+    let result = bisect(workers, &mut budget, may_be_locked, &mut |workers: &[String]| {
+        let attempt = || table.settle(workers, now, Locked::Refuse);
+        scope::subtransaction_within(FOREIGN_LIMIT, attempt).map(|settled| outcome.add(table, Ok(settled)))
+    });
+    if let Err(error) = result {
+        outcome.problems.push(problem(table, &error));
+    }
+}
+
+/// Whether an error may mean that rows are locked, on a server that does not say why it takes so long.
+fn may_be_locked(error: &Error) -> bool {
+    error.is_lock_not_available() || matches!(error, Error::TimedOut { .. })
+}
+
+/// Settles all running jobs of a worker that waits for it: locked rows are waited for.
+///
+/// # Errors
+///
+/// When a row stays locked; of one on another server, only if that server says so. A table that fails otherwise is
+/// warned of and left alone: no worker must stay away because of it.
+pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Outcome> {
+    let workers = [worker.to_owned()];
+    let mut outcome = Outcome::default();
+    for table in parts(installation)? {
+        let result = match table.is_foreign() {
+            true => {
+                scope::subtransaction_within(FOREIGN_LIMIT, || table.settle(&workers, now, Locked::Refuse))
+            }
+            false => scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)),
+        };
+        match result {
+            Err(error) if error.is_lock_not_available() => {
+                return Err(Error::JobsLocked { table: table.target });
+            }
+            Err(error) if error.is_rollback() => return Err(error),
+            result => outcome.add(&table, result),
+        }
+    }
+    outcome.problems.drain(..).for_each(report::warn);
+    Ok(outcome)
+}
+
+/// What these workers are running, in all watched tables.
+pub fn running(installation: &Installation, workers: &[String]) -> Result<Outcome> {
+    let mut found = Outcome::default();
+    if workers.is_empty() {
+        return Ok(found);
+    }
+    let (there, here): (Vec<_>, Vec<_>) = parts(installation)?.into_iter().partition(JobTable::is_foreign);
+    // All at once, which costs less, and each by itself only when one fails: there is nothing to undo.
+    let together = || here.iter().map(|table| table.running(workers)).collect::<Result<Vec<_>>>();
+    match scope::subtransaction(together) {
+        Ok(all) => here.iter().zip(all).for_each(|(table, jobs)| found.add(table, Ok(jobs))),
+        Err(_) => {
+            for table in &here {
+                found.add(table, scope::subtransaction(|| table.running(workers)));
+            }
+        }
+    }
+    for table in &there {
+        found.add(table, scope::subtransaction_within(FOREIGN_LIMIT, || table.running(workers)));
+    }
+    Ok(found)
+}
+
+/// The tables that are settled each by itself.
+fn parts(installation: &Installation) -> Result<Vec<JobTable>> {
+    let mut parts = Vec::new();
+    for table in watched::watched(installation)? {
+        parts.append(&mut table.parts()?);
+    }
+    Ok(parts)
+}

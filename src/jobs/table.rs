@@ -1,0 +1,262 @@
+//! One watched table: its running jobs of some workers, read or settled.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use pgrx::pg_sys;
+
+use super::columns::Columns;
+use super::statement::Statements;
+use crate::error::{Error, Result};
+use crate::pg::scope::Scope;
+use crate::pg::{self, arrays, catalog, sql};
+use crate::tables::inheritance;
+use crate::tables::job_tables::JobMapping;
+
+/// What to do about job rows that another session has locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locked {
+    /// Wait 50 ms, and fail. Nearly always nobody has locked any, and this is the cheapest way to find out.
+    Refuse,
+    /// Leave them for the next sweep.
+    Skip,
+    /// Wait, for a second at most, and fail.
+    Wait,
+}
+
+/// A watched table, as reports call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Its qualified name, quoted where SQL needs it.
+    pub name: String,
+    /// Its OID.
+    pub oid: pg_sys::Oid,
+}
+
+/// A watched table, or one of the tables that it consists of.
+#[derive(Clone, Debug)]
+pub struct JobTable {
+    /// The watched table.
+    pub watched: Watched,
+    /// The name of the table that statements name: that one, or a part of it.
+    pub target: String,
+    /// Whether statements leave out what is below it.
+    pub only: bool,
+    /// The table that statements name, as the catalog has it.
+    pub relation: catalog::Relation,
+    /// Which of its columns and values mean what.
+    pub mapping: JobMapping,
+}
+
+/// Jobs of one worker in one table that were settled, or are running.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// The worker that ran them.
+    pub worker: String,
+    /// Their table.
+    pub table: Watched,
+    /// Marked as failed, or to be.
+    pub failed: i64,
+    /// Returned to the queue, or to be.
+    pub requeued: i64,
+    /// The primary keys of these jobs, where the table has one of a single column.
+    pub keys: Vec<String>,
+}
+
+impl JobTable {
+    /// A table of this OID; `None` when it was dropped.
+    pub fn open(oid: pg_sys::Oid, mapping: JobMapping) -> Option<Self> {
+        let (relation, name) = catalog::relation(oid).zip(catalog::qualified_name(oid))?;
+        let watched = Watched { name: name.clone(), oid };
+        Some(Self { watched, target: name, only: false, relation, mapping })
+    }
+
+    /// The tables that are settled each by itself: the table alone, unless parts of it are on other servers. Then
+    /// each of its parts, so that a server which is away costs that part only.
+    ///
+    /// With the rights of the table's owner, as if the table were updated as a whole, and not with those of the
+    /// part's: triggers and defaults of the table are on its parts, too, whoever has made them.
+    pub fn parts(&self) -> Result<Vec<Self>> {
+        let tree = inheritance::tree(&self.relation)?;
+        if !self.relation.has_children || !tree.iter().any(is_foreign) {
+            return Ok(vec![self.clone()]);
+        }
+        let holds_rows = |part: &catalog::Relation| part.kind != pg_sys::RELKIND_PARTITIONED_TABLE;
+        let part = |relation: catalog::Relation| {
+            let target = catalog::qualified_name(relation.oid)?;
+            let relation = catalog::Relation { owner: self.relation.owner, ..relation };
+            Some(Self { target, only: true, relation, ..self.clone() })
+        };
+        Ok(tree.into_iter().filter(holds_rows).filter_map(part).collect())
+    }
+
+    /// Whether the rows are on another server, where nobody can be told to skip locked ones.
+    pub fn is_foreign(&self) -> bool {
+        is_foreign(&self.relation)
+    }
+
+    /// Settles the running jobs of these workers, which are declared dead, or gone.
+    ///
+    /// # Errors
+    ///
+    /// When the table lacks a column, when its owner may not update it, when one of its triggers refuses, or
+    /// when a lock is not to be had. The caller wraps this in a subtransaction.
+    pub fn settle(&self, workers: &[String], now: DateTime<Utc>, locked: Locked) -> Result<Vec<Settled>> {
+        let columns = self.columns()?;
+        let key = single_key(self.relation.oid)?;
+        let statements = Statements::new(self, &columns, key.as_deref());
+        if locked == Locked::Wait {
+            // A statement of its own: what a job has become in the meantime, only a later statement sees.
+            let statement = statements.lock();
+            self.as_owner(|| sql::write(&statement, &[arrays::of(workers)]))?;
+        }
+        let statement = statements.settle(locked);
+        let message = self.mapping.error_message.as_str();
+        let arguments = [arrays::of(workers), message.into(), pg::timestamptz(now).into()];
+        let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
+        let mut jobs = Jobs::of(&self.watched);
+        self.scope().lock_timeout(timeout).run(|| {
+            sql::write_returning(&statement, &arguments, |row| {
+                jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
+                Ok(())
+            })
+        })?;
+        Ok(jobs.settled())
+    }
+
+    /// How many jobs each of these workers is running; workers that run none are left out.
+    pub fn running(&self, workers: &[String]) -> Result<Vec<Settled>> {
+        let columns = self.columns()?;
+        let statement = Statements::new(self, &columns, None).running();
+        let mut jobs = Jobs::of(&self.watched);
+        self.as_owner(|| {
+            sql::read(&statement, &[arrays::of(workers)], |row| {
+                jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, None);
+                Ok(())
+            })
+        })?;
+        Ok(jobs.settled())
+    }
+
+    /// Checks that the table has what settling needs, and returns what that is.
+    ///
+    /// # Errors
+    ///
+    /// When it is no table, has a part of somebody else's, or lacks a column, or has one of another type.
+    pub fn columns(&self) -> Result<Columns> {
+        let tables =
+            [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE, pg_sys::RELKIND_FOREIGN_TABLE];
+        if !tables.contains(&self.relation.kind) {
+            return Err(Error::NotATable { table: self.target.clone() });
+        }
+        self.check_owners()?;
+        Columns::of(self)
+    }
+
+    /// One that is settled as a part has the table's owner here, and one of its own in the catalog.
+    fn check_owners(&self) -> Result<()> {
+        match catalog::relation(self.relation.oid) {
+            Some(own) if self.only && !catalog::has_rights_of(own.owner, self.relation.owner) => {
+                Err(Error::PartOfAnother { table: self.watched.name.clone(), part: self.target.clone() })
+            }
+            _ if self.only => Ok(()),
+            _ => inheritance::check_owners(&self.relation, &self.watched.name),
+        }
+    }
+
+    /// Runs `work` as the table's owner; a lock that is not to be had for a second is an error.
+    pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.scope().lock_timeout(c"1s").run(work)
+    }
+
+    /// For statements on the table as its owner.
+    pub fn scope(&self) -> Scope<'_> {
+        Scope::of(self.relation.owner, std::slice::from_ref(&self.relation.oid))
+    }
+}
+
+fn is_foreign(relation: &catalog::Relation) -> bool {
+    relation.kind == pg_sys::RELKIND_FOREIGN_TABLE
+}
+
+/// Keys of a worker's jobs that are remembered: more do not fit in a notification, where each takes four bytes.
+const MOST_KEYS: usize = 2_000;
+
+/// Jobs of a table as they come, added up for each worker.
+struct Jobs<'a> {
+    table: &'a Watched,
+    by_worker: HashMap<String, Settled>,
+}
+
+impl<'a> Jobs<'a> {
+    fn of(table: &'a Watched) -> Self {
+        Self { table, by_worker: HashMap::new() }
+    }
+
+    fn add(&mut self, worker: &str, requeued: bool, key: Option<&str>) {
+        let new = || Settled {
+            worker: worker.to_owned(),
+            table: self.table.clone(),
+            failed: 0,
+            requeued: 0,
+            keys: Vec::new(),
+        };
+        let settled = match self.by_worker.get_mut(worker) {
+            Some(settled) => settled,
+            None => self.by_worker.entry(worker.to_owned()).or_insert_with(new),
+        };
+        settled.failed += i64::from(!requeued);
+        settled.requeued += i64::from(requeued);
+        if settled.keys.len() < MOST_KEYS {
+            settled.keys.extend(key.map(str::to_owned));
+        }
+    }
+
+    fn settled(self) -> Vec<Settled> {
+        self.by_worker.into_values().collect()
+    }
+}
+
+/// The column that alone is a table's primary key.
+fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
+    let statement = sql::SavedPlan::new(
+        "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+          AND a.attnum OPERATOR(pg_catalog.=) i.indkey[0] \
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary \
+           AND i.indnkeyatts OPERATOR(pg_catalog.=) 1"
+            .into(),
+    );
+    let names = statement.read(&[relation.into()], |row| row.required(1, "key"))?;
+    Ok(names.into_iter().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Watched {
+        Watched { name: "public.jobs".into(), oid: pg_sys::Oid::from(1) }
+    }
+
+    #[test]
+    fn jobs_are_counted_by_worker_and_outcome_with_their_keys() {
+        let table = table();
+        let mut jobs = Jobs::of(&table);
+        for (worker, requeued, key) in [("b", false, "1"), ("a", true, "2"), ("b", true, "3")] {
+            jobs.add(worker, requeued, Some(key));
+        }
+        jobs.add("b", false, None);
+        let b = &jobs.by_worker["b"];
+        assert_eq!((b.failed, b.requeued, b.keys.join(" ").as_str()), (2, 1, "1 3"));
+        assert_eq!((jobs.by_worker["a"].failed, jobs.by_worker["a"].requeued), (0, 1));
+    }
+
+    #[test]
+    fn more_jobs_than_keys_fit_are_counted_all_the_same() {
+        let table = table();
+        let mut jobs = Jobs::of(&table);
+        (0..MOST_KEYS + 500).for_each(|key| jobs.add("a", false, Some(&key.to_string())));
+        assert_eq!((jobs.by_worker["a"].failed, jobs.by_worker["a"].keys.len()), (2_500, MOST_KEYS));
+    }
+}

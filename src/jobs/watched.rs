@@ -1,0 +1,105 @@
+//! Which tables are watched: the registry, and the table that needs no entry.
+//!
+//! `executions` in the extension's schema is watched with RGrid's words without an entry. An entry for it overrides
+//! them, or says that it is not watched.
+
+use std::collections::HashSet;
+
+use pgrx::pg_sys;
+
+use super::table::JobTable;
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::catalog;
+use crate::tables::job_tables::{self, JobMapping};
+
+/// The registry at one moment.
+struct Registry {
+    /// The tables to settle.
+    watched: Vec<JobTable>,
+    /// The tables that are not to be settled, though they would be without an entry.
+    unwatched: HashSet<pg_sys::Oid>,
+    /// Entries of tables that were dropped.
+    dropped: Vec<pg_sys::Oid>,
+}
+
+/// The tables to settle.
+pub fn watched(installation: &Installation) -> Result<Vec<JobTable>> {
+    read(installation).map(|registry| registry.watched)
+}
+
+/// The watched table with this OID.
+///
+/// # Errors
+///
+/// `undefined_object` when it is not watched.
+pub fn find(installation: &Installation, relation: pg_sys::Oid) -> Result<JobTable> {
+    let found = watched(installation)?.into_iter().find(|table| table.relation.oid == relation);
+    found.ok_or_else(|| Error::NotWatched { table: catalog::qualified_name(relation).unwrap_or_default() })
+}
+
+/// The tables that were dropped and still have an entry.
+pub fn dropped(installation: &Installation) -> Result<Vec<pg_sys::Oid>> {
+    read(installation).map(|registry| registry.dropped)
+}
+
+/// Removes the entries of tables that were dropped.
+pub fn forget_dropped(installation: &Installation) -> Result<()> {
+    for relation in read(installation)?.dropped {
+        job_tables::remove(installation, relation)?;
+    }
+    Ok(())
+}
+
+fn read(installation: &Installation) -> Result<Registry> {
+    let mut registry = Registry { watched: Vec::new(), unwatched: HashSet::new(), dropped: Vec::new() };
+    for entry in job_tables::entries(installation)? {
+        match JobTable::open(entry.table, entry.mapping) {
+            None => registry.dropped.push(entry.table),
+            Some(table) if entry.is_watched => registry.watched.push(table),
+            Some(_) => drop(registry.unwatched.insert(entry.table)),
+        }
+    }
+    let default = default_table(installation).filter(|default| {
+        let oid = default.relation.oid;
+        !registry.unwatched.contains(&oid) && registry.watched.iter().all(|table| table.relation.oid != oid)
+    });
+    registry.watched.extend(default);
+    Ok(registry)
+}
+
+/// RGrid's own table of jobs, if there is one.
+fn default_table(installation: &Installation) -> Option<JobTable> {
+    let relation = catalog::relation_named(installation.schema, "executions")?;
+    JobTable::open(relation.oid, JobMapping::default())
+}
+
+/// Stops watching a table; whether it was watched.
+pub fn stop(installation: &Installation, relation: pg_sys::Oid) -> Result<bool> {
+    let table = match find(installation, relation) {
+        Ok(table) => table,
+        Err(Error::NotWatched { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if default_table(installation).is_some_and(|default| default.relation.oid == relation) {
+        job_tables::put(installation, relation, &table.mapping, false)?;
+    } else {
+        job_tables::remove(installation, relation)?;
+    }
+    Ok(true)
+}
+
+/// A table of the caller's.
+///
+/// # Errors
+///
+/// `null_value_not_allowed`; `undefined_table` when there is none; `insufficient_privilege` for another role's.
+pub fn own_table(job_table: Option<pg_sys::Oid>) -> Result<pg_sys::Oid> {
+    let oid = job_table.ok_or(Error::NullArgument("job table"))?;
+    let name = || catalog::qualified_name(oid).unwrap_or_else(|| oid.to_u32().to_string());
+    match catalog::relation(oid) {
+        None => Err(Error::NoTable { table: name() }),
+        Some(relation) if !catalog::is_mine(relation.owner) => Err(Error::NotOwner { table: name() }),
+        Some(_) => Ok(oid),
+    }
+}

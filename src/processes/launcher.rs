@@ -1,0 +1,342 @@
+//! The launcher: one process that starts a sweeper in each database when it is due.
+//!
+//! Started by the postmaster when recovery has finished, so never on a standby and at once after a promotion;
+//! restarted a second after it ended. It is connected to no database and runs no SQL. Each round compares what
+//! there should be with what there is; the only things it remembers are the sweepers that it started, and the
+//! only place where it sleeps is its main loop. It never ends by itself.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::sweeper;
+use crate::pg::catalog::{self, Database};
+use crate::pg::{self, process, process::Worker, report, scope, version};
+use crate::rules::schedule::{Intervals, Task, Visit};
+use crate::settings;
+use crate::shmem::problems::{self, Place, Problem};
+use crate::shmem::{buffer, databases, launcher, observation};
+
+const KIND: &str = "rgrid_heartbeat launcher";
+
+/// Sweepers that run at once. One takes milliseconds when there is nothing to do, and worker slots are scarce.
+const SWEEPERS_AT_ONCE: usize = 3;
+
+/// A sweeper that takes longer than this hangs, in code of a table's owner most likely, or rests between the parts of
+/// a large flush, and does not count: it must not keep the other databases waiting.
+const HANGING: Duration = Duration::from_secs(5);
+
+/// Sweepers that run at once when some of them hang.
+const SWEEPERS_AT_MOST: usize = 16;
+
+/// Has the postmaster start the launcher. Only while the library is being preloaded.
+pub fn register() {
+    process::register_launcher(KIND, "rgrid_heartbeat_launcher_main");
+}
+
+/// Where the launcher's process begins.
+#[pg_guard]
+#[unsafe(no_mangle)]
+#[allow(unsafe_code, reason = "the entry point is called by name")]
+pub extern "C-unwind" fn rgrid_heartbeat_launcher_main(_argument: pg_sys::Datum) {
+    process::accept_signals();
+    process::connect(pg_sys::InvalidOid);
+    process::reset_session_settings();
+    process::report_name(c"rgrid_heartbeat launcher");
+    launcher::announce();
+    report::log("rgrid_heartbeat launcher started");
+    let idle = version::wait_event(c"RgridHeartbeatLauncherMain");
+    let mut launcher = Launcher::new();
+    loop {
+        let next = launcher.round();
+        process::report_idle();
+        launcher::set_wakes_at(Some(pg::monotonic() + next));
+        process::wait(next, idle);
+    }
+}
+
+/// What the launcher remembers from one round to the next.
+struct Launcher {
+    /// Zero of the monotonic clock.
+    started: Instant,
+    /// When the last round began.
+    last_round: DateTime<Utc>,
+    /// Whether sweeping was on at the last round.
+    was_enabled: bool,
+    /// Sweepers that have not been seen to end.
+    sweepers: HashMap<pg_sys::Oid, Sweeper>,
+    /// When the last sweepers of each database were started.
+    visits: HashMap<pg_sys::Oid, LastVisits>,
+    /// What was logged last about listing databases.
+    listing_problem: Option<String>,
+    /// Whether the lack of worker slots has been logged and has not ended.
+    out_of_slots: bool,
+    /// How often a heartbeat had found no entry in shared memory at the last round.
+    refused: u64,
+    /// Whether there were more databases than fit at the last round.
+    too_many_databases: bool,
+}
+
+/// When sweepers of a database were started.
+#[derive(Clone, Copy)]
+struct LastVisits {
+    /// The last one, for whatever.
+    any: Duration,
+    /// The last one that was to sweep.
+    sweep: Option<Duration>,
+}
+
+/// A sweeper at work.
+struct Sweeper {
+    worker: Worker,
+    /// Rounds that the database had seen when it was started.
+    rounds: u64,
+}
+
+impl Launcher {
+    fn new() -> Self {
+        let started = Instant::now();
+        Self {
+            started,
+            last_round: pg::now(),
+            was_enabled: settings::enabled(),
+            sweepers: HashMap::new(),
+            visits: HashMap::new(),
+            listing_problem: None,
+            out_of_slots: false,
+            refused: 0,
+            too_many_databases: false,
+        }
+    }
+
+    /// Does what is due and says how long there is nothing more to do.
+    fn round(&mut self) -> Duration {
+        process::reload_if_requested();
+        self.watch_clocks();
+        self.watch_pause();
+        self.watch_buffer();
+        self.collect_ended();
+        match self.list_databases() {
+            Some(databases) => {
+                self.take_note(&databases);
+                self.start_due(&databases)
+            }
+            None => Duration::from_secs(1),
+        }
+    }
+
+    /// After an interruption nobody's silence counts.
+    fn watch_clocks(&mut self) {
+        self.last_round = observation::watch_clocks().wall;
+        launcher::set_wakes_at(None);
+    }
+
+    /// After a pause, silence counts from its end.
+    fn watch_pause(&mut self) {
+        let enabled = settings::enabled();
+        if enabled != self.was_enabled {
+            report::log(&format!("sweeping is {}", if enabled { "enabled" } else { "disabled" }));
+            observation::observe_all_from(self.last_round);
+        }
+        self.was_enabled = enabled;
+    }
+
+    /// Says, once, when heartbeats begin not to fit in shared memory.
+    fn watch_buffer(&mut self) {
+        let refused = buffer::refused();
+        if self.refused == 0 && refused > 0 {
+            warn_refused();
+        }
+        self.refused = refused;
+    }
+
+    /// Lets go of sweepers that have ended; one that did not count its round has failed.
+    fn collect_ended(&mut self) {
+        self.sweepers.retain(|oid, sweeper| {
+            if !sweeper.worker.has_ended() {
+                return true;
+            }
+            databases::change(*oid, |state| {
+                if state.rounds == sweeper.rounds {
+                    state.failures = state.failures.saturating_add(1);
+                    state.counters.errors += 1;
+                }
+            });
+            false
+        });
+    }
+
+    /// The databases that can be swept; `None` when they cannot be listed, which the next round tries again.
+    fn list_databases(&mut self) -> Option<Vec<Database>> {
+        process::report_activity("listing databases");
+        match scope::transaction(|| Ok(catalog::databases())) {
+            Ok(databases) => {
+                self.listing_problem = None;
+                Some(databases)
+            }
+            Err(error) => {
+                let problem = error.message();
+                if self.listing_problem.as_ref() != Some(&problem) {
+                    report::warn(Problem::new(Place::Round, "list databases", &error));
+                }
+                self.listing_problem = Some(problem);
+                None
+            }
+        }
+    }
+
+    /// Forgets databases that are gone, and says, once, when they begin to be too many.
+    fn take_note(&mut self, databases: &[Database]) {
+        let too_many = databases.len() > databases::CAPACITY;
+        if too_many && !self.too_many_databases {
+            warn_too_many_databases(databases.len());
+        }
+        self.too_many_databases = too_many;
+        let oids: Vec<pg_sys::Oid> = databases.iter().map(|database| database.oid).collect();
+        if databases::keep(&oids, self.last_round) {
+            buffer::retain(&oids);
+            problems::retain(&oids);
+        }
+        self.visits.retain(|oid, _| oids.contains(oid));
+    }
+
+    /// Starts the sweepers that are due, the most overdue first. Returns the time until the next one is.
+    fn start_due(&mut self, databases: &[Database]) -> Duration {
+        let intervals = Intervals {
+            check: settings::enabled().then(settings::check_interval),
+            flush: settings::flush_interval(),
+        };
+        let now = self.started.elapsed();
+        let mut next = intervals.longest_sleep();
+        for (at, task, database) in self.agenda(databases, &intervals) {
+            let due_in = at.saturating_sub(now);
+            if !due_in.is_zero() {
+                return next.min(due_in);
+            }
+            // The end of a sweeper wakes this process.
+            if self.is_busy() {
+                return next;
+            }
+            if !self.start(database, task) {
+                next = next.min(Duration::from_secs(1));
+            }
+        }
+        next
+    }
+
+    /// Whether no more sweepers are to be started: enough are at work, or too many hang.
+    fn is_busy(&self) -> bool {
+        let now = self.started.elapsed();
+        let started_at = |oid| self.visits.get(oid).map_or(Duration::ZERO, |last| last.any);
+        let at_work = self.sweepers.keys().filter(|oid| now.saturating_sub(started_at(oid)) < HANGING);
+        at_work.count() >= SWEEPERS_AT_ONCE || self.sweepers.len() >= SWEEPERS_AT_MOST
+    }
+
+    /// What is to be done in which database and when, the earliest first.
+    fn agenda<'a>(
+        &self,
+        databases: &'a [Database],
+        intervals: &Intervals,
+    ) -> Vec<(Duration, Task, &'a Database)> {
+        let unwritten = buffer::unwritten_databases();
+        databases::looked(&unwritten, self.last_round);
+        let mut agenda: Vec<_> = databases
+            .iter()
+            .filter(|database| !self.sweepers.contains_key(&database.oid))
+            .filter_map(|database| {
+                let state = databases::state(database.oid)?;
+                let last = self.visits.get(&database.oid);
+                let visit = Visit {
+                    presence: state.presence,
+                    last_started: last.map(|last| last.any),
+                    last_sweep: last.and_then(|last| last.sweep),
+                    failures: state.failures,
+                    requested: state.requested,
+                    unwritten: unwritten.contains(&database.oid),
+                };
+                visit.due(intervals).map(|(at, task)| (at, task, database))
+            })
+            .collect();
+        agenda.sort_by_key(|(at, ..)| *at);
+        agenda
+    }
+
+    /// Starts a sweeper; false when there is no slot for it.
+    fn start(&mut self, database: &Database, task: Task) -> bool {
+        // Before the sweeper is asked for, which may have ended before the next line runs.
+        let before = databases::change(database.oid, |state| {
+            let requested = state.requested;
+            state.requested &= task != Task::Sweep;
+            (state.rounds, requested)
+        });
+        let (rounds, requested) = before.unwrap_or_default();
+        let worker = sweeper::start(database, task);
+        self.note_slots(worker.is_some());
+        let Some(worker) = worker else {
+            databases::change(database.oid, |state| state.requested |= requested);
+            return false;
+        };
+        let now = self.started.elapsed();
+        let last = self.visits.entry(database.oid).or_insert(LastVisits { any: now, sweep: None });
+        last.any = now;
+        if task == Task::Sweep {
+            last.sweep = Some(now);
+        }
+        self.sweepers.insert(database.oid, Sweeper { worker, rounds });
+        true
+    }
+
+    /// Says, once, when there begin to be too few worker slots.
+    fn note_slots(&mut self, has_slot: bool) {
+        launcher::set_out_of_slots(!has_slot);
+        if !has_slot && !self.out_of_slots {
+            warn_out_of_slots();
+        }
+        self.out_of_slots = !has_slot;
+    }
+}
+
+fn warn_out_of_slots() {
+    report::warn(
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            "out of background worker slots",
+            "rgrid_heartbeat",
+        )
+        .set_detail("Databases are not swept for dead workers until there is a free slot.")
+        .set_hint("You might need to increase \"max_worker_processes\"."),
+    );
+}
+
+fn warn_refused() {
+    report::warn(ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        "some heartbeats do not fit in shared memory",
+        "rgrid_heartbeat",
+    )
+    .set_detail(format!(
+        "There are more than {} workers, or worker ids longer than {} bytes. Their heartbeats are written to the \
+         table at once, which is slower.",
+        settings::max_workers(),
+        buffer::table::ID_LENGTH
+    ))
+    .set_hint("You might need to increase \"rgrid_heartbeat.max_workers\"."));
+}
+
+fn warn_too_many_databases(databases: usize) {
+    report::warn(
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "too many databases to look after",
+            "rgrid_heartbeat",
+        )
+        .set_detail(format!(
+            "There are {databases}, of which {} fit; the others are not swept for dead workers.",
+            databases::CAPACITY
+        ))
+        .set_hint("In a database that is left out, the check \"sweeper\" of rgrid_health() says so."),
+    );
+}

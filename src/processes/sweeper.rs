@@ -1,0 +1,144 @@
+//! The sweeper: a short-lived process that writes heartbeats and sweeps in one database once.
+//!
+//! Started by the launcher, one at a time for a database. It connects, leaves if the extension is not there or
+//! not of its version, flushes, sweeps, and ends, so that nobody waits for it long who wants to drop or copy the
+//! database. Each batch of workers is a transaction of its own; before each the extension is looked up again. A
+//! problem is logged when it is new, and not again until it changes.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::catalog::Database;
+use crate::pg::{self, process, report, scope};
+use crate::rules::schedule::{self, Presence, Task};
+use crate::settings;
+use crate::shmem::problems::{self, Place, Problem};
+use crate::shmem::{buffer, databases, observation};
+use crate::sweep::{Mode, flush, prune, sweep};
+
+/// Starts a sweeper; `None` when there is no slot for it.
+pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
+    let name = format!("{} for database {}", process::SWEEPER, database.name);
+    let argument = u64::from(database.oid.to_u32()) | if task == Task::Sweep { SWEEP } else { 0 };
+    process::Worker::start(process::SWEEPER, &name, "rgrid_heartbeat_sweeper_main", argument)
+}
+
+/// Set in a sweeper's argument when it is to sweep, and not only to flush; the lower half is the database's OID.
+const SWEEP: u64 = 1 << 32;
+
+/// Where a sweeper's process begins.
+#[pg_guard]
+#[unsafe(no_mangle)]
+#[allow(unsafe_code, reason = "the entry point is called by name")]
+pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
+    let argument = argument.value() as u64;
+    let task = if argument & SWEEP == 0 { Task::Flush } else { Task::Sweep };
+    process::accept_signals();
+    process::connect(pg_sys::Oid::from((argument & !SWEEP) as u32));
+    process::report_name(c"rgrid_heartbeat sweeper");
+    process::reset_session_settings();
+    scope::limit_statements(settings::statement_timeout());
+    finish(task, round(task));
+}
+
+/// How a round without an error ended.
+enum Round {
+    /// The database does not have the extension.
+    Absent,
+    /// Its SQL objects are of another version than the library.
+    Foreign {
+        /// Their version.
+        version: String,
+    },
+    /// What was to be done is done, except for these problems.
+    Done(Vec<Problem>),
+}
+
+/// Does what the sweeper was started for.
+fn round(task: Task) -> Result<Round> {
+    if let Some(round) = scope::transaction(recognise)? {
+        return Ok(round);
+    }
+    process::report_activity("writing heartbeats");
+    flush::sample_intervals();
+    // A table that refuses heartbeats does not stop the sweep: that looks into memory, too.
+    let flushed = process::without_waiting_for_commits(flush::flush);
+    let mut problems = Vec::new();
+    problems.extend(flushed.err().map(|error| Problem::new(Place::Flush, "write heartbeats", &error)));
+    if task == Task::Sweep {
+        databases::sweep_begins();
+        problems.append(&mut sweep(Mode::Sweeper, &mut |_| ())?);
+        problems.extend(prune());
+        databases::sweep_ends();
+    }
+    Ok(Round::Done(problems))
+}
+
+/// The first transaction of a round: is this a database to work in? How the round ends if not.
+fn recognise() -> Result<Option<Round>> {
+    match Installation::find()? {
+        None => {
+            buffer::forget(pg::current_database());
+            Ok(Some(Round::Absent))
+        }
+        Some(installation) if installation.is_foreign() => {
+            observation::suspend();
+            Ok(Some(Round::Foreign { version: installation.version }))
+        }
+        Some(_) => {
+            observation::resume(pg::now());
+            Ok(None)
+        }
+    }
+}
+
+/// Removes what is older than the retention, now and then. Returns what went wrong.
+fn prune() -> Option<Problem> {
+    let last = databases::current().and_then(|state| state.pruned());
+    let horizon = schedule::prune_horizon(pg::now(), last, settings::retention())?;
+    process::report_activity("pruning old deaths");
+    let pruned = prune::prune(horizon);
+    databases::pruned(pg::now());
+    pruned.err().map(|error| Problem::new(Place::Pruning, "prune old deaths", &error))
+}
+
+/// Reports how the round ended, to the launcher and, what of it is news, to the log.
+fn finish(task: Task, round: Result<Round>) {
+    let database = pg::current_database();
+    let presence = match &round {
+        Ok(Round::Absent) => Some(Presence::Absent),
+        Ok(_) => Some(Presence::Present),
+        Err(_) => None,
+    };
+    let failed = round.is_err();
+    // The problems that this round would have met, if they were still there.
+    let looked_for: fn(Task, Place) -> bool = match &round {
+        Ok(Round::Done(_)) => {
+            |task, place| task == Task::Sweep || matches!(place, Place::Round | Place::Flush)
+        }
+        Ok(_) => |_, _| true,
+        Err(_) => |_, _| false,
+    };
+    let problems = match round {
+        Ok(Round::Absent) => Vec::new(),
+        Ok(Round::Foreign { version }) => vec![Problem::of_round(&Error::ForeignVersion { version })],
+        Ok(Round::Done(problems)) => problems,
+        Err(error) => vec![Problem::of_round(&error)],
+    };
+    databases::change(database, |state| {
+        state.rounds += 1;
+        state.presence = presence.unwrap_or(state.presence);
+        state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
+        state.counters.errors += u64::from(!problems.is_empty());
+    });
+    for problem in problems::note(database, problems, |place| looked_for(task, place), pg::now()) {
+        let is_of_round = problem.place == Place::Round;
+        let report = ErrorReport::from(problem);
+        report::warn(if is_of_round { report } else { report.set_hint(TRIED_AGAIN) });
+    }
+}
+
+/// What becomes of a problem that did not end the round.
+const TRIED_AGAIN: &str = "Everything else was done; this is tried again, and logged again when it changes.";

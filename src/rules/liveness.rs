@@ -1,0 +1,227 @@
+//! Who is dead at time t, and since when silence counts.
+//!
+//! Knows no PostgreSQL and reads no clock; "now" is always an argument. Wall-clock times are
+//! `DateTime<Utc>`, moments of the monotonic clock are `Duration`s since an arbitrary start.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// The wall clock was set, or the machine slept, when it and the monotonic clock disagree by more than this. A
+/// heartbeat that is ahead of the server's clock by more is from the future.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
+
+/// On a busy machine a process that should run again may have to wait so long.
+const USUAL_DELAY: Duration = Duration::from_secs(2);
+
+/// A worker whose last heartbeat is older than this is dead; `None` while nobody can be judged.
+///
+/// Silence counts only while the server was able to hear: from `observing_since`, when it began to listen
+/// without interruption. Until that is a whole `threshold` ago, silence proves nothing about anybody.
+pub fn cutoff(
+    now: DateTime<Utc>,
+    observing_since: DateTime<Utc>,
+    threshold: Duration,
+) -> Option<DateTime<Utc>> {
+    let cutoff = now - delta(threshold);
+    (observing_since < cutoff).then_some(cutoff)
+}
+
+/// How long a worker has been silent; never negative, so that a timestamp from the future counts as now.
+pub fn silence(now: DateTime<Utc>, last_heartbeat_at: DateTime<Utc>) -> Duration {
+    (now - last_heartbeat_at).to_std().unwrap_or(Duration::ZERO)
+}
+
+/// A heartbeat later than this cannot have been heard yet: another clock wrote it, or this one was set back. A
+/// client's clock may be a little ahead.
+pub fn future(now: DateTime<Utc>) -> DateTime<Utc> {
+    now + CLOCK_TOLERANCE
+}
+
+/// Two clocks read at the same moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// What the wall clock said.
+    pub wall: DateTime<Utc>,
+    /// What the monotonic clock said, which neither NTP steps nor a suspended machine move.
+    pub monotonic: Duration,
+}
+
+/// Whether the wall clock was stepped, or the machine slept, between two moments.
+pub fn clock_stepped(earlier: Moment, later: Moment) -> bool {
+    let monotonic = delta(later.monotonic.saturating_sub(earlier.monotonic));
+    (later.wall - earlier.wall - monotonic).abs() > CLOCK_TOLERANCE
+}
+
+/// Whether the whole server was stopped for so long that workers may not have been heard: the process that wanted to
+/// run again at `expected` ran much later. A frozen container moves both clocks.
+pub fn was_frozen(expected: Duration, woke: Duration, threshold: Duration) -> bool {
+    woke.saturating_sub(expected) > USUAL_DELAY.max(threshold / 2)
+}
+
+/// How many workers may die at once without being held back first.
+#[derive(Clone, Copy, Debug)]
+pub struct MassDeath {
+    /// This share of the living workers; with 1 nobody is ever held back.
+    pub fraction: f64,
+    /// And this number.
+    pub minimum: usize,
+}
+
+impl MassDeath {
+    /// Whether a number of silent workers can be a mass death at all, however many are alive.
+    pub fn is_possible(&self, silent: usize) -> bool {
+        self.fraction < 1.0 && silent > self.minimum
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "exact for more workers than fit anywhere")]
+    fn is_exceeded(&self, silent: usize, living: usize) -> bool {
+        self.is_possible(silent) && silent as f64 > self.fraction * living as f64
+    }
+}
+
+/// Workers that are held back, or were in this mass death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// When it began.
+    pub since: DateTime<Utc>,
+    /// How many were silent at the last look.
+    pub workers: usize,
+    /// It has ended, by time or by an operator, and the sweeps that settle these workers are going on.
+    pub is_over: bool,
+}
+
+/// Whether silent workers are held back: the hold that there is from now on, if any.
+///
+/// A hold begins with a mass death and lasts for one `threshold` at most. When it is over, sweeps go ahead, and only
+/// after one has found no mass death any more can there be another hold.
+pub fn hold(
+    known: Option<Hold>,
+    limits: &MassDeath,
+    (silent, living): (usize, usize),
+    now: DateTime<Utc>,
+    threshold: Duration,
+) -> Option<Hold> {
+    if !limits.is_exceeded(silent, living) {
+        return None;
+    }
+    let hold = known.unwrap_or(Hold { since: now, workers: silent, is_over: false });
+    let is_over = hold.is_over || now - hold.since >= delta(threshold);
+    Some(Hold { workers: silent, is_over, ..hold })
+}
+
+/// A length of time as a chrono one. Each comes from a setting or a clock and fits; a longer one means "for ever".
+pub fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THRESHOLD: Duration = Duration::from_secs(120);
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn nobody_is_judged_before_the_server_listened_for_a_whole_threshold() {
+        assert_eq!(cutoff(at(119), at(0), THRESHOLD), None);
+        assert_eq!(cutoff(at(120), at(0), THRESHOLD), None);
+        assert_eq!(cutoff(at(121), at(0), THRESHOLD), Some(at(1)));
+    }
+
+    #[test]
+    fn a_start_of_observation_in_the_future_judges_nobody() {
+        assert_eq!(cutoff(at(0), at(3_600), THRESHOLD), None);
+    }
+
+    #[test]
+    fn a_timestamp_from_the_future_is_no_silence() {
+        assert_eq!(silence(at(0), at(60)), Duration::ZERO);
+        assert_eq!(silence(at(60), at(0)), Duration::from_secs(60));
+    }
+
+    fn moment(wall: i64, monotonic: u64) -> Moment {
+        Moment { wall: at(wall), monotonic: Duration::from_secs(monotonic) }
+    }
+
+    #[test]
+    fn clocks_that_agree_within_a_second_were_not_stepped() {
+        assert!(!clock_stepped(moment(0, 100), moment(60, 160)));
+        assert!(!clock_stepped(moment(0, 100), moment(61, 160)));
+    }
+
+    #[test]
+    fn a_step_in_either_direction_is_noticed() {
+        assert!(clock_stepped(moment(0, 100), moment(62, 160)));
+        assert!(clock_stepped(moment(0, 100), moment(58, 160)));
+        assert!(clock_stepped(moment(0, 100), moment(-3_600, 160)));
+    }
+
+    #[test]
+    fn a_heartbeat_is_from_the_future_when_it_is_ahead_by_more_than_a_second() {
+        assert_eq!(future(at(0)), at(1));
+    }
+
+    #[test]
+    fn a_process_that_runs_much_later_than_it_wanted_was_frozen() {
+        let seconds = Duration::from_secs;
+        assert!(!was_frozen(seconds(100), seconds(90), THRESHOLD), "woken early");
+        assert!(!was_frozen(seconds(100), seconds(160), THRESHOLD));
+        assert!(was_frozen(seconds(100), seconds(161), THRESHOLD));
+        assert!(!was_frozen(seconds(100), seconds(102), seconds(1)), "busy, not frozen");
+        assert!(was_frozen(seconds(100), seconds(103), seconds(1)));
+    }
+
+    const HALF: MassDeath = MassDeath { fraction: 0.5, minimum: 10 };
+
+    fn begun(second: i64, workers: usize) -> Option<Hold> {
+        Some(Hold { since: at(second), workers, is_over: false })
+    }
+
+    #[test]
+    fn a_mass_death_is_held_back_from_its_first_sight() {
+        assert_eq!(hold(None, &HALF, (11, 20), at(0), THRESHOLD), begun(0, 11));
+    }
+
+    #[test]
+    fn few_workers_and_small_shares_are_never_held_back() {
+        assert_eq!(hold(None, &HALF, (10, 10), at(0), THRESHOLD), None, "not more than the minimum");
+        assert_eq!(hold(None, &HALF, (11, 22), at(0), THRESHOLD), None, "not more than the share");
+        assert_eq!(hold(None, &HALF, (0, 0), at(0), THRESHOLD), None);
+    }
+
+    #[test]
+    fn with_a_share_of_one_nobody_is_held_back() {
+        let off = MassDeath { fraction: 1.0, minimum: 0 };
+        assert_eq!(hold(None, &off, (1_000, 1_000), at(0), THRESHOLD), None);
+    }
+
+    #[test]
+    fn with_a_share_of_zero_every_death_above_the_minimum_is_held_back() {
+        let strict = MassDeath { fraction: 0.0, minimum: 0 };
+        assert_eq!(hold(None, &strict, (1, 1_000), at(0), THRESHOLD), begun(0, 1));
+    }
+
+    #[test]
+    fn a_hold_ends_after_one_threshold_even_if_it_grows() {
+        let grown = hold(begun(0, 11), &HALF, (15, 20), at(119), THRESHOLD);
+        assert_eq!(grown, begun(0, 15));
+        let over = hold(grown, &HALF, (20, 20), at(120), THRESHOLD);
+        assert_eq!(over, Some(Hold { since: at(0), workers: 20, is_over: true }));
+    }
+
+    #[test]
+    fn a_hold_that_is_over_stays_over_until_its_workers_are_settled() {
+        let over = Some(Hold { since: at(0), workers: 20, is_over: true });
+        assert_eq!(hold(over, &HALF, (19, 20), at(1), THRESHOLD).map(|hold| hold.is_over), Some(true));
+        assert_eq!(hold(over, &HALF, (0, 0), at(1), THRESHOLD), None);
+    }
+
+    #[test]
+    fn a_hold_ends_when_enough_workers_are_back() {
+        assert_eq!(hold(begun(0, 11), &HALF, (10, 20), at(1), THRESHOLD), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! The rules, in plain Rust: no PostgreSQL, no clock, no unsafe code, nothing of this crate.
+//!
+//! "Now" is always an argument, so every rule about time is tested without waiting.
+#![forbid(unsafe_code)]
+
+pub mod bisection;
+pub mod intervals;
+pub mod liveness;
+pub mod news;
+pub mod schedule;
+pub mod text;
+pub mod throttle;

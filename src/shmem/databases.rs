@@ -1,0 +1,276 @@
+//! What the processes tell one another about each database, in shared memory.
+//!
+//! The launcher writes which databases there are; a sweeper, how its round ended; a backend, that a database
+//! should be looked at soon. One lock over everything, held for a copy at a time: nobody calls Postgres under it.
+//! A crash of the server empties it, and the launcher fills it again. Since when silence counts is in
+//! [`super::observation`], what could not be done in [`super::problems`].
+#![allow(unsafe_code, reason = "shared memory of our own")]
+
+use chrono::{DateTime, Utc};
+use pgrx::lwlock::PgLwLock;
+use pgrx::prelude::*;
+use pgrx::shmem::PGRXSharedMemory;
+
+use super::counters::Counters;
+use super::{is_preloaded, launcher};
+use crate::pg::{self, commit};
+use crate::rules::intervals::Histogram;
+use crate::rules::liveness::{Hold, Moment};
+use crate::rules::schedule::Presence;
+
+/// Databases that fit. A cluster with more is swept all the same for the ones that fit.
+pub const CAPACITY: usize = 1_024;
+
+/// In Postgres' microseconds.
+const HOUR: u64 = 3_600_000_000;
+
+/// What is known of one database.
+#[derive(Clone, Copy)]
+pub struct State {
+    /// The database; it keeps its OID when it is renamed.
+    pub oid: pg_sys::Oid,
+    /// Whether the extension was there when last looked.
+    pub presence: Presence,
+    /// Since when the server has been listening without interruption, in Postgres' microseconds. Silence
+    /// before it proves nothing about a worker.
+    pub(super) observing_since: i64,
+    /// No heartbeat can be heard for now: when last looked, the SQL objects were of another version than the library.
+    pub(super) is_suspended: bool,
+    /// Somebody asked for a look at it.
+    pub requested: bool,
+    /// Rounds that sweepers have finished; one that ends without counting here has failed.
+    pub rounds: u64,
+    /// Rounds in a row that failed.
+    pub failures: u32,
+    /// When the last sweep was begun and when it was done, in Postgres' microseconds; 0 for never.
+    sweep_started: i64,
+    sweep_finished: i64,
+    /// When somebody last looked for heartbeats to write, and when for old rows to remove; as above.
+    looked: i64,
+    pruned: i64,
+    /// Silent workers that are held back because they are so many; `None` while there are none.
+    pub hold: Option<Hold>,
+    /// Workers whose heartbeats were from the future, each time that they were.
+    pub from_the_future: u64,
+    /// When there last were any, in Postgres' microseconds; 0 for never.
+    pub from_the_future_at: i64,
+    /// Running jobs of dead workers that the last sweep left alone because others had locked them.
+    pub locked_jobs: u64,
+    /// What operators read.
+    pub counters: Counters,
+    /// The intervals between the heartbeats of its workers.
+    pub intervals: Histogram,
+}
+
+impl State {
+    fn new(oid: pg_sys::Oid, now: DateTime<Utc>) -> Self {
+        Self {
+            oid,
+            presence: Presence::Unknown,
+            observing_since: pg::to_postgres(now),
+            is_suspended: false,
+            requested: false,
+            rounds: 0,
+            failures: 0,
+            sweep_started: 0,
+            sweep_finished: 0,
+            looked: 0,
+            pruned: 0,
+            hold: None,
+            from_the_future: 0,
+            from_the_future_at: 0,
+            locked_jobs: 0,
+            counters: Counters::since(pg::to_postgres(now)),
+            intervals: Histogram::EMPTY,
+        }
+    }
+
+    /// Since when silence in this database counts.
+    pub fn observing_since(&self) -> DateTime<Utc> {
+        pg::from_postgres(self.observing_since)
+    }
+
+    /// When the last sweep was begun.
+    pub fn sweep_started(&self) -> Option<DateTime<Utc>> {
+        moment(self.sweep_started)
+    }
+
+    /// When the last sweep was done.
+    pub fn sweep_finished(&self) -> Option<DateTime<Utc>> {
+        moment(self.sweep_finished)
+    }
+
+    /// When old rows were last looked for.
+    pub fn pruned(&self) -> Option<DateTime<Utc>> {
+        moment(self.pruned)
+    }
+}
+
+/// A time that is 0 while it has not come.
+fn moment(timestamp: i64) -> Option<DateTime<Utc>> {
+    (timestamp != 0).then(|| pg::from_postgres(timestamp))
+}
+
+/// The table in shared memory; entries are in no order, the first `used` are valid.
+#[derive(Clone, Copy)]
+pub(super) struct Shared {
+    /// What the clocks said when somebody last looked at both; `None` until the first look.
+    pub(super) clocks: Option<Moment>,
+    pub(super) used: usize,
+    pub(super) states: [State; CAPACITY],
+}
+
+// SAFETY: plain values.
+unsafe impl PGRXSharedMemory for Shared {}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let unused = State::new(pg_sys::InvalidOid, DateTime::UNIX_EPOCH);
+        Self { clocks: None, used: 0, states: [unused; CAPACITY] }
+    }
+}
+
+impl Shared {
+    fn find(&mut self, oid: pg_sys::Oid) -> Option<&mut State> {
+        self.states[..self.used].iter_mut().find(|state| state.oid == oid)
+    }
+
+    /// The state of a database, made when there is none yet; `None` when the table is full.
+    fn find_or_add(&mut self, oid: pg_sys::Oid, now: DateTime<Utc>) -> Option<&mut State> {
+        if self.find(oid).is_none() {
+            *self.states.get_mut(self.used)? = State::new(oid, now);
+            self.used += 1;
+        }
+        self.find(oid)
+    }
+}
+
+// SAFETY: the name is this extension's own.
+pub(super) static DATABASES: PgLwLock<Shared> = unsafe { PgLwLock::new(c"rgrid_heartbeat_databases") };
+
+/// Asks for the shared memory. Only while the library is being preloaded.
+pub fn request() {
+    pgrx::pg_shmem_init!(DATABASES);
+}
+
+/// Forgets the databases that are not among these, and takes note of new ones; whether any was forgotten.
+pub fn keep(databases: &[pg_sys::Oid], now: DateTime<Utc>) -> bool {
+    let mut shared = DATABASES.exclusive();
+    let mut kept = 0;
+    for index in 0..shared.used {
+        if databases.contains(&shared.states[index].oid) {
+            shared.states[kept] = shared.states[index];
+            kept += 1;
+        }
+    }
+    let forgotten = kept < shared.used;
+    shared.used = kept;
+    for oid in databases {
+        shared.find_or_add(*oid, now);
+    }
+    forgotten
+}
+
+/// What is known of a database; `None` when it did not fit.
+pub fn state(oid: pg_sys::Oid) -> Option<State> {
+    let shared = DATABASES.share();
+    shared.states[..shared.used].iter().find(|state| state.oid == oid).copied()
+}
+
+/// What is known of all databases.
+pub fn states() -> Vec<State> {
+    if !is_preloaded() {
+        return Vec::new();
+    }
+    let shared = DATABASES.share();
+    shared.states[..shared.used].to_vec()
+}
+
+/// What is known of the current database; `None` without shared memory, and before the launcher has seen it.
+pub fn current() -> Option<State> {
+    if is_preloaded() { state(pg::current_database()) } else { None }
+}
+
+/// Counts something in the current database once the current transaction has committed.
+pub fn count_at_commit(count: impl FnOnce(&mut Counters) + 'static) {
+    if is_preloaded() {
+        commit::at_commit(move || self::count(count));
+    }
+}
+
+/// Counts something that has happened in the current database.
+pub fn count(count: impl FnOnce(&mut Counters)) {
+    if is_preloaded() {
+        change(pg::current_database(), |state| count(&mut state.counters));
+    }
+}
+
+/// A sweep of the present database begins.
+pub fn sweep_begins() {
+    let now = pg::to_postgres(pg::now());
+    change(pg::current_database(), |state| state.sweep_started = now);
+}
+
+/// The sweep of the present database is done.
+pub fn sweep_ends() {
+    let now = pg::to_postgres(pg::now());
+    change(pg::current_database(), |state| {
+        state.sweep_finished = now;
+        state.counters.sweeps += 1;
+    });
+}
+
+/// A flush of the present database looks for heartbeats now; when somebody last did.
+pub fn flush_begins(now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let now = pg::to_postgres(now);
+    let last = change(pg::current_database(), |state| std::mem::replace(&mut state.looked, now));
+    last.and_then(moment)
+}
+
+/// The launcher has looked for heartbeats, and found some in no other databases than these.
+pub fn looked(unwritten: &[pg_sys::Oid], at: DateTime<Utc>) {
+    let at = pg::to_postgres(at);
+    let mut shared = DATABASES.exclusive();
+    let used = shared.used;
+    shared.states[..used]
+        .iter_mut()
+        .filter(|state| state.looked != 0 && !unwritten.contains(&state.oid))
+        .for_each(|state| state.looked = at);
+}
+
+/// Old rows of the present database have been looked for.
+pub fn pruned(now: DateTime<Utc>) {
+    change(pg::current_database(), |state| state.pruned = pg::to_postgres(now));
+}
+
+/// Changes what is known of a database, under the lock.
+pub fn change<T>(oid: pg_sys::Oid, change: impl FnOnce(&mut State) -> T) -> Option<T> {
+    DATABASES.exclusive().find(oid).map(change)
+}
+
+/// Takes note of workers of the present database whose heartbeats were from the future; whether that is news: a clock
+/// that is wrong stays wrong, and is talked of once an hour at most.
+pub fn note_ahead(workers: usize, now: DateTime<Utc>) -> bool {
+    if !is_preloaded() {
+        return true;
+    }
+    let now = pg::to_postgres(now);
+    let earlier = change(pg::current_database(), |state| {
+        state.from_the_future += workers as u64;
+        std::mem::replace(&mut state.from_the_future_at, now)
+    });
+    earlier.is_none_or(|earlier| earlier == 0 || now.abs_diff(earlier) > HOUR)
+}
+
+/// Asks the launcher to look at the present database as soon as it can, unless it is known to have the extension:
+/// then it is looked at anyway, and a thousand workers that register at once are no reason for a thousand sweeps.
+pub fn request_visit() {
+    if !is_preloaded() {
+        return;
+    }
+    match DATABASES.exclusive().find_or_add(pg::current_database(), pg::now()) {
+        Some(state) if state.presence != Presence::Present => state.requested = true,
+        _ => return,
+    }
+    launcher::wake();
+}

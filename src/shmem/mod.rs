@@ -1,0 +1,31 @@
+//! What processes share. Everything here has a fixed size, is asked for while the library is being preloaded, and is
+//! emptied by a crash of the server: nothing of it has to survive.
+//!
+//! Each module has locks of its own, and no two modules' locks are held together. No SPI, no memory context, no error
+//! of PostgreSQL under a lock: copy out, release, then work.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+pub mod buffer;
+pub mod counters;
+pub mod databases;
+pub mod launcher;
+pub mod observation;
+pub mod problems;
+
+/// Whether this server was started with the library preloaded; written once, before any process is forked.
+static PRELOADED: AtomicBool = AtomicBool::new(false);
+
+/// Asks for the shared memory. Only while the library is being preloaded.
+pub fn request() {
+    launcher::request();
+    databases::request();
+    problems::request();
+    buffer::request();
+    PRELOADED.store(true, Relaxed);
+}
+
+/// Whether there are shared memory and a launcher.
+pub fn is_preloaded() -> bool {
+    PRELOADED.load(Relaxed)
+}

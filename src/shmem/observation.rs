@@ -1,0 +1,103 @@
+//! Since when the server has been able to hear the workers: silence before that proves nothing about anybody.
+//!
+//! Kept for each database under the lock of [`super::databases`]. It starts anew when the extension is created or updated, when
+//! sweeping was switched off or on, when a clock was stepped, and when all processes stood still.
+
+use chrono::{DateTime, Utc};
+
+use super::databases::{DATABASES, Shared, change, request_visit, state};
+use super::{is_preloaded, launcher};
+use crate::pg::{self, report};
+use crate::rules::liveness::{self, Moment};
+use crate::rules::schedule::Presence;
+use crate::settings;
+
+/// Since when the server has been able to hear the workers of the present database.
+///
+/// Without shared memory nobody keeps watch over interruptions, and the server's start has to do. With it, a
+/// database that the launcher has not seen yet, or in which nobody is heard, is observed from now on.
+pub fn observing_since() -> DateTime<Utc> {
+    if !is_preloaded() {
+        return pg::server_started_at();
+    }
+    match state(pg::current_database()) {
+        Some(state) if !state.is_suspended => pg::from_postgres(state.observing_since),
+        _ => pg::now(),
+    }
+}
+
+/// Functions refuse heartbeats in the current database, so no silence counts until [`resume`].
+pub fn suspend() {
+    change(pg::current_database(), |state| state.is_suspended = true);
+}
+
+/// Functions take heartbeats in the current database; if they did not before, observation starts anew.
+pub fn resume(now: DateTime<Utc>) {
+    change(pg::current_database(), |state| {
+        if std::mem::take(&mut state.is_suspended) {
+            state.observing_since = pg::to_postgres(now);
+        }
+    });
+}
+
+/// The extension was created in the present database: silence before it proves nothing about anybody, and whatever
+/// was known of its absence is out of date.
+pub fn installed(now: DateTime<Utc>) {
+    if is_preloaded() {
+        change(pg::current_database(), |state| {
+            state.observing_since = pg::to_postgres(now);
+            state.presence = Presence::Unknown;
+        });
+        request_visit();
+    }
+}
+
+/// Starts observation anew in all databases.
+pub fn observe_all_from(now: DateTime<Utc>) {
+    DATABASES.exclusive().observe_from(now);
+}
+
+/// Reads both clocks. If the wall clock was stepped since somebody last did, or all processes stood still, observation
+/// starts anew in all databases: by the launcher in each round and before each judgement, so that nobody judges by a
+/// clock that was stepped a moment ago.
+pub fn watch_clocks() -> Moment {
+    let now = Moment { wall: pg::now(), monotonic: pg::monotonic() };
+    if !is_preloaded() {
+        return now;
+    }
+    let overslept = launcher::overslept(now.monotonic, settings::stale_threshold());
+    // Under one lock, so that nothing is judged by the new clock and the old time.
+    let was_stepped = {
+        let mut shared = DATABASES.exclusive();
+        let was_stepped = shared.was_stepped(now);
+        if was_stepped || overslept.is_some() {
+            shared.observe_from(now.wall);
+        }
+        was_stepped
+    };
+    let was_frozen = overslept.is_some_and(launcher::forget_wakes_at);
+    let interruption = match (was_stepped, was_frozen) {
+        (true, _) => "the system clock was stepped or the machine was suspended",
+        (_, true) => "the server was suspended",
+        _ => return now,
+    };
+    // To the server's log alone: the caller of `rgrid_sweep()` may be the first to notice.
+    report::log_to_server(format!("{interruption}: silence counts from now on"));
+    now
+}
+
+impl Shared {
+    /// Whether the wall clock was stepped since a process last looked at both clocks; true once for each step.
+    fn was_stepped(&mut self, now: Moment) -> bool {
+        let earlier = self.clocks.replace(now);
+        earlier.is_some_and(|earlier| liveness::clock_stepped(earlier, now))
+    }
+
+    fn observe_from(&mut self, now: DateTime<Utc>) {
+        let used = self.used;
+        for state in &mut self.states[..used] {
+            state.observing_since = pg::to_postgres(now);
+            state.hold = None;
+        }
+    }
+}

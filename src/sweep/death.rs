@@ -1,0 +1,116 @@
+//! Declaring and closing one death: for a sweep, and for a worker that returns, registers or leaves.
+//!
+//! The worker's row of `worker_heartbeats` is locked, when it has one: that is what orders all of these.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+
+use super::log_lines::{death_line, log_at_commit, return_line};
+use super::notify;
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::jobs::Settled;
+use crate::jobs::settle::{Outcome, settle_now, totals};
+use crate::pg;
+use crate::shmem::buffer;
+use crate::tables::deaths::{self, Death, Reason};
+use crate::tables::heartbeats::Worker;
+
+/// Declares workers dead whose jobs were settled: writes the deaths into the ledger and, once they are committed, into
+/// the log, notifies listeners, and takes the entries out of memory.
+pub fn declare(
+    installation: &Installation,
+    workers: &[Worker],
+    reason: Reason,
+    now: DateTime<Utc>,
+    jobs: &Outcome,
+) -> Result<()> {
+    if workers.is_empty() {
+        return Ok(());
+    }
+    let by_worker = jobs.by_worker();
+    let deaths: Vec<Death> =
+        workers.iter().map(|worker| death(worker, reason, now, jobs_of(&by_worker, worker))).collect();
+    record(installation, &deaths, &by_worker)?;
+    // A trigger may have sent a heartbeat for its worker while the death was not written yet.
+    workers.iter().for_each(|worker| buffer::remove(&worker.id));
+    Ok(())
+}
+
+/// A dead worker returns: settles what it still runs and closes its death.
+pub fn close_on_return(installation: &Installation, worker: &str) -> Result<()> {
+    let now = pg::now();
+    settle_dead(installation, worker, now)?;
+    let closed = deaths::close(installation, &[worker], now)?;
+    buffer::close(worker);
+    log_at_commit(closed.iter().map(|worker| return_line(worker)).collect());
+    Ok(())
+}
+
+/// Another process registers under a worker's id: the incarnation before it is dead. Without `always` only when it
+/// still ran something, and so was there at all. Returns whether there was a death.
+pub fn end_for_restart(installation: &Installation, worker: &Worker, always: bool) -> Result<bool> {
+    end(installation, worker, Reason::Restarted, always)
+}
+
+/// A worker leaves: a death only if it still ran something.
+pub fn end_for_leaving(installation: &Installation, worker: &Worker) -> Result<()> {
+    end(installation, worker, Reason::Deregistered, false).map(|_| ())
+}
+
+fn end(installation: &Installation, worker: &Worker, reason: Reason, always: bool) -> Result<bool> {
+    let now = pg::now();
+    let jobs = settle_now(installation, &worker.id, now)?;
+    if !always && jobs.totals() == (0, 0) {
+        return Ok(false);
+    }
+    let by_worker = jobs.by_worker();
+    let mut death = death(worker, reason, now, jobs_of(&by_worker, worker));
+    death.returned_at = (reason == Reason::Restarted).then_some(now);
+    record(installation, &[death], &by_worker)?;
+    buffer::close(&worker.id);
+    Ok(true)
+}
+
+/// Settles what a dead worker still runs, and adds it to its death.
+pub fn settle_dead(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<()> {
+    let (failed, requeued) = settle_now(installation, worker, now)?.totals();
+    if failed + requeued > 0 {
+        deaths::add_jobs(installation, worker, failed, requeued)?;
+    }
+    Ok(())
+}
+
+fn jobs_of<'a>(by_worker: &'a HashMap<&str, Vec<&Settled>>, worker: &Worker) -> &'a [&'a Settled] {
+    by_worker.get(worker.id.as_str()).map_or(&[], Vec::as_slice)
+}
+
+fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, jobs: &[&Settled]) -> Death {
+    let (jobs_failed, jobs_requeued) = totals(jobs.iter().copied());
+    Death {
+        worker: worker.clone(),
+        reason,
+        declared_dead_at: now,
+        jobs_failed,
+        jobs_requeued,
+        returned_at: None,
+    }
+}
+
+fn record(
+    installation: &Installation,
+    deaths: &[Death],
+    by_worker: &HashMap<&str, Vec<&Settled>>,
+) -> Result<()> {
+    let new = deaths::record(installation, deaths)?;
+    let (mut events, mut lines) = (Vec::new(), Vec::new());
+    for death in deaths {
+        if let Some(incarnation) = new.get(&death.worker.id) {
+            events.push(notify::of_death(death, *incarnation, jobs_of(by_worker, &death.worker))?);
+            lines.push(death_line(death));
+        }
+    }
+    log_at_commit(lines);
+    notify::send(&events)
+}

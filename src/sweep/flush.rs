@@ -1,0 +1,111 @@
+//! Writing heartbeats behind: from shared memory to the rows of `worker_heartbeats`. Done by the sweeper, before
+//! each sweep and once a flush interval where there are heartbeats to write.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::{self, process, report, scope, version};
+use crate::rules::bisection::{RetryBudget, bisect};
+use crate::rules::throttle::Throttle;
+use crate::settings;
+use crate::shmem::buffer::{self, table::Unwritten};
+use crate::shmem::{counters, databases};
+use crate::tables::heartbeats::{Beats, HeartbeatTable};
+
+/// Rows written in one transaction. So few that a worker which must write its own row does not wait long, and that a
+/// processor is soon free again for heartbeats that come meanwhile; so many that what a transaction costs is hardly seen.
+const BATCH: usize = 5_000;
+
+/// Writes all heartbeats of the current database that are not in their rows, each batch in a transaction of its
+/// own, with delays between them. What cannot be written now, because its row is locked, stays for the next time.
+pub fn flush() -> Result<()> {
+    let mut heartbeats = buffer::unwritten();
+    let mut budget = RetryBudget::new(settings::statement_timeout());
+    let delays = settings::flush_interval().min(settings::check_interval()) / 2;
+    let mut throttle = Throttle::new(delays, Instant::now());
+    // A sweep may be waiting for this, and a table of another owner may take its time.
+    let limit = settings::statement_timeout().max(settings::check_interval());
+    let delaying = version::wait_event(c"RgridHeartbeatFlushDelay");
+    let mut outcome = Ok(());
+    let mut count = 0;
+    loop {
+        let batch: Vec<Unwritten> = heartbeats.by_ref().take(BATCH).collect();
+        count += batch.len();
+        let result = bisect(&batch, &mut budget, |_| true, &mut flush_batch);
+        let has_failed = result.is_err();
+        outcome = outcome.and(result);
+        let delay = throttle.work_ends(Instant::now());
+        if batch.len() < BATCH || budget.is_spent() {
+            break;
+        }
+        if throttle.worked() > limit {
+            outcome = outcome.and(Err(Error::TimedOut { limit }));
+            break;
+        }
+        if !has_failed {
+            process::delay(delay, delaying);
+        }
+        throttle.delay_ends(Instant::now());
+    }
+    if count > 0 {
+        databases::count(|counters| counters.flushes += 1);
+        report::debug(&format!("flushed {count} heartbeats in {throttle}"));
+    }
+    outcome
+}
+
+/// Workers whose intervals are looked at in one flush.
+const SAMPLE: usize = 10_000;
+
+/// Takes note of how long the intervals between heartbeats are: a worker with a heartbeat since the last look had been
+/// silent at that look.
+pub fn sample_intervals() {
+    let now = pg::now();
+    let Some(last) = databases::flush_begins(now) else { return };
+    let silences = buffer::silences(last, SAMPLE);
+    databases::change(pg::current_database(), |state| state.intervals.add(&silences, pg::to_postgres(now)));
+}
+
+/// Writes a batch in a transaction, and takes note of what became of it.
+fn flush_batch(batch: &[Unwritten]) -> Result<()> {
+    let written = scope::transaction(|| write(batch))?;
+    match written.left.is_empty() {
+        true => buffer::written(batch),
+        false => {
+            buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.key.id())))
+        }
+    }
+    for id in &written.gone {
+        buffer::remove(id);
+    }
+    let rows = counters::number(batch.len() - written.left.len() - written.gone.len());
+    databases::count(|counters| counters.rows_flushed += rows);
+    Ok(())
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct BatchResult {
+    /// Workers whose rows were locked.
+    left: HashSet<String>,
+    /// Workers whose rows are gone, deleted by hand or by a cascade: they are to register anew.
+    gone: HashSet<String>,
+}
+
+fn write(batch: &[Unwritten]) -> Result<BatchResult> {
+    let Some(installation) = Installation::find()? else { return Ok(BatchResult::default()) };
+    let table = HeartbeatTable::open(&installation)?;
+    let beats = Beats::new(batch);
+    // Nobody has locked any of the rows, nearly always; finding that out first would cost as much as writing.
+    match scope::subtransaction(|| table.write_all(&beats)) {
+        Ok(count) if count == batch.len() => return Ok(BatchResult::default()),
+        Ok(_) => {}
+        Err(error) if error.is_lock_not_available() => {
+            table.write_unlocked(&beats)?;
+        }
+        Err(error) => return Err(error),
+    }
+    table.unwritten(&beats).map(|(left, gone)| BatchResult { left, gone })
+}

@@ -1,0 +1,197 @@
+//! The first look of a sweep: which workers it has to deal with. Nothing is locked; what it finds is looked at again
+//! before anything is done.
+
+use std::collections::HashSet;
+
+use super::Mode;
+use super::log_lines::{log_at_commit, return_line};
+use super::mass_death;
+use super::steps::{Sweep, ids};
+use crate::error::{Error, Result};
+use crate::jobs::table::Watched;
+use crate::jobs::{Outcome, settle, watched};
+use crate::pg::report;
+use crate::rules::liveness::{self, Hold};
+use crate::rules::text::printable;
+use crate::settings;
+use crate::shmem::problems::Problem;
+use crate::shmem::{buffer, databases};
+use crate::tables::deaths;
+use crate::tables::heartbeats::Worker;
+
+/// What a sweep has to deal with.
+pub struct Found {
+    /// Workers with a heartbeat ahead of the clock. What else is to be said of them is said when that is corrected.
+    pub ahead: Vec<Worker>,
+    /// Workers that are to be declared dead.
+    pub silent: Vec<Worker>,
+    /// Jobs that were not settled with the death of their worker.
+    pub orphans: Orphans,
+}
+
+/// Running jobs of workers that are in the ledger as dead: skipped at the time, or claimed by a process that does not
+/// know of its death.
+#[derive(Default)]
+pub struct Orphans {
+    /// The workers.
+    pub workers: Vec<Worker>,
+    /// Tables that could not be read.
+    pub problems: Vec<Problem>,
+    /// How many jobs of theirs each table has that were not settled yet.
+    jobs: Vec<(Watched, i64)>,
+}
+
+impl Orphans {
+    /// Takes off what was settled.
+    pub fn take_off(&mut self, settled: &Outcome) {
+        for jobs in &settled.settled {
+            let of_table = self.jobs.iter_mut().filter(|(table, _)| *table == jobs.table);
+            of_table.for_each(|(_, left)| *left -= jobs.failed + jobs.requeued);
+        }
+    }
+
+    /// Jobs that are still there although their tables did not fail: other sessions have locked them.
+    pub fn locked(&self, failed: &[Problem]) -> Vec<(Watched, u64)> {
+        let has_failed = |table: &Watched| failed.iter().any(|p| p.place.job_table() == Some(table.oid));
+        let left = self.jobs.iter().filter(|(table, left)| *left > 0 && !has_failed(table));
+        left.filter_map(|(table, left)| Some((table.clone(), u64::try_from(*left).ok()?))).collect()
+    }
+}
+
+/// The silent and the dead, before it is known which of them are held back or have returned.
+struct Candidates {
+    ahead: Vec<Worker>,
+    silent: Vec<Worker>,
+    dead: Vec<Worker>,
+}
+
+impl Sweep {
+    /// Looks at the registry, the ledger, the rows, and for workers that seem silent or ahead of the clock, into memory.
+    pub fn look(&self) -> Result<Found> {
+        if !self.mode.is_dry_run() {
+            watched::forget_dropped(&self.installation)?;
+        }
+        let Candidates { ahead, mut silent, dead } = self.candidates()?;
+        self.warn_of_ahead(&ahead);
+        if let Some(hold) = self.hold(silent.len(), &dead)? {
+            self.mode.tell_of_hold(&hold);
+            silent.clear();
+        }
+        self.end_hold(silent.len());
+        self.mode.tell_of_more(silent.len());
+        let dead = self.still_dead(dead)?;
+        let orphans = self.orphans(dead)?;
+        if let Some(cutoff) = self.cutoff.filter(|_| !self.mode.is_dry_run()) {
+            // Their rows tell as much.
+            buffer::forget_silent(cutoff);
+        }
+        Ok(Found { ahead, silent, orphans })
+    }
+
+    fn candidates(&self) -> Result<Candidates> {
+        let dead = deaths::dead(&self.installation)?;
+        let limit = liveness::future(self.now);
+        let mut seen = self.heartbeats.silent_or_ahead(self.cutoff, &ids(&dead), limit)?;
+        seen.iter_mut().for_each(Worker::renew);
+        let is_ahead = |worker: &Worker| worker.last_heartbeat_at > limit;
+        let (mut ahead, mut silent): (Vec<_>, Vec<_>) = seen.into_iter().partition(is_ahead);
+        silent.retain(|worker| self.cutoff.is_some_and(|cutoff| worker.last_heartbeat_at < cutoff));
+        let (dead_ahead, mut dead): (Vec<_>, Vec<_>) = dead.into_iter().partition(is_ahead);
+        let known: HashSet<String> = ids(&ahead).into_iter().collect();
+        dead.retain(|worker| !known.contains(&worker.id));
+        ahead.extend(dead_ahead.into_iter().filter(|worker| !known.contains(&worker.id)));
+        Ok(Candidates { ahead, silent, dead })
+    }
+
+    /// Says that there are workers ahead of the clock: to a caller each time, to the log when that is news.
+    fn warn_of_ahead(&self, ahead: &[Worker]) {
+        let Some(example) = ahead.first() else { return };
+        if self.mode.is_dry_run() {
+            return;
+        }
+        let is_news = databases::note_ahead(ahead.len(), self.now);
+        if is_news || self.mode != Mode::Sweeper {
+            report::warn(Error::FutureHeartbeats {
+                workers: ahead.len(),
+                example: printable(&example.id),
+                ahead: liveness::silence(example.last_heartbeat_at, self.now),
+            });
+        }
+    }
+
+    /// Whether so many are silent that they are held back; takes note of it.
+    fn hold(&self, silent: usize, dead: &[Worker]) -> Result<Option<Hold>> {
+        let look = mass_death::Look { heartbeats: &self.heartbeats, silent, dead, now: self.now };
+        match self.mode {
+            mode if mode.is_forced() => Ok(None),
+            Mode::DryRun { .. } => mass_death::would_hold_back(&look),
+            _ => mass_death::hold_back(&look),
+        }
+    }
+
+    /// A sweep by hand that settles all the silent, or is forced to, ends the hold that there was.
+    fn end_hold(&self, silent: usize) {
+        let Mode::ByHand { force } = self.mode else { return };
+        match silent <= settings::batch_size() {
+            true => mass_death::forget_at_commit(force),
+            false if force => mass_death::lift_at_commit(self.now),
+            false => {}
+        }
+    }
+
+    /// Of these dead workers, the ones that are still dead. The return of the others, whose rows clients have renewed
+    /// since, is written down.
+    fn still_dead(&self, dead: Vec<Worker>) -> Result<Vec<Worker>> {
+        let returned: HashSet<String> = ids(&self.returned(&dead)?).into_iter().collect();
+        if returned.is_empty() {
+            return Ok(dead);
+        }
+        if !self.mode.is_dry_run() {
+            let ids: Vec<&str> = returned.iter().map(String::as_str).collect();
+            let closed = deaths::close(&self.installation, &ids, self.now)?;
+            log_at_commit(closed.iter().map(|worker| return_line(worker)).collect());
+        }
+        Ok(dead.into_iter().filter(|worker| !returned.contains(&worker.id)).collect())
+    }
+
+    /// Of these dead workers, the ones that have running jobs, in the order of their ids.
+    fn orphans(&self, dead: Vec<Worker>) -> Result<Orphans> {
+        let found = settle::running(&self.installation, &ids(&dead))?;
+        let with_jobs = found.by_worker();
+        let workers = dead.into_iter().filter(|worker| with_jobs.contains_key(worker.id.as_str()));
+        let workers: Vec<Worker> = workers.take(self.mode.most_orphans()).collect();
+        let mut jobs: Vec<(Watched, i64)> = Vec::new();
+        for settled in workers.iter().filter_map(|worker| with_jobs.get(worker.id.as_str())).flatten() {
+            let count = settled.failed + settled.requeued;
+            match jobs.iter_mut().find(|(table, _)| *table == settled.table) {
+                Some((_, sum)) => *sum += count,
+                None => jobs.push((settled.table.clone(), count)),
+            }
+        }
+        Ok(Orphans { workers, problems: found.problems, jobs })
+    }
+}
+
+impl Mode {
+    /// How many workers with orphaned jobs are dealt with.
+    fn most_orphans(self) -> usize {
+        if self == Self::Sweeper { usize::MAX } else { settings::batch_size() }
+    }
+
+    /// Tells the caller of a sweep by hand which workers are not among the dead.
+    fn tell_of_hold(self, hold: &Hold) {
+        if self != Self::Sweeper {
+            mass_death::notice(hold);
+        }
+    }
+
+    /// Tells the caller of a sweep by hand that one call is not enough.
+    fn tell_of_more(self, silent: usize) {
+        let batch = settings::batch_size();
+        if self != Self::Sweeper && silent > batch {
+            report::notice(&format!(
+                "{silent} workers are dead, of which one call settles {batch}; call rgrid_sweep() again"
+            ));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Holding back many deaths at once for a while, a circuit breaker: whole fleets seldom die, networks between do. Used by
+//! sweepers and by `rgrid_sweep()`; what is known of a hold is in shared memory, under the lock of the databases.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::notify;
+use crate::error::{Error, Result};
+use crate::pg::{self, commit, report};
+use crate::rules::liveness::{self, Hold};
+use crate::settings;
+use crate::shmem::{databases, is_preloaded};
+use crate::tables::heartbeats::{HeartbeatTable, Worker};
+
+/// What a sweep has found.
+pub struct Look<'a> {
+    /// Where the living are counted.
+    pub heartbeats: &'a HeartbeatTable,
+    /// How many are to be declared dead.
+    pub silent: usize,
+    /// The workers that are dead already.
+    pub dead: &'a [Worker],
+    /// The time of the look.
+    pub now: DateTime<Utc>,
+}
+
+impl Look<'_> {
+    /// How many workers are not dead in the ledger. Counted only when it matters.
+    fn living(&self) -> Result<usize> {
+        if !settings::mass_death().is_possible(self.silent) {
+            return Ok(0);
+        }
+        let dead: Vec<String> = self.dead.iter().map(|worker| worker.id.clone()).collect();
+        self.heartbeats.count(&dead)
+    }
+
+    fn judge(&self, known: Option<Hold>, living: usize) -> Option<Hold> {
+        let (limits, threshold) = (settings::mass_death(), settings::stale_threshold());
+        liveness::hold(known, &limits, (self.silent, living), self.now, threshold)
+    }
+}
+
+/// What a listener gets when a hold begins.
+#[derive(Serialize)]
+struct HoldEvent {
+    event: &'static str,
+    silent: usize,
+    living: usize,
+    held_since: DateTime<Utc>,
+    held_until: DateTime<Utc>,
+}
+
+/// Whether the silent are held back; takes note of it, and says so when it begins. Without shared memory no
+/// hold is remembered, and so there is none.
+pub fn hold_back(look: &Look<'_>) -> Result<Option<Hold>> {
+    if !is_preloaded() {
+        return Ok(None);
+    }
+    let living = look.living()?;
+    let judged = databases::change(pg::current_database(), |state| {
+        let known = state.hold;
+        state.hold = look.judge(known, living);
+        (known, state.hold)
+    });
+    let Some((known, Some(hold))) = judged.filter(|(_, hold)| hold.is_some_and(|hold| !hold.is_over)) else {
+        return Ok(None);
+    };
+    if known.is_none() {
+        announce(&hold, living)?;
+    }
+    Ok(Some(hold))
+}
+
+/// Whether they would be.
+pub fn would_hold_back(look: &Look<'_>) -> Result<Option<Hold>> {
+    if !is_preloaded() {
+        return Ok(None);
+    }
+    let living = look.living()?;
+    let known = databases::state(pg::current_database()).and_then(|state| state.hold);
+    Ok(look.judge(known, living).filter(|hold| !hold.is_over))
+}
+
+/// Says once, to the log and to the listeners, that workers are held back.
+fn announce(hold: &Hold, living: usize) -> Result<()> {
+    let event = HoldEvent {
+        event: "mass_death_held",
+        silent: hold.workers,
+        living,
+        held_since: hold.since,
+        held_until: until(hold),
+    };
+    notify::send(&[serde_json::to_string(&event)?])?;
+    report::warn(Error::MassDeath { silent: hold.workers, living, at_most: settings::stale_threshold() });
+    Ok(())
+}
+
+/// When a hold ends at the latest.
+pub fn until(hold: &Hold) -> DateTime<Utc> {
+    hold.since + liveness::delta(settings::stale_threshold())
+}
+
+/// Tells the caller of `rgrid_sweep()` that silent workers are not among the dead.
+pub fn notice(hold: &Hold) {
+    let seconds = (until(hold) - pg::now()).num_seconds().max(0);
+    report::notice(&format!("{} silent workers are held back for {seconds} s more at most", hold.workers));
+}
+
+/// An operator knows better: the workers silent now are not held back, once this transaction has committed.
+pub fn lift_at_commit(now: DateTime<Utc>) {
+    change_at_commit(move |hold| {
+        hold.get_or_insert(Hold { since: now, workers: 0, is_over: false }).is_over = true;
+    });
+}
+
+/// All workers that were held back are settled when this transaction commits, if their hold is over, or is lifted by it: the
+/// next mass death is another one.
+pub fn forget_at_commit(lifted: bool) {
+    let known = databases::current().and_then(|state| state.hold);
+    if known.is_some_and(|hold| hold.is_over || lifted) {
+        change_at_commit(|hold| *hold = None);
+    }
+}
+
+fn change_at_commit(change: impl FnOnce(&mut Option<Hold>) + 'static) {
+    if is_preloaded() {
+        let database = pg::current_database();
+        commit::at_commit(move || {
+            databases::change(database, |state| change(&mut state.hold));
+        });
+    }
+}

@@ -1,0 +1,150 @@
+//! What a round of a sweeper does in a database, and a sweep by hand: in one order, whoever runs it.
+//!
+//! What orders a sweep and a returning worker is the lock on the worker's row in `worker_heartbeats`: a sweep
+//! holds it from the judgement until the jobs are settled and the ledger is written; a heartbeat takes it before
+//! it reads the ledger. Orphaned jobs, those of a death that is already in the ledger, are settled under the lock on
+//! the ledger's row, which a returning worker must change.
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::jobs::Outcome;
+use crate::pg::{self, process, scope};
+use crate::settings;
+use crate::shmem::databases;
+use crate::shmem::problems::{Place, Problem};
+use crate::tables::heartbeats::Worker;
+
+pub mod death;
+pub mod flush;
+mod log_lines;
+mod look;
+pub mod mass_death;
+mod notify;
+pub mod prune;
+mod steps;
+
+use look::{Found, Orphans};
+use steps::Sweep;
+
+/// How a sweep is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By a sweeper: every batch, each in a transaction of its own.
+    Sweeper,
+    /// In the session and the transaction of a caller: one batch. With `force` no death is held back.
+    ByHand {
+        /// Whether a hold is lifted.
+        force: bool,
+    },
+    /// What the same would do. Changes and locks nothing.
+    DryRun {
+        /// As above.
+        force: bool,
+    },
+}
+
+/// What one step of a sweep did, or would do.
+pub struct Step {
+    /// The workers that it dealt with.
+    pub workers: Vec<Worker>,
+    /// Whether they were declared dead by it; otherwise they were dead before.
+    pub are_new: bool,
+    /// What became of their jobs.
+    pub jobs: Outcome,
+}
+
+/// One sweep of the current database: takes heartbeats ahead of the clock as of now, declares the silent dead, settles
+/// orphaned jobs. Tells `report` of each step. Returns what could not be done.
+pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> {
+    mode.report_activity("looking for dead workers");
+    let Some(Found { ahead, silent, mut orphans }) = mode.step(Sweep::look)? else { return Ok(Vec::new()) };
+    let mut problems = Problems(std::mem::take(&mut orphans.problems));
+    for batch in mode.batches(&ahead) {
+        let clamped = mode.attempt(|sweep| sweep.clamp_to_now(batch));
+        problems.add(clamped.err().map(|error| of_clamping(&error)));
+    }
+    if silent.len() + orphans.workers.len() > 0 {
+        mode.report_activity("settling jobs of dead workers");
+    }
+    for batch in mode.batches(&silent) {
+        if let Some(mut step) = mode.step(|sweep| sweep.declare_dead(batch))? {
+            report(&step);
+            problems.add(step.jobs.problems.drain(..));
+        }
+    }
+    for batch in mode.batches(&std::mem::take(&mut orphans.workers)) {
+        if let Some(mut step) = mode.step(|sweep| sweep.settle_orphans(batch))? {
+            report(&step);
+            orphans.take_off(&step.jobs);
+            problems.add(step.jobs.problems.drain(..));
+        }
+    }
+    problems.add(note_locked(mode, &orphans, &problems));
+    Ok(problems.0)
+}
+
+/// Orphaned jobs that other sessions have locked.
+fn note_locked(mode: Mode, orphans: &Orphans, problems: &Problems) -> Vec<Problem> {
+    let locked = orphans.locked(&problems.0);
+    if mode == Mode::Sweeper {
+        let count = locked.iter().map(|(_, jobs)| jobs).sum();
+        databases::change(pg::current_database(), |state| state.locked_jobs = count);
+    }
+    locked.iter().map(|(table, jobs)| Problem::of_locked_jobs(table.oid, &table.name, *jobs)).collect()
+}
+
+fn of_clamping(error: &Error) -> Problem {
+    Problem::new(Place::FutureHeartbeats, "take heartbeats from the future as of now", error)
+}
+
+/// What could not be done, each thing once, however many batches met it.
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        for problem in problems {
+            if self.0.iter().all(|known| known.place != problem.place) {
+                self.0.push(problem);
+            }
+        }
+    }
+}
+
+impl Mode {
+    /// Runs a step in the transaction that it belongs to; `None` when the extension was dropped meanwhile.
+    fn step<T>(self, work: impl FnOnce(&Sweep) -> Result<T>) -> Result<Option<T>> {
+        if self == Self::Sweeper {
+            return scope::transaction(|| match Installation::find()? {
+                Some(installation) => work(&Sweep::new(installation, self)?).map(Some),
+                None => Ok(None),
+            });
+        }
+        work(&Sweep::new(Installation::of_caller()?, self)?).map(Some)
+    }
+
+    /// Runs a step whose error undoes nothing else.
+    fn attempt<T>(self, work: impl FnOnce(&Sweep) -> Result<T>) -> Result<Option<T>> {
+        if self == Self::Sweeper { self.step(work) } else { scope::subtransaction(|| self.step(work)) }
+    }
+
+    /// The batches of these workers that are dealt with in one sweep.
+    fn batches(self, workers: &[Worker]) -> impl Iterator<Item = &[Worker]> {
+        let most = if self == Self::Sweeper { usize::MAX } else { 1 };
+        workers.chunks(settings::batch_size()).take(most)
+    }
+
+    fn report_activity(self, activity: &str) {
+        if self == Self::Sweeper {
+            process::report_activity(activity);
+        }
+    }
+
+    fn is_dry_run(self) -> bool {
+        matches!(self, Self::DryRun { .. })
+    }
+
+    /// Whether no death is held back.
+    fn is_forced(self) -> bool {
+        matches!(self, Self::ByHand { force: true } | Self::DryRun { force: true })
+    }
+}

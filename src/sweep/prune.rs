@@ -1,0 +1,126 @@
+//! Removing what is older than the retention: rows of the ledger, and rows of dead workers in the table of
+//! heartbeats. Done by the sweeper, after a sweep, every few minutes.
+//!
+//! What stays, however old it is: the last death of a worker that has a row in the table of heartbeats, because its
+//! number is needed; a dead worker that still has running jobs in a watched table, because they would never be
+//! settled; rows that somebody has locked; and rows of an adopted table, unless its owner's database has
+//! `rgrid_heartbeat.prune_adopted` on.
+//!
+//! A batch is one transaction. Locks: the rows of the table of heartbeats, the numbers of the incarnations (see
+//! [`incarnations`]), the rows of the ledger; none of them is waited for.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::jobs::settle;
+use crate::pg::scope;
+use crate::rules::bisection::{RetryBudget, bisect};
+use crate::settings;
+use crate::shmem::{buffer, counters, databases};
+use crate::tables::heartbeats::HeartbeatTable;
+use crate::tables::{deaths, incarnations};
+
+/// A batch that takes longer than this is given up.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Removes what happened before the horizon.
+pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
+    while prune_superseded(horizon)? {}
+    let candidates = scope::transaction(|| with_tables(|tables| tables.candidates(horizon)))?;
+    let mut outcome = Ok(());
+    let mut budget = RetryBudget::new(settings::statement_timeout());
+    for batch in candidates.unwrap_or_default().chunks(settings::batch_size()) {
+        let pruned = bisect(batch, &mut budget, |_| true, &mut |batch| {
+            scope::transaction(|| with_tables(|tables| tables.prune(batch, horizon))).map(|_| ())
+        });
+        outcome = outcome.and(pruned);
+    }
+    outcome
+}
+
+/// Removes a batch of deaths that were not the last of their worker; whether there may be more.
+fn prune_superseded(horizon: DateTime<Utc>) -> Result<bool> {
+    let batch = settings::batch_size();
+    let pruned = scope::transaction(|| match Installation::find()? {
+        Some(installation) => deaths::prune::prune_superseded(&installation, horizon, batch),
+        None => Ok(0),
+    })?;
+    Ok(pruned == batch)
+}
+
+/// The tables, looked up anew for each transaction.
+struct Tables {
+    installation: Installation,
+    heartbeats: HeartbeatTable,
+    /// Whether rows may be removed from the table of heartbeats.
+    prunes_rows: bool,
+}
+
+/// Runs `work`; nothing when the extension was dropped meanwhile.
+fn with_tables<T>(work: impl FnOnce(Tables) -> Result<T>) -> Result<Option<T>> {
+    let Some(installation) = Installation::find()? else { return Ok(None) };
+    let heartbeats = HeartbeatTable::open(&installation)?;
+    let prunes_rows = settings::prune_adopted() || heartbeats.is_own()?;
+    work(Tables { installation, heartbeats, prunes_rows }).map(Some)
+}
+
+impl Tables {
+    /// The workers whose last death is old enough, and who do not keep it by their row.
+    fn candidates(self, horizon: DateTime<Utc>) -> Result<Vec<String>> {
+        let old = deaths::prune::last_died_before(&self.installation, horizon)?;
+        if old.is_empty() {
+            return Ok(old);
+        }
+        let keeping = self.heartbeats.kept(&old, self.prunes_rows.then_some(horizon))?;
+        Ok(old.into_iter().filter(|worker| !keeping.contains(worker)).collect())
+    }
+
+    /// Removes those of these workers from both tables that have no running jobs.
+    fn prune(self, workers: &[String], horizon: DateTime<Utc>) -> Result<()> {
+        let running = settle::running(&self.installation, workers)?;
+        let busy = running.by_worker();
+        let is_idle = |worker: &&String| running.problems.is_empty() && !busy.contains_key(worker.as_str());
+        let idle: Vec<String> = workers.iter().filter(is_idle).cloned().collect();
+        if idle.is_empty() {
+            return Ok(());
+        }
+        match scope::subtransaction_within(LIMIT, || self.remove(idle, horizon)) {
+            // A worker is being told a number, or another session was faster: another time.
+            Err(error) if error.is_rollback() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Removes these workers from both tables, as far as nothing speaks against it by now.
+    ///
+    /// The rows go first, because a trigger of an adopted table takes as long as it likes. Who returns meanwhile has its
+    /// row locked, or finds it gone and makes a new one; then it waits for the numbers.
+    fn remove(&self, workers: Vec<String>, horizon: DateTime<Utc>) -> Result<()> {
+        let rows = match self.prunes_rows {
+            true => self.remove_rows(&workers, horizon)?,
+            false => 0,
+        };
+        if !incarnations::try_lock(&self.installation) {
+            return Err(Error::SerializationFailure);
+        }
+        let kept = self.heartbeats.kept(&workers, None)?;
+        let gone: Vec<String> =
+            workers.into_iter().filter(|id| !kept.contains(id) && buffer::beat_at(id).is_none()).collect();
+        let numbers = deaths::prune::prune_last(&self.installation, &gone, horizon)?;
+        if let Some(highest) = numbers.iter().max() {
+            incarnations::forget(&self.installation, &gone)?;
+            incarnations::raise_floor(&self.installation, *highest, &self.heartbeats)?;
+        }
+        databases::count_at_commit(move |counters| counters.workers_pruned += counters::number(rows));
+        Ok(())
+    }
+
+    /// Removes the rows of those that are dead; who came back since the ledger was read has a newer row.
+    fn remove_rows(&self, workers: &[String], horizon: DateTime<Utc>) -> Result<usize> {
+        let dead: Vec<String> = deaths::dead_among(&self.installation, workers)?.into_iter().collect();
+        self.heartbeats.prune(&dead, horizon)
+    }
+}

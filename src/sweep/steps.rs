@@ -1,0 +1,124 @@
+//! The steps of a sweep, each in one transaction. What the look has found is looked at again under the locks.
+
+use chrono::{DateTime, Utc};
+
+use super::log_lines::{counted, log_at_commit};
+use super::{Mode, Step, death};
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::jobs::settle::{self, Outcome, totals};
+use crate::rules::liveness;
+use crate::rules::text::printable;
+use crate::settings;
+use crate::shmem::{buffer, observation};
+use crate::tables::deaths::{self, Reason};
+use crate::tables::heartbeats::{HeartbeatTable, Worker};
+
+/// A sweep of the current database, made anew for each transaction.
+pub struct Sweep {
+    pub(super) installation: Installation,
+    pub(super) heartbeats: HeartbeatTable,
+    pub(super) mode: Mode,
+    pub(super) now: DateTime<Utc>,
+    /// Workers last heard of before it are silent, and dead; `None` while no worker can be judged.
+    pub(super) cutoff: Option<DateTime<Utc>>,
+    /// The same for returns, which can be judged at any time.
+    recent: DateTime<Utc>,
+}
+
+impl Sweep {
+    /// Reads the clock and the settings.
+    pub fn new(installation: Installation, mode: Mode) -> Result<Self> {
+        let heartbeats = HeartbeatTable::open(&installation)?;
+        let now = observation::watch_clocks().wall;
+        let threshold = settings::stale_threshold();
+        let cutoff = liveness::cutoff(now, observation::observing_since(), threshold);
+        Ok(Self { installation, heartbeats, mode, now, cutoff, recent: now - liveness::delta(threshold) })
+    }
+
+    /// Workers whose last heartbeat is ahead of the clock have it now: in their rows, in memory, and in the ledger. So
+    /// no worker lives on because of a clock that was wrong.
+    pub fn clamp_to_now(&self, ahead: &[Worker]) -> Result<()> {
+        if self.mode.is_dry_run() {
+            return Ok(());
+        }
+        let (limit, ids) = (liveness::future(self.now), ids(ahead));
+        self.heartbeats.clamp_to_now(&ids, limit, self.now)?;
+        deaths::clamp_to_now(&self.installation, &ids, limit, self.now)?;
+        ids.iter().for_each(|id| buffer::clamp_to_now(id, limit, self.now));
+        Ok(())
+    }
+
+    /// Declares these workers dead, except those that have sent a heartbeat meanwhile and those that another session
+    /// has locked.
+    pub fn declare_dead(&self, silent: &[Worker]) -> Result<Step> {
+        if self.mode.is_dry_run() {
+            return self.would_settle(silent, true);
+        }
+        let workers = match self.cutoff {
+            Some(cutoff) => self.lock_silent(silent, cutoff)?,
+            None => Vec::new(),
+        };
+        let jobs = self.settle(&workers)?;
+        death::declare(&self.installation, &workers, Reason::Stale, self.now, &jobs)?;
+        Ok(Step { workers, are_new: true, jobs })
+    }
+
+    /// The second look, with the rows locked: a worker that has sent a heartbeat meanwhile is alive; the heartbeats of
+    /// the others wait for the row from here on.
+    fn lock_silent(&self, silent: &[Worker], cutoff: DateTime<Utc>) -> Result<Vec<Worker>> {
+        let mut workers = self.heartbeats.lock_silent(&ids(silent), cutoff)?;
+        // Another sweep may have been faster: with the rows locked, the ledger tells for good.
+        let known = deaths::dead_among(&self.installation, &ids(&workers))?;
+        workers.iter_mut().for_each(Worker::renew);
+        workers.retain(|worker| !known.contains(&worker.id) && buffer::remove_silent(&worker.id, cutoff));
+        Ok(workers)
+    }
+
+    /// Settles what these dead workers still run, except those that have returned meanwhile.
+    pub fn settle_orphans(&self, dead: &[Worker]) -> Result<Step> {
+        if self.mode.is_dry_run() {
+            return self.would_settle(dead, false);
+        }
+        let mut workers = deaths::lock_dead(&self.installation, &ids(dead))?;
+        // A client that writes its own row may be back without having asked for this lock.
+        let returned = ids(&self.returned(&workers)?);
+        workers.retain(|worker| !returned.contains(&worker.id));
+        let jobs = self.settle(&workers)?;
+        let mut lines = Vec::new();
+        for (worker, settled) in jobs.by_worker() {
+            let (failed, requeued) = totals(settled);
+            deaths::add_jobs(&self.installation, worker, failed, requeued)?;
+            let (worker, jobs) = (printable(worker), counted(failed, requeued));
+            lines.push(format!("jobs that dead worker \"{worker}\" still ran were settled: {jobs}"));
+        }
+        lines.sort_unstable();
+        log_at_commit(lines);
+        Ok(Step { workers, are_new: false, jobs })
+    }
+
+    fn settle(&self, workers: &[Worker]) -> Result<Outcome> {
+        match workers {
+            [] => Ok(Outcome::default()),
+            workers => settle::settle(&self.installation, &ids(workers), self.now),
+        }
+    }
+
+    fn would_settle(&self, workers: &[Worker], are_new: bool) -> Result<Step> {
+        let jobs = settle::running(&self.installation, &ids(workers))?;
+        Ok(Step { workers: workers.to_vec(), are_new, jobs })
+    }
+
+    /// Of these dead workers, the ones whose rows clients have renewed since.
+    pub(super) fn returned(&self, dead: &[Worker]) -> Result<Vec<Worker>> {
+        match dead {
+            [] => Ok(Vec::new()),
+            dead => self.heartbeats.heard_since(self.recent, dead),
+        }
+    }
+}
+
+/// The ids of workers.
+pub fn ids(workers: &[Worker]) -> Vec<String> {
+    workers.iter().map(|worker| worker.id.clone()).collect()
+}

@@ -1,0 +1,257 @@
+//! The ledger of deaths, `rgrid_worker_deaths`: every death once, and who is dead now.
+//!
+//! A worker is dead while one of its rows has no `returned_at`; a unique index allows one such row a worker.
+//! Whoever adds or closes a row of a worker holds the lock on its row of `worker_heartbeats`, when it has one.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::{self, arrays, sql};
+use crate::shmem::{counters, databases};
+use crate::tables::heartbeats::Worker;
+
+pub mod prune;
+pub mod views;
+
+/// Why a worker was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was silent for longer than the threshold.
+    Stale,
+    /// Another process registered under its id.
+    Restarted,
+    /// It said good-bye while jobs of it were still running.
+    Deregistered,
+}
+
+impl Reason {
+    /// The word in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Restarted => "restarted",
+            Self::Deregistered => "deregistered",
+        }
+    }
+}
+
+/// What the ledger says of one worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// The present incarnation: one more than the number of its last death; see [`crate::tables::incarnations`] for a worker of
+    /// whom no death is known.
+    pub incarnation: i64,
+    /// Whether it is dead now.
+    pub dead: bool,
+}
+
+/// A death to be written down.
+#[derive(Clone, Debug)]
+pub struct Death {
+    /// The worker as it was last seen.
+    pub worker: Worker,
+    /// Why it was given up.
+    pub reason: Reason,
+    /// When it was given up.
+    pub declared_dead_at: DateTime<Utc>,
+    /// Running jobs that were marked as failed.
+    pub jobs_failed: i64,
+    /// Running jobs that were given back to the queue.
+    pub jobs_requeued: i64,
+    /// When it came back; at once, when another process took its id over.
+    pub returned_at: Option<DateTime<Utc>>,
+}
+
+/// What the ledger, and the numbers that outlive it, say of a worker. Call with its row of `worker_heartbeats` locked.
+///
+/// The lock orders this with sweeps only if it sees what they committed before the lock was had: so it looks at
+/// this moment, whatever the caller's isolation level.
+pub fn standing(installation: &Installation, worker: &str) -> Result<Standing> {
+    let statement = installation.sql(
+        "SELECT coalesce(pg_catalog.max(d.incarnation) + 1, \
+                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), \
+                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ''), 1), \
+                coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
+         FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
+    );
+    let standing = |row: sql::Row<'_>| {
+        Ok(Standing { incarnation: row.required(1, "incarnation")?, dead: row.required(2, "death")? })
+    };
+    let plan = sql::SavedPlan::new(statement);
+    let standings = installation.as_owner(|| plan.read_latest(&[worker.into()], standing))?;
+    standings.into_iter().next().ok_or(Error::MissingValue("standing"))
+}
+
+/// Whether the ledger has a death of this worker.
+pub fn has_died(installation: &Installation, worker: &str) -> Result<bool> {
+    let statement = installation
+        .sql("SELECT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1)");
+    let statement = sql::SavedPlan::new(statement);
+    let found =
+        installation.as_owner(|| statement.read(&[worker.into()], |row| row.required(1, "existence")))?;
+    Ok(found.first() == Some(&true))
+}
+
+/// The dead workers, as they were when they were given up.
+pub fn dead(installation: &Installation) -> Result<Vec<Worker>> {
+    let statement = installation.sql(
+        "SELECT d.worker_id, d.hostname, d.last_heartbeat_at \
+         FROM @extschema@.rgrid_worker_deaths d WHERE d.returned_at IS NULL ORDER BY d.worker_id",
+    );
+    installation.as_owner(|| sql::read(&statement, &[], dead_worker))
+}
+
+/// Of these workers, the ones that are dead at this moment. Their rows of `worker_heartbeats` are locked, so
+/// the answer stays true.
+pub fn dead_among(installation: &Installation, workers: &[String]) -> Result<HashSet<String>> {
+    let statement = installation.sql(
+        "SELECT d.worker_id FROM @extschema@.rgrid_worker_deaths d \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL",
+    );
+    // The latest, because the row locks may have been waited for.
+    let dead = installation.as_owner(|| {
+        sql::read_latest(&statement, &[arrays::of(workers)], |row| row.required(1, "worker id"))
+    })?;
+    Ok(dead.into_iter().collect())
+}
+
+/// Of these workers, the ones that are still dead; their rows stay locked until the transaction ends, and
+/// those that somebody else has locked are left out.
+pub fn lock_dead(installation: &Installation, workers: &[String]) -> Result<Vec<Worker>> {
+    let statement = installation.sql(
+        "SELECT d.worker_id, d.hostname, d.last_heartbeat_at \
+         FROM @extschema@.rgrid_worker_deaths d \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL \
+         ORDER BY d.worker_id FOR UPDATE SKIP LOCKED",
+    );
+    installation.as_owner(|| sql::write_returning(&statement, &[arrays::of(workers)], dead_worker))
+}
+
+fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
+    let time = row.optional(3)?.map_or(DateTime::<Utc>::MIN_UTC, pg::time_of);
+    Ok(Worker { id: row.required(1, "worker id")?, hostname: row.optional(2)?, last_heartbeat_at: time })
+}
+
+/// Writes deaths down, each with the worker's next number. Returns the workers whose death is new, and its number.
+///
+/// Two sessions can only try to write down the same death when the worker has no row in `worker_heartbeats`
+/// to lock; then the second one's is no death.
+pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<String, i64>> {
+    let statement = installation.sql(
+        "INSERT INTO @extschema@.rgrid_worker_deaths \
+             (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
+              jobs_failed, jobs_requeued, returned_at) \
+         SELECT n.worker_id, coalesce(d.incarnation + 1, i.incarnation, \
+                    (SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), 1), \
+                n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
+                n.jobs_failed, n.jobs_requeued, n.returned_at \
+         FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
+                     $6::bigint[], $7::bigint[], $8::timestamptz[]) \
+              AS n (worker_id, hostname, last_heartbeat_at, declared_dead_at, reason, \
+                    jobs_failed, jobs_requeued, returned_at) \
+         LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS incarnation \
+                    FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
+             ON d.worker_id = n.worker_id \
+         LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = n.worker_id \
+         ON CONFLICT DO NOTHING RETURNING worker_id, incarnation",
+    );
+    let column = |value: fn(&Death) -> &str| arrays::texts(deaths.iter().map(value));
+    let time = |value: fn(&Death) -> Option<DateTime<Utc>>| {
+        deaths.iter().map(|death| value(death).and_then(pg::timestamptz)).collect::<Vec<_>>()
+    };
+    let number = |value: fn(&Death) -> i64| deaths.iter().map(value).collect::<Vec<_>>();
+    let hostnames: Vec<Option<&str>> = deaths.iter().map(|death| death.worker.hostname.as_deref()).collect();
+    let arguments = [
+        column(|death| &death.worker.id),
+        hostnames.into(),
+        time(|death| Some(death.worker.last_heartbeat_at)).into(),
+        time(|death| Some(death.declared_dead_at)).into(),
+        column(|death| death.reason.as_str()),
+        number(|death| death.jobs_failed).into(),
+        number(|death| death.jobs_requeued).into(),
+        time(|death| death.returned_at).into(),
+    ];
+    let new = installation.as_owner(|| {
+        sql::write_returning(&statement, &arguments, |row| {
+            Ok((row.required(1, "worker id")?, row.required(2, "incarnation")?))
+        })
+    })?;
+    let new: HashMap<String, i64> = new.into_iter().collect();
+    count(deaths.iter().filter(|death| new.contains_key(&death.worker.id)));
+    Ok(new)
+}
+
+/// Counts deaths once they are committed.
+fn count<'a>(deaths: impl Iterator<Item = &'a Death>) {
+    let (mut number, mut failed, mut requeued) = (0, 0, 0);
+    for death in deaths {
+        number += 1;
+        failed += counters::number(death.jobs_failed);
+        requeued += counters::number(death.jobs_requeued);
+    }
+    databases::count_at_commit(move |counters| {
+        counters.deaths += number;
+        counters.jobs_failed += failed;
+        counters.jobs_requeued += requeued;
+    });
+}
+
+/// Adds jobs that were settled after a death to its row.
+pub fn add_jobs(installation: &Installation, worker: &str, failed: i64, requeued: i64) -> Result<()> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_worker_deaths d \
+         SET jobs_failed = d.jobs_failed + $2, jobs_requeued = d.jobs_requeued + $3 \
+         WHERE d.worker_id = $1 AND d.returned_at IS NULL",
+    );
+    let arguments = [worker.into(), failed.into(), requeued.into()];
+    installation.as_owner(|| sql::write(&statement, &arguments))?;
+    databases::count_at_commit(move |counters| {
+        counters.jobs_failed += counters::number(failed);
+        counters.jobs_requeued += counters::number(requeued);
+    });
+    Ok(())
+}
+
+/// Those of these dead workers whose last heartbeat is later than `limit`, by a clock that was set back since, get `now`:
+/// their next heartbeat would seem older than their last otherwise.
+pub fn clamp_to_now(
+    installation: &Installation,
+    workers: &[String],
+    limit: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_worker_deaths d SET last_heartbeat_at = $3 \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL AND d.last_heartbeat_at > $2",
+    );
+    let arguments = [workers.to_vec().into(), pg::timestamptz(limit).into(), pg::timestamptz(now).into()];
+    installation.as_owner(|| sql::write(&statement, &arguments))?;
+    Ok(())
+}
+
+/// Writes down that dead workers came back. Returns those for whom this is news.
+pub fn close(
+    installation: &Installation,
+    workers: &[&str],
+    returned_at: DateTime<Utc>,
+) -> Result<Vec<String>> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_worker_deaths d SET returned_at = $2 \
+         WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL RETURNING d.worker_id, d.reason",
+    );
+    let arguments = [workers.to_vec().into(), pg::timestamptz(returned_at).into()];
+    let closed: Vec<(String, String)> = installation.as_owner(|| {
+        sql::write_returning(&statement, &arguments, |row| {
+            Ok((row.required(1, "worker id")?, row.required(2, "reason")?))
+        })
+    })?;
+    let is_false = |reason: &str| reason == Reason::Stale.as_str();
+    let false_deaths = counters::number(closed.iter().filter(|(_, reason)| is_false(reason)).count());
+    if false_deaths > 0 {
+        databases::count_at_commit(move |counters| counters.false_deaths += false_deaths);
+    }
+    Ok(closed.into_iter().map(|(worker, _)| worker).collect())
+}

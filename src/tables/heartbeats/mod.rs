@@ -1,0 +1,380 @@
+//! The rows of `worker_heartbeats`, one a worker: the extension's own table or an adopted one.
+//!
+//! An adopted table belongs to somebody else, who may alter it at any time. So it is looked at anew in each
+//! transaction, and every statement on it runs with its owner's rights.
+
+use std::cmp::min;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
+
+use chrono::{DateTime, Utc};
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::scope::Scope;
+use crate::pg::{self, arrays, catalog, sql};
+use crate::shmem::buffer::{self, table::Unwritten};
+use crate::tables::inheritance;
+
+mod prune;
+mod views;
+
+/// Characters that a worker id may have in the extension's own table.
+const ID_LIMIT: usize = 255;
+
+/// Characters of a hostname that are stored; a DNS name has at most 253.
+const HOSTNAME_LIMIT: usize = 255;
+
+/// A row of the table.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// The worker's id.
+    pub id: String,
+    /// The host that it named or that it was seen on; always `None` in a table without that column.
+    pub hostname: Option<String>,
+    /// When it was last heard of, by the server's clock.
+    pub last_heartbeat_at: DateTime<Utc>,
+}
+
+impl Worker {
+    /// The newer of row and memory is the truth.
+    pub fn renew(&mut self) {
+        if let Some(beat_at) = buffer::beat_at(&self.id) {
+            self.last_heartbeat_at = self.last_heartbeat_at.max(beat_at);
+        }
+    }
+}
+
+/// The table, with what differs between the extension's own and an adopted one.
+#[derive(Clone, Debug)]
+pub struct HeartbeatTable {
+    /// The qualified, quoted name.
+    pub name: String,
+    /// Statements name this relation.
+    pub oid: pg_sys::Oid,
+    /// Statements run as this role.
+    owner: pg_sys::Oid,
+    /// Whether times are stored with a time zone; without one they are UTC.
+    has_time_zone: bool,
+    /// Whether there is a column for the hostname.
+    has_hostname: bool,
+    /// Characters that fit in it.
+    hostname_limit: usize,
+    /// Characters that fit in the column of the worker's id.
+    pub id_limit: usize,
+}
+
+impl HeartbeatTable {
+    /// Looks the table up and checks that it can be used.
+    ///
+    /// # Errors
+    ///
+    /// When it was dropped, replaced by something that is no table, or lost a column.
+    pub fn open(installation: &Installation) -> Result<Self> {
+        let name = installation.sql("@extschema@.worker_heartbeats");
+        let Some(relation) = catalog::relation_named(installation.schema, "worker_heartbeats") else {
+            return Err(Error::NoHeartbeatTable { table: name });
+        };
+        if ![pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&relation.kind) {
+            return Err(Error::NotATable { table: name });
+        }
+        inheritance::check_owners(&relation, &name)?;
+        let column = |column: &str| {
+            catalog::column(relation.oid, column)
+                .ok_or_else(|| Error::UndefinedColumn { table: name.clone(), column: column.to_owned() })
+        };
+        let id = column("worker_id")?;
+        let has_time_zone = match column("last_heartbeat_at")?.type_oid {
+            pg_sys::TIMESTAMPTZOID => true,
+            pg_sys::TIMESTAMPOID => false,
+            _ => {
+                return Err(Error::ColumnType {
+                    table: name,
+                    column: "last_heartbeat_at".into(),
+                    wanted: "timestamp with or without time zone",
+                });
+            }
+        };
+        Ok(Self {
+            oid: relation.oid,
+            owner: relation.owner,
+            has_time_zone,
+            has_hostname: column("hostname").is_ok(),
+            hostname_limit: column("hostname")
+                .ok()
+                .and_then(|column| column.character_limit())
+                .map_or(HOSTNAME_LIMIT, |limit| min(limit, HOSTNAME_LIMIT)),
+            id_limit: id.character_limit().map_or(ID_LIMIT, |limit| min(limit, ID_LIMIT)),
+            name,
+        })
+    }
+
+    /// Writes down that a worker is alive. Waits for a sweep that has its row. A hostname that is not given
+    /// leaves the one that is there; a new row gets `elsewise`.
+    pub fn beat(
+        &self,
+        id: &str,
+        hostname: Option<&str>,
+        elsewise: impl FnOnce() -> Result<String>,
+    ) -> Result<()> {
+        let now = self.stored("pg_catalog.clock_timestamp()");
+        let assignment = match hostname {
+            Some(_) if self.has_hostname => ", hostname = EXCLUDED.hostname",
+            _ => "",
+        };
+        let renewal = format!("UPDATE SET last_heartbeat_at = {now}{assignment}");
+        match self.insert_or(&renewal, id, hostname, elsewise)? {
+            0 => Err(Error::NotWritten { table: self.name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the row of a new worker; false when there is one already, also one that was not committed yet.
+    pub fn insert(
+        &self,
+        id: &str,
+        hostname: Option<&str>,
+        elsewise: impl FnOnce() -> Result<String>,
+    ) -> Result<bool> {
+        Ok(self.insert_or("NOTHING", id, hostname, elsewise)? == 1)
+    }
+
+    fn insert_or(
+        &self,
+        on_conflict: &str,
+        id: &str,
+        hostname: Option<&str>,
+        elsewise: impl FnOnce() -> Result<String>,
+    ) -> Result<usize> {
+        let (column, value) = if self.has_hostname { (", hostname", ", $2") } else { ("", "") };
+        let now = self.stored("pg_catalog.clock_timestamp()");
+        let statement = self.sql(&format!(
+            "INSERT INTO @table@ AS h (worker_id, last_heartbeat_at{column}) VALUES ($1, {now}{value}) \
+             ON CONFLICT (worker_id) DO {on_conflict}"
+        ));
+        let hostname = match hostname {
+            Some(hostname) => hostname.to_owned(),
+            None if self.has_hostname => elsewise()?,
+            None => String::new(),
+        };
+        let hostname: String = hostname.chars().take(self.hostname_limit).collect();
+        // A parameter that the statement does not use is allowed.
+        let statement = sql::SavedPlan::new(statement);
+        let count = self.as_owner(|| statement.write(&[id.into(), hostname.into()]))?;
+        if count == 0 {
+            statement.forget();
+        }
+        Ok(count)
+    }
+
+    /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
+    /// that are newer stay; ones from the future, which only a set clock can explain, do not. The number of rows.
+    pub fn write_all(&self, beats: &Beats) -> Result<usize> {
+        let statement = self.sql(&format!(
+            "UPDATE @table@ h SET last_heartbeat_at = {at} \
+             FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) \
+             WHERE h.worker_id = b.id AND (h.last_heartbeat_at < {at} OR h.last_heartbeat_at > {now})",
+            at = self.stored("b.at"),
+            now = self.stored("pg_catalog.clock_timestamp()"),
+        ));
+        self.by_keys(c"50ms", || sql::write(&statement, &beats.arrays()))
+    }
+
+    /// Writes heartbeats to the rows that nobody has locked.
+    pub fn write_unlocked(&self, beats: &Beats) -> Result<usize> {
+        let statement = self.sql(&format!(
+            "WITH unlocked AS MATERIALIZED ( \
+                 SELECT h.tableoid AS t, h.ctid AS c, b.at \
+                 FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) JOIN @table@ h ON h.worker_id = b.id \
+                 WHERE h.last_heartbeat_at < {at} FOR UPDATE OF h SKIP LOCKED) \
+             UPDATE @table@ h SET last_heartbeat_at = {written} FROM unlocked u \
+             WHERE h.ctid = u.c AND h.tableoid = u.t",
+            at = self.stored("b.at"),
+            written = self.stored("u.at"),
+        ));
+        self.by_keys(c"1s", || sql::write(&statement, &beats.arrays()))
+    }
+
+    /// Of these heartbeats, the workers whose rows are older still, and those who have no row.
+    pub fn unwritten(&self, beats: &Beats) -> Result<(HashSet<String>, HashSet<String>)> {
+        let statement = self.sql(&format!(
+            "SELECT b.id, h.worker_id IS NULL \
+             FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) LEFT JOIN @table@ h ON h.worker_id = b.id \
+             WHERE h.worker_id IS NULL OR h.last_heartbeat_at < {}",
+            self.stored("b.at"),
+        ));
+        let rows: Vec<(String, bool)> = self.by_keys(c"1s", || {
+            sql::read_latest(&statement, &beats.arrays(), |row| {
+                Ok((row.required(1, "worker id")?, row.required(2, "absence")?))
+            })
+        })?;
+        let (gone, left): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, gone)| *gone);
+        let ids = |rows: Vec<(String, bool)>| rows.into_iter().map(|(id, _)| id).collect();
+        Ok((ids(left), ids(gone)))
+    }
+
+    /// Locks a worker's row, waiting for whoever has it, and reads it and memory; `None` when there is none.
+    pub fn lock(&self, id: &str) -> Result<Option<Worker>> {
+        let statement = self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = $1 FOR UPDATE");
+        let mut rows = self.as_owner(|| sql::write_returning(&statement, &[id.into()], worker))?;
+        rows.iter_mut().for_each(Worker::renew);
+        Ok(rows.into_iter().next())
+    }
+
+    /// Removes a worker's row.
+    pub fn delete(&self, id: &str) -> Result<()> {
+        let statement = self.sql("DELETE FROM @table@ h WHERE h.worker_id = $1");
+        match self.as_owner(|| sql::write(&statement, &[id.into()]))? {
+            0 => Err(Error::NotWritten { table: self.name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The workers last heard of before `cutoff`, those in `except` apart, in the order of their ids.
+    pub fn silent_since(&self, cutoff: DateTime<Utc>, except: &[String]) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) AND h.worker_id IS NOT NULL \
+             ORDER BY h.worker_id",
+            self.stored("$1::timestamptz")
+        ));
+        let arguments = [pg::timestamptz(cutoff).into(), arrays::of(except)];
+        self.as_owner(|| sql::read(&statement, &arguments, worker))
+    }
+
+    /// The workers last heard of before `cutoff`, those in `except` apart, and all whose last heartbeat is later than
+    /// `limit`, in the order of their ids. Without a cutoff only the latter.
+    pub fn silent_or_ahead(
+        &self,
+        cutoff: Option<DateTime<Utc>>,
+        except: &[String],
+        limit: DateTime<Utc>,
+    ) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE (h.last_heartbeat_at < {} AND h.worker_id <> ALL ($2) OR h.last_heartbeat_at > {}) \
+               AND h.worker_id IS NOT NULL \
+             ORDER BY h.worker_id",
+            self.stored("$1::timestamptz"),
+            self.stored("$3::timestamptz"),
+        ));
+        let arguments =
+            [cutoff.and_then(pg::timestamptz).into(), arrays::of(except), pg::timestamptz(limit).into()];
+        self.as_owner(|| sql::read(&statement, &arguments, worker))
+    }
+
+    /// How many workers have a row, those in `except` apart.
+    pub fn count(&self, except: &[String]) -> Result<usize> {
+        let statement = self.sql("SELECT pg_catalog.count(*) FROM @table@ h WHERE h.worker_id <> ALL ($1)");
+        let counts: Vec<i64> =
+            self.as_owner(|| sql::read(&statement, &[arrays::of(except)], |row| row.required(1, "count")))?;
+        Ok(counts.first().and_then(|count| usize::try_from(*count).ok()).unwrap_or(0))
+    }
+
+    /// Of these workers, those whose rows are later than `limit` get `now`; rows that another session has locked stay.
+    pub fn clamp_to_now(&self, ids: &[String], limit: DateTime<Utc>, now: DateTime<Utc>) -> Result<()> {
+        let statement = self.sql(&format!(
+            "WITH unlocked AS MATERIALIZED ( \
+                 SELECT h.tableoid AS t, h.ctid AS c FROM @table@ h \
+                 WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at > {} \
+                 ORDER BY h.worker_id FOR NO KEY UPDATE SKIP LOCKED) \
+             UPDATE @table@ h SET last_heartbeat_at = {} FROM unlocked u WHERE h.ctid = u.c AND h.tableoid = u.t",
+            self.stored("$2::timestamptz"),
+            self.stored("$3::timestamptz"),
+        ));
+        let arguments = [ids.to_vec().into(), pg::timestamptz(limit).into(), pg::timestamptz(now).into()];
+        self.as_owner(|| sql::write(&statement, &arguments))?;
+        Ok(())
+    }
+
+    /// Of these workers, locks and reads the ones last heard of before `cutoff` whose rows nobody has locked.
+    pub fn lock_silent(&self, ids: &[String], cutoff: DateTime<Utc>) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM @table@ h \
+             WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at < {} \
+             ORDER BY h.worker_id FOR NO KEY UPDATE SKIP LOCKED",
+            self.stored("$2::timestamptz")
+        ));
+        let arguments = [arrays::of(ids), pg::timestamptz(cutoff).into()];
+        self.scope().in_memory().run(|| sql::write_returning(&statement, &arguments, worker))
+    }
+
+    /// Of these dead workers, as they were when they were given up, the ones heard of since, and since `cutoff`.
+    pub fn heard_since(&self, cutoff: DateTime<Utc>, dead: &[Worker]) -> Result<Vec<Worker>> {
+        let statement = self.sql(&format!(
+            "SELECT @columns@ FROM unnest($1::text[]) AS d (id) JOIN @table@ h ON h.worker_id = d.id \
+             WHERE h.last_heartbeat_at >= {}",
+            self.stored("$2::timestamptz"),
+        ));
+        let ids = arrays::texts(dead.iter().map(|worker| worker.id.as_str()));
+        let arguments = [ids, pg::timestamptz(cutoff).into()];
+        let mut heard = self.scope().in_memory().run(|| sql::read(&statement, &arguments, worker))?;
+        let died: HashMap<&str, DateTime<Utc>> =
+            dead.iter().map(|worker| (worker.id.as_str(), worker.last_heartbeat_at)).collect();
+        heard.retain(|worker| died.get(worker.id.as_str()).is_some_and(|at| worker.last_heartbeat_at > *at));
+        Ok(heard)
+    }
+
+    fn scope(&self) -> Scope<'_> {
+        Scope::of(self.owner, std::slice::from_ref(&self.oid))
+    }
+
+    fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.scope().run(work)
+    }
+
+    fn by_keys<T>(&self, lock_timeout: &'static CStr, work: impl FnOnce() -> T) -> T {
+        self.scope().by_keys().lock_timeout(lock_timeout).run(work)
+    }
+
+    /// The expression for a time as the table stores it.
+    fn stored(&self, timestamptz: &str) -> String {
+        match self.has_time_zone {
+            true => timestamptz.to_owned(),
+            false => format!("({timestamptz} AT TIME ZONE 'UTC')"),
+        }
+    }
+
+    /// A statement with the table in the place of `@table@`, and what [`worker`] reads in that of `@columns@`.
+    fn sql(&self, statement: &str) -> String {
+        let hostname = if self.has_hostname { "h.hostname::text" } else { "NULL::text" };
+        let time = match self.has_time_zone {
+            true => "h.last_heartbeat_at",
+            false => "(h.last_heartbeat_at AT TIME ZONE 'UTC')",
+        };
+        let columns = format!("h.worker_id::text, {hostname}, {time}");
+        statement.replace("@columns@", &columns).replace("@table@", &self.name)
+    }
+}
+
+/// Heartbeats that were kept in memory: ids and times, as `unnest` takes them.
+pub struct Beats {
+    ids: Vec<String>,
+    /// In Postgres' microseconds.
+    times: Vec<i64>,
+}
+
+impl Beats {
+    /// Reads the ids.
+    pub fn new(heartbeats: &[Unwritten]) -> Self {
+        Self {
+            ids: heartbeats.iter().map(|heartbeat| heartbeat.key.id()).collect(),
+            times: heartbeats.iter().map(|heartbeat| heartbeat.beat_at).collect(),
+        }
+    }
+
+    fn arrays(&self) -> [DatumWithOid<'static>; 2] {
+        [arrays::of(&self.ids), arrays::timestamps(self.times.iter().copied())]
+    }
+}
+
+/// Reads the columns that `@columns@` stands for.
+fn worker(row: sql::Row<'_>) -> Result<Worker> {
+    Ok(Worker {
+        id: row.required(1, "worker id")?,
+        hostname: row.optional(2)?,
+        last_heartbeat_at: pg::time_of(row.required(3, "last heartbeat")?),
+    })
+}

@@ -1,0 +1,190 @@
+//! The registry of watched tables, `rgrid_job_tables`: its rows, and how they are changed. What they mean is decided in
+//! `jobs/watched.rs`.
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::sql;
+
+/// What becomes of the running jobs of a dead worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDeath {
+    /// They are marked as failed.
+    Fail,
+    /// They go back to the queue, until their attempts are used up.
+    Requeue,
+}
+
+impl OnDeath {
+    /// The word in the registry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Requeue => "requeue",
+        }
+    }
+
+    /// The policy that a word stands for.
+    pub fn parse(word: &str) -> Result<Self> {
+        match word {
+            "fail" => Ok(Self::Fail),
+            "requeue" => Ok(Self::Requeue),
+            _ => Err(Error::UnknownPolicy { word: word.to_owned() }),
+        }
+    }
+}
+
+/// Which columns and values of a table mean what. Names are as in the catalog, not quoted.
+#[derive(Clone, Debug)]
+pub struct JobMapping {
+    /// The worker that runs the job.
+    pub worker_column: String,
+    /// The job's status.
+    pub status_column: String,
+    /// The status of a job that a worker is running.
+    pub running_status: String,
+    /// The status of a job that was given up with its worker.
+    pub dead_status: String,
+    /// Where the reason goes.
+    pub error_column: Option<String>,
+    /// The reason.
+    pub error_message: String,
+    /// Where the time goes.
+    pub finished_column: Option<String>,
+    /// What becomes of the jobs.
+    pub on_death: OnDeath,
+    /// The status of a job that waits for a worker.
+    pub queued_status: String,
+    /// Attempts that are used up.
+    pub attempts_column: Option<String>,
+    /// Attempts that a job has.
+    pub max_attempts_column: Option<String>,
+    /// The same for jobs without such a column, or with NULL in it.
+    pub max_attempts: i32,
+    /// When the current attempt was started.
+    pub started_column: Option<String>,
+}
+
+/// RGrid's table of jobs, with the words that its daemon used. The defaults of `rgrid_watch_jobs()` are the same.
+impl Default for JobMapping {
+    fn default() -> Self {
+        Self {
+            worker_column: "worker_id".into(),
+            status_column: "status".into(),
+            running_status: "running".into(),
+            dead_status: "failed".into(),
+            error_column: Some("execution_error".into()),
+            error_message: "Worker died unexpectedly".into(),
+            finished_column: Some("completed_at".into()),
+            on_death: OnDeath::Fail,
+            queued_status: "queued".into(),
+            attempts_column: Some("retry_count".into()),
+            max_attempts_column: Some("max_retries".into()),
+            max_attempts: 3,
+            started_column: None,
+        }
+    }
+}
+
+/// A row of the registry.
+pub struct Entry {
+    /// The table, which may have been dropped since.
+    pub table: pg_sys::Oid,
+    /// Whether it is watched; the table that is watched without an entry can be switched off by one.
+    pub is_watched: bool,
+    /// How.
+    pub mapping: JobMapping,
+}
+
+/// All rows, in the order of the tables' OIDs.
+pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
+    let statement = installation.sql(
+        "SELECT j.job_table, j.watched, j.worker_column::text, j.status_column::text, j.running_status, \
+                j.dead_status, j.error_column::text, j.error_message, j.finished_column::text, j.on_death, \
+                j.queued_status, j.attempts_column::text, j.max_attempts_column::text, j.max_attempts, \
+                j.started_column::text \
+         FROM @extschema@.rgrid_job_tables j ORDER BY j.job_table",
+    );
+    installation.as_owner(|| {
+        sql::read(&statement, &[], |row| {
+            Ok(Entry {
+                table: row.required(1, "job table")?,
+                is_watched: row.required(2, "watched")?,
+                mapping: mapping(&row)?,
+            })
+        })
+    })
+}
+
+fn mapping(row: &sql::Row<'_>) -> Result<JobMapping> {
+    Ok(JobMapping {
+        worker_column: row.required(3, "worker column")?,
+        status_column: row.required(4, "status column")?,
+        running_status: row.required(5, "running status")?,
+        dead_status: row.required(6, "dead status")?,
+        error_column: row.optional(7)?,
+        error_message: row.required(8, "error message")?,
+        finished_column: row.optional(9)?,
+        on_death: OnDeath::parse(&row.required::<String>(10, "policy")?)?,
+        queued_status: row.required(11, "queued status")?,
+        attempts_column: row.optional(12)?,
+        max_attempts_column: row.optional(13)?,
+        max_attempts: row.required(14, "maximum of attempts")?,
+        started_column: row.optional(15)?,
+    })
+}
+
+/// Enters a table, or changes its entry.
+pub fn put(
+    installation: &Installation,
+    relation: pg_sys::Oid,
+    mapping: &JobMapping,
+    is_watched: bool,
+) -> Result<()> {
+    let statement = installation.sql(
+        "INSERT INTO @extschema@.rgrid_job_tables AS j \
+             (job_table, watched, worker_column, status_column, running_status, dead_status, error_column, \
+              error_message, finished_column, on_death, queued_status, attempts_column, max_attempts_column, \
+              max_attempts, started_column) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+         ON CONFLICT (job_table) DO UPDATE SET \
+             (watched, worker_column, status_column, running_status, dead_status, error_column, error_message, \
+              finished_column, on_death, queued_status, attempts_column, max_attempts_column, max_attempts, \
+              started_column) = \
+             ROW (EXCLUDED.watched, EXCLUDED.worker_column, EXCLUDED.status_column, EXCLUDED.running_status, \
+                  EXCLUDED.dead_status, EXCLUDED.error_column, EXCLUDED.error_message, \
+                  EXCLUDED.finished_column, EXCLUDED.on_death, EXCLUDED.queued_status, \
+                  EXCLUDED.attempts_column, EXCLUDED.max_attempts_column, EXCLUDED.max_attempts, \
+                  EXCLUDED.started_column)",
+    );
+    let arguments = [
+        relation.into(),
+        is_watched.into(),
+        mapping.worker_column.as_str().into(),
+        mapping.status_column.as_str().into(),
+        mapping.running_status.as_str().into(),
+        mapping.dead_status.as_str().into(),
+        mapping.error_column.as_deref().into(),
+        mapping.error_message.as_str().into(),
+        mapping.finished_column.as_deref().into(),
+        mapping.on_death.as_str().into(),
+        mapping.queued_status.as_str().into(),
+        mapping.attempts_column.as_deref().into(),
+        mapping.max_attempts_column.as_deref().into(),
+        mapping.max_attempts.into(),
+        mapping.started_column.as_deref().into(),
+    ];
+    installation.as_owner(|| sql::write(&statement, &arguments))?;
+    Ok(())
+}
+
+/// Removes the entry of a table.
+pub fn remove(installation: &Installation, relation: pg_sys::Oid) -> Result<()> {
+    let statement = installation.sql(
+        "DELETE FROM @extschema@.rgrid_job_tables j \
+         WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.oid",
+    );
+    installation.as_owner(|| sql::write(&statement, &[relation.into()]))?;
+    Ok(())
+}

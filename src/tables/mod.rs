@@ -1,0 +1,8 @@
+//! The extension's tables, a module for each: statements and rows, no policy. Every statement runs with the rights of the
+//! table's owner.
+
+pub mod deaths;
+pub mod heartbeats;
+pub mod incarnations;
+pub mod inheritance;
+pub mod job_tables;
