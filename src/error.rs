@@ -2,7 +2,7 @@
 //!
 //! Functions return `Result<_, Error>`; the SQL functions turn an [`Error`] into the [`ErrorReport`] that
 //! pgrx raises. Messages follow PostgreSQL's style guide: the primary message in lower case and without a
-//! full stop, details and hints as sentences.
+//! full stop, details and hints as sentences. `Error::report` is one list, and as long as there are errors.
 
 use std::time::Duration;
 
@@ -19,185 +19,107 @@ const FAR_AHEAD: Duration = Duration::from_secs(366 * 24 * 3_600);
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error that a user or an operator may meet.
+///
+/// `table` is a relation's name, `column` a column's, both as the message shows them.
 #[derive(Debug)]
+#[allow(missing_docs, reason = "of fields; each variant says what its own are")]
 pub enum Error {
+    // What a caller gives.
     /// An argument that must be given is NULL; the payload names it ("worker id").
     NullArgument(&'static str),
     /// A worker id of no characters.
     EmptyWorkerId,
-    /// A worker id longer than the table of heartbeats takes.
-    WorkerIdTooLong {
-        /// Characters given.
-        length: usize,
-        /// Characters that the table takes.
-        limit: usize,
-    },
+    /// A worker id longer than the table of heartbeats takes, both in characters.
+    WorkerIdTooLong { length: usize, limit: usize },
     /// A worker id or a hostname with a control character in it; the payload names the argument.
     ControlCharacter(&'static str),
     /// A threshold of zero or less.
     ThresholdNotPositive,
+
+    // The library and its objects.
     /// Something that only exists when the server has loaded the library at its start.
     NotPreloaded,
     /// The extension is not there, which a function of it can only see while it is being dropped.
     NotInstalled,
+    /// The SQL objects are of another version than the library; theirs is told.
+    ForeignVersion { version: String },
     /// The table of heartbeats was dropped or renamed.
-    NoHeartbeatTable {
-        /// The table's qualified name.
-        table: String,
-    },
-    /// A column is missing.
-    UndefinedColumn {
-        /// The relation's name.
-        table: String,
-        /// The column's name.
-        column: String,
-    },
-    /// A column has a type that cannot be used.
-    ColumnType {
-        /// The relation's name.
-        table: String,
-        /// The column's name.
-        column: String,
-        /// The types that can be used, as a phrase.
-        wanted: &'static str,
-    },
-    /// A watched relation that is not a table.
-    NotATable {
-        /// The relation's name.
-        table: String,
-    },
-    /// A table that is not there.
-    NoTable {
-        /// What was given in the place of its name.
-        table: String,
-    },
+    NoHeartbeatTable { table: String },
+
+    // A table, watched or to be watched, and its columns.
+    /// A table that does not exist; `table` is what was given for its name.
+    NoTable { table: String },
+    /// A relation that is not a table.
+    NotATable { table: String },
     /// A relation that other sessions cannot see.
-    TemporaryTable {
-        /// The relation's name.
-        table: String,
-    },
-    /// Somebody else's table.
-    NotOwner {
-        /// The relation's name.
-        table: String,
-    },
-    /// A partition or child of a watched table that belongs to a role without the rights of the table's owner.
-    PartOfAnother {
-        /// The watched table.
-        table: String,
-        /// The partition or child.
-        part: String,
-    },
+    TemporaryTable { table: String },
+    /// A table of a role whose rights the caller does not have.
+    NotOwner { table: String },
+    /// A partition or child, `part`, that belongs to a role without the rights of the table's owner.
+    PartOfAnother { table: String, part: String },
     /// A table that is not watched.
-    NotWatched {
-        /// The relation's name.
-        table: String,
-    },
-    /// Two statuses of a watched table that must differ are the same.
-    SameStatus {
-        /// The status.
-        status: String,
-    },
+    NotWatched { table: String },
+    /// A column is missing.
+    UndefinedColumn { table: String, column: String },
+    /// A column has a type that cannot be used; `wanted` tells those that can, as a phrase.
+    ColumnType { table: String, column: String, wanted: &'static str },
+    /// A column that settling sets to NULL does not allow it.
+    ColumnNotNull { table: String, column: String },
+    /// A column cannot hold a value, for the reason that its type gives, if it gives one.
+    ImpossibleValue { table: String, column: String, value: String, reason: Option<String> },
+    /// Two statuses that must differ are the same.
+    SameStatus { status: String },
     /// A word for what becomes of jobs that is not one of those there are.
-    UnknownPolicy {
-        /// The word.
-        word: String,
-    },
+    UnknownPolicy { word: String },
     /// Jobs are to be given back to the queue, but nothing counts how often.
     NoAttemptsColumn,
     /// A number of attempts that is less than zero.
     NegativeAttempts,
-    /// A column that settling sets to NULL does not allow it.
-    ColumnNotNull {
-        /// The relation's name.
-        table: String,
-        /// The column's name.
-        column: String,
-    },
-    /// A column cannot hold a value.
-    ImpossibleValue {
-        /// The relation's name.
-        table: String,
-        /// The column's name.
-        column: String,
-        /// The value.
-        value: String,
-        /// What its type says, if it says anything.
-        reason: Option<String>,
-    },
+
+    // Work that was not done.
     /// Something took longer than it may.
-    TimedOut {
-        /// How long it may take.
-        limit: Duration,
-    },
-    /// A row was locked by another session for longer than a second.
-    JobsLocked {
-        /// The table whose rows are locked.
-        table: String,
-    },
-    /// Somebody else is at work on the same: to be rolled back and tried again.
+    TimedOut { limit: Duration },
+    /// A row of a job was locked by another session for longer than a second.
+    JobsLocked { table: String },
+    /// Another transaction has changed the same: to be rolled back and tried again.
     SerializationFailure,
-    /// The SQL objects are of another version than the library.
-    ForeignVersion {
-        /// The version of the SQL objects.
-        version: String,
-    },
-    /// Some tables could not be dealt with.
-    Unsettled {
-        /// What could not be done, and why.
-        problems: String,
-    },
-    /// A name of ours means another relation by now.
-    Replaced {
-        /// The other relation.
-        table: String,
-    },
-    /// Workers have beaten later than the server's clock says.
-    FutureHeartbeats {
-        /// How many.
-        workers: usize,
-        /// The id of one of them.
-        example: String,
-        /// How far its heartbeat is ahead.
-        ahead: Duration,
-    },
-    /// So many workers are silent that they are held back.
-    MassDeath {
-        /// How many are.
-        silent: usize,
-        /// Of how many.
-        living: usize,
-        /// How long they are held back.
-        at_most: Duration,
-    },
+    /// A rule or a trigger kept a row from being written.
+    NotWritten { table: String },
     /// A job that a sweep settled is to get a result after all.
-    GivenUp {
-        /// The job's table.
-        table: String,
-    },
+    GivenUp { table: String },
+    /// A name in a statement of ours now means another relation, `table`.
+    Replaced { table: String },
+    /// A name in a statement of ours now means another type, `name`.
+    ReplacedType { name: String },
+
+    // Warnings of a sweep.
+    /// So many workers have beaten later than the server's clock says, the example among them by `ahead`.
+    FutureHeartbeats { workers: usize, example: String, ahead: Duration },
+    /// So many of the living workers are silent that they are held back, for `at_most`.
+    MassDeath { silent: usize, living: usize, at_most: Duration },
+
+    // Warnings of the launcher.
+    /// There is no worker slot for a sweeper.
+    OutOfWorkerSlots,
+    /// There are more workers than `places` in memory, or ids of more bytes than `id_length`.
+    DoNotFit { places: usize, id_length: usize },
+    /// There are more databases than the `places` that are kept for them.
+    TooManyDatabases { databases: usize, places: usize },
+
+    // What came from elsewhere.
     /// A trigger function was called by hand.
     NotATrigger,
-    /// A name of a type of ours means another one by now.
-    ReplacedType {
-        /// The other type.
-        name: String,
-    },
-    /// A rule or a trigger kept a row from being written.
-    NotWritten {
-        /// The table.
-        table: String,
-    },
-    /// Something that an error in another place caused, kept as it was reported there.
-    Caught(Caught),
+    /// An error that was raised in another place, kept as it was reported there.
+    Caught(Report),
     /// SPI refused a statement: a fault of this extension.
     Spi(SpiError),
     /// A statement of ours did not return what it always returns: a fault of this extension.
     MissingValue(&'static str),
 }
 
-/// An error of PostgreSQL that was caught in a subtransaction or at the top of a worker.
+/// What PostgreSQL shows of an error.
 #[derive(Debug, Clone)]
-pub struct Caught {
+pub struct Report {
     /// Its SQLSTATE.
     pub code: PgSqlErrorCode,
     /// Its primary message.
@@ -221,6 +143,16 @@ impl From<SpiError> for Error {
 }
 
 impl Error {
+    /// The SQLSTATE.
+    pub fn code(&self) -> PgSqlErrorCode {
+        self.report().code
+    }
+
+    /// The primary message.
+    pub fn message(&self) -> String {
+        self.report().message
+    }
+
     /// Whether the whole transaction should be tried again: a serialization failure or a deadlock.
     pub fn is_rollback(&self) -> bool {
         let code = self.code();
@@ -228,207 +160,222 @@ impl Error {
             || code == PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
     }
 
-    /// Whether rows or a table are locked by other sessions.
+    /// Whether PostgreSQL reported that rows or a table are locked by other sessions.
     pub fn is_lock_not_available(&self) -> bool {
-        self.code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+        matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
     }
 
-    /// The SQLSTATE.
-    pub fn code(&self) -> PgSqlErrorCode {
+    /// What PostgreSQL shows of it.
+    pub fn report(&self) -> Report {
+        use PgSqlErrorCode::*;
         match self {
-            Self::NullArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            Self::EmptyWorkerId
-            | Self::WorkerIdTooLong { .. }
-            | Self::ControlCharacter(_)
-            | Self::ThresholdNotPositive
-            | Self::SameStatus { .. }
-            | Self::UnknownPolicy { .. }
-            | Self::NoAttemptsColumn
-            | Self::NegativeAttempts
-            | Self::ImpossibleValue { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::NotPreloaded
-            | Self::NotInstalled
-            | Self::ForeignVersion { .. }
-            | Self::Unsettled { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::NoHeartbeatTable { .. } | Self::NoTable { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            Self::UndefinedColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-            Self::ColumnType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            Self::NotATable { .. } | Self::TemporaryTable { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            Self::NotOwner { .. } | Self::PartOfAnother { .. } => {
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+            Self::NullArgument(argument) => {
+                Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{argument} must not be null"))
             }
-            Self::NotWatched { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            Self::ColumnNotNull { .. } => PgSqlErrorCode::ERRCODE_INVALID_TABLE_DEFINITION,
-            Self::TimedOut { .. } => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
-            Self::JobsLocked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-            Self::SerializationFailure => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-            Self::Replaced { .. } | Self::ReplacedType { .. } => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            Self::EmptyWorkerId => invalid("worker id must not be empty"),
+            Self::WorkerIdTooLong { length, limit } => invalid("worker id is too long")
+                .detail(format!("It has {length} characters; at most {limit} are possible.")),
+            Self::ControlCharacter(argument) => {
+                invalid(format!("{argument} must not contain control characters"))
             }
-            Self::FutureHeartbeats { .. } | Self::MassDeath { .. } => PgSqlErrorCode::ERRCODE_WARNING,
-            Self::GivenUp { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::NotWritten { .. } => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
-            Self::NotATrigger => PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-            Self::Caught(caught) => caught.code,
-            Self::Spi(_) | Self::MissingValue(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-        }
-    }
+            Self::ThresholdNotPositive => invalid("threshold must be greater than zero"),
 
-    /// The primary message.
-    pub fn message(&self) -> String {
-        match self {
-            Self::NullArgument(argument) => format!("{argument} must not be null"),
-            Self::EmptyWorkerId => "worker id must not be empty".into(),
-            Self::NotATrigger => "trigger functions can only be called as triggers".into(),
-            Self::WorkerIdTooLong { .. } => "worker id is too long".into(),
-            Self::ControlCharacter(argument) => format!("{argument} must not contain control characters"),
-            Self::ThresholdNotPositive => "threshold must be greater than zero".into(),
-            Self::NotPreloaded => "rgrid_heartbeat must be loaded via \"shared_preload_libraries\"".into(),
-            Self::NotInstalled => "extension \"rgrid_heartbeat\" is not installed in this database".into(),
-            Self::NoHeartbeatTable { table } | Self::NoTable { table } => {
-                format!("relation \"{table}\" does not exist")
+            Self::NotPreloaded => {
+                not_ready("rgrid_heartbeat must be loaded via \"shared_preload_libraries\"")
+                    .hint("Add it to shared_preload_libraries and restart the server.")
+            }
+            Self::NotInstalled => {
+                not_ready("extension \"rgrid_heartbeat\" is not installed in this database")
+            }
+            Self::ForeignVersion { version } => not_ready(format!(
+                "extension \"rgrid_heartbeat\" has version {version}, its library version {VERSION}"
+            ))
+            .hint("Run ALTER EXTENSION rgrid_heartbeat UPDATE, or restart the server with the new library."),
+            Self::NoHeartbeatTable { table } => no_table(table).hint(
+                "Rename the table back, or drop and create extension \"rgrid_heartbeat\" to have a new one.",
+            ),
+
+            Self::NoTable { table } => no_table(table),
+            Self::NotATable { table } => {
+                Report::new(ERRCODE_WRONG_OBJECT_TYPE, format!("\"{table}\" is not a table"))
+            }
+            Self::TemporaryTable { table } => {
+                Report::new(ERRCODE_WRONG_OBJECT_TYPE, format!("cannot watch temporary table \"{table}\""))
+            }
+            Self::NotOwner { table } => {
+                Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of table {table}"))
+            }
+            Self::PartOfAnother { table, part } => Report::new(
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("owner of table {part} must have the rights of the owner of table {table}"),
+            )
+            .hint("Change its owner by ALTER TABLE, or detach it."),
+            Self::NotWatched { table } => {
+                Report::new(ERRCODE_UNDEFINED_OBJECT, format!("job table \"{table}\" is not watched"))
             }
             Self::UndefinedColumn { table, column } => {
-                format!("column \"{column}\" of relation \"{table}\" does not exist")
+                Report::new(ERRCODE_UNDEFINED_COLUMN, format!("{} does not exist", column_of(table, column)))
             }
-            Self::ColumnType { table, column, wanted } => {
-                format!("column \"{column}\" of relation \"{table}\" must be of type {wanted}")
-            }
-            Self::NotATable { table } => format!("\"{table}\" is not a table"),
-            Self::TemporaryTable { table } => format!("cannot watch temporary table \"{table}\""),
-            Self::NotOwner { table } => format!("must be owner of table {table}"),
-            Self::PartOfAnother { table, part } => {
-                format!("owner of table {part} must have the rights of the owner of table {table}")
-            }
-            Self::NotWatched { table } => format!("job table \"{table}\" is not watched"),
-            Self::SameStatus { .. } => "running, dead and queued status must differ".into(),
-            Self::UnknownPolicy { .. } => "on_death must be \"fail\" or \"requeue\"".into(),
-            Self::NoAttemptsColumn => "jobs cannot be requeued without a column that counts attempts".into(),
-            Self::NegativeAttempts => "max_attempts must not be negative".into(),
+            Self::ColumnType { table, column, wanted } => Report::new(
+                ERRCODE_DATATYPE_MISMATCH,
+                format!("{} must be of type {wanted}", column_of(table, column)),
+            ),
             Self::ColumnNotNull { table, column } => {
-                format!("column \"{column}\" of relation \"{table}\" must allow null")
+                let message = format!("{} must allow null", column_of(table, column));
+                Report::new(ERRCODE_INVALID_TABLE_DEFINITION, message)
+                    .detail("It is cleared in jobs that go back to the queue.")
             }
-            Self::ImpossibleValue { table, column, value, .. } => {
-                format!("column \"{column}\" of relation \"{table}\" cannot hold \"{value}\"")
+            Self::ImpossibleValue { table, column, value, reason } => Report {
+                detail: reason.as_ref().map(|reason| format!("Its type says: {reason}.")),
+                ..invalid(format!("{} cannot hold \"{value}\"", column_of(table, column)))
+            },
+            Self::SameStatus { status } => invalid("running, dead and queued status must differ")
+                .detail(format!("Two of them are \"{status}\".")),
+            Self::UnknownPolicy { word } => {
+                invalid("on_death must be \"fail\" or \"requeue\"").detail(format!("It is \"{word}\"."))
             }
-            Self::TimedOut { limit } => format!("no answer within {} s", limit.as_secs()),
-            Self::JobsLocked { table } => {
-                format!("could not obtain lock on rows of job table \"{table}\"")
+            Self::NoAttemptsColumn => {
+                invalid("jobs cannot be requeued without a column that counts attempts").hint(
+                    "Name one as attempts_column; without it a job that kills its workers would come back \
+                     forever.",
+                )
             }
-            Self::SerializationFailure => "could not serialize access due to concurrent update".into(),
-            Self::ForeignVersion { version } => {
-                format!("extension \"rgrid_heartbeat\" has version {version}, its library version {VERSION}")
-            }
-            Self::Unsettled { problems } => problems.clone(),
-            Self::Replaced { table } => format!("relation \"{table}\" is not the one that was expected"),
-            Self::ReplacedType { name } => format!("type \"{name}\" is not the one that was expected"),
-            Self::FutureHeartbeats { workers, .. } => {
-                format!("heartbeats from the future were taken as of now: {workers}")
-            }
-            Self::MassDeath { silent, living, .. } => {
-                format!("{silent} of {living} living workers fell silent and are held back")
-            }
-            Self::GivenUp { .. } => "job was given up because its worker was declared dead".into(),
-            Self::NotWritten { table } => {
-                format!("a rule or trigger of table \"{table}\" suppressed the write")
-            }
-            Self::Caught(caught) => caught.message.clone(),
-            Self::Spi(error) => format!("SPI failed: {error}"),
-            Self::MissingValue(what) => format!("statement returned no {what}"),
-        }
-    }
+            Self::NegativeAttempts => invalid("max_attempts must not be negative"),
 
-    /// The detail, as a sentence.
-    pub fn detail(&self) -> Option<String> {
-        match self {
-            Self::WorkerIdTooLong { length, limit } => {
-                Some(format!("It has {length} characters; at most {limit} are possible."))
+            Self::TimedOut { limit } => {
+                Report::new(ERRCODE_QUERY_CANCELED, format!("no answer within {} s", limit.as_secs()))
             }
-            Self::Replaced { .. } | Self::ReplacedType { .. } => {
-                Some("A schema, table or type was renamed while the extension was using it.".into())
+            Self::JobsLocked { table } => Report::new(
+                ERRCODE_LOCK_NOT_AVAILABLE,
+                format!("could not obtain lock on rows of job table \"{table}\""),
+            )
+            .detail(
+                "The worker was given up, and jobs of its earlier incarnation are locked by another session.",
+            )
+            .hint("Try again; the session that holds the locks can be found with pg_blocking_pids()."),
+            Self::SerializationFailure => {
+                let message = "could not serialize access due to concurrent update";
+                Report::new(ERRCODE_T_R_SERIALIZATION_FAILURE, message)
             }
-            Self::FutureHeartbeats { example, ahead, .. } => {
-                // Of the end of time no number of seconds tells anything.
+            Self::NotWritten { table } => Report::new(
+                ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+                format!("a rule or trigger of table \"{table}\" suppressed the write"),
+            ),
+            Self::GivenUp { table } => not_ready("job was given up because its worker was declared dead")
+                .detail(format!(
+                    "In table \"{table}\" it can only be claimed again or given back to the queue."
+                ))
+                .hint(
+                    "Drop the result: rgrid_heartbeat() now returns a different incarnation to the worker.",
+                ),
+            Self::Replaced { table } => replaced("relation", table),
+            Self::ReplacedType { name } => replaced("type", name),
+
+            Self::FutureHeartbeats { workers, example, ahead } => {
+                let message = format!("heartbeats from the future were taken as of now: {workers}");
+                // Of a heartbeat at `infinity`, the seconds tell nothing.
                 let far = match *ahead < FAR_AHEAD {
                     true => format!("{:.1} s", ahead.as_secs_f64()),
                     false => "more than a year".into(),
                 };
-                Some(format!("That of worker \"{example}\" was {far} ahead of the server's clock."))
+                Report::new(ERRCODE_WARNING, message)
+                    .detail(format!("That of worker \"{example}\" was {far} ahead of the server's clock."))
+                    .hint(
+                        "Set the clocks of the workers' hosts, or let the workers call rgrid_heartbeat(), \
+                         which goes by the server's clock.",
+                    )
             }
-            Self::MassDeath { at_most, .. } => {
+            Self::MassDeath { silent, living, at_most } => {
+                let message = format!("{silent} of {living} living workers fell silent and are held back");
                 let seconds = at_most.as_secs_f64();
-                Some(format!("Those who are still silent after {seconds:.1} s are declared dead."))
+                Report::new(ERRCODE_WARNING, message)
+                    .detail(format!("Those who are still silent after {seconds:.1} s are declared dead."))
+                    .hint(
+                        "Look at the network between workers and server. If the workers are really gone, \
+                         call rgrid_sweep(force => true).",
+                    )
             }
-            Self::GivenUp { table } => Some(format!(
-                "In table \"{table}\" it can only be claimed afresh or given back to the queue."
-            )),
-            Self::JobsLocked { .. } => Some(
-                "The worker was given up, and jobs of its earlier incarnation are locked by another session."
-                    .into(),
+
+            Self::OutOfWorkerSlots => {
+                Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "out of background worker slots")
+                    .detail("Databases are not swept for dead workers until there is a free slot.")
+                    .hint("You might need to increase \"max_worker_processes\".")
+            }
+            Self::DoNotFit { places, id_length } => {
+                let message = "some heartbeats do not fit in shared memory";
+                Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+                    .detail(format!(
+                        "There are more than {places} workers, or worker ids longer than {id_length} bytes. Their \
+                         heartbeats are written to the table at once, which is slower."
+                    ))
+                    .hint("You might need to increase \"rgrid_heartbeat.max_workers\".")
+            }
+            Self::TooManyDatabases { databases, places } => Report::new(
+                ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                "too many databases to look after",
+            )
+            .detail(format!(
+                "There are {databases}, of which {places} fit; the others are not swept for dead workers."
+            ))
+            .hint("In a database that is left out, the check \"sweeper\" of rgrid_health() says so."),
+
+            Self::NotATrigger => Report::new(
+                ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                "trigger functions can only be called as triggers",
             ),
-            Self::SameStatus { status } => Some(format!("Two of them are \"{status}\".")),
-            Self::UnknownPolicy { word } => Some(format!("It is \"{word}\".")),
-            Self::ColumnNotNull { .. } => Some("It is cleared in jobs that go back to the queue.".into()),
-            Self::ImpossibleValue { reason, .. } => {
-                reason.as_ref().map(|reason| format!("Its type says: {reason}."))
+            Self::Caught(report) => report.clone(),
+            Self::Spi(error) => Report::new(ERRCODE_INTERNAL_ERROR, format!("SPI failed: {error}")),
+            Self::MissingValue(what) => {
+                Report::new(ERRCODE_INTERNAL_ERROR, format!("statement returned no {what}"))
             }
-            Self::Caught(caught) => caught.detail.clone(),
-            _ => None,
         }
+    }
+}
+
+impl Report {
+    fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), detail: None, hint: None }
     }
 
-    /// The hint, as a sentence.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::NotPreloaded => Some("Add it to shared_preload_libraries and restart the server.".into()),
-            Self::NoHeartbeatTable { .. } => Some(
-                "Rename the table back, or drop and create extension \"rgrid_heartbeat\" to have a new one."
-                    .into(),
-            ),
-            Self::JobsLocked { .. } => Some(
-                "Try again; the session that holds the locks can be found with pg_blocking_pids().".into(),
-            ),
-            Self::FutureHeartbeats { .. } => Some(
-                "Set the clocks of the workers' hosts, or let the workers call rgrid_heartbeat(), which goes by the \
-                 server's clock."
-                    .into(),
-            ),
-            Self::MassDeath { .. } => Some(
-                "Look at the network between workers and server. If the workers are really gone, call \
-                 rgrid_sweep(force => true)."
-                    .into(),
-            ),
-            Self::GivenUp { .. } => Some(
-                "Drop the result: rgrid_heartbeat() answers the worker another incarnation than before.".into(),
-            ),
-            Self::ForeignVersion { .. } => Some(
-                "Run ALTER EXTENSION rgrid_heartbeat UPDATE, or restart the server with the new library."
-                    .into(),
-            ),
-            Self::Unsettled { .. } => Some(
-                "Everything else was done; this is tried again, and logged again when it changes.".into(),
-            ),
-            Self::PartOfAnother { .. } => {
-                Some("Change its owner by ALTER TABLE, or detach it.".into())
-            }
-            Self::NoAttemptsColumn => Some(
-                "Name one as attempts_column; without it a job that kills its workers would come back for ever."
-                    .into(),
-            ),
-            Self::Caught(caught) => caught.hint.clone(),
-            _ => None,
-        }
+    fn detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
     }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Report {
+    Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+}
+
+fn not_ready(message: impl Into<String>) -> Report {
+    Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+fn no_table(name: &str) -> Report {
+    Report::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"))
+}
+
+fn replaced(kind: &str, name: &str) -> Report {
+    not_ready(format!("{kind} \"{name}\" is not the one that was expected"))
+        .detail("A schema, table or type was renamed while the extension was using it.")
+}
+
+fn column_of(table: &str, column: &str) -> String {
+    format!("column \"{column}\" of relation \"{table}\"")
 }
 
 impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> Self {
-        let mut report = ErrorReport::new(error.code(), error.message(), "rgrid_heartbeat");
-        if let Some(detail) = error.detail() {
+        let Report { code, message, detail, hint } = error.report();
+        let mut report = Self::new(code, message, "rgrid_heartbeat");
+        if let Some(detail) = detail {
             report = report.set_detail(detail);
         }
-        if let Some(hint) = error.hint() {
+        if let Some(hint) = hint {
             report = report.set_hint(hint);
         }
         report

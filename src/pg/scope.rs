@@ -11,7 +11,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::names;
 use super::process::Timer;
-use crate::error::{Caught, Error, Result};
+use crate::error::{Error, Report, Result};
 
 thread_local! {
     /// How long a statement may run that can set off code of a table's owner; `None` in a session.
@@ -179,7 +179,7 @@ pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T
     let expired = timer.has_expired();
     drop(timer);
     result.map_err(|error| match error {
-        Error::Caught(Caught { code: PgSqlErrorCode::ERRCODE_QUERY_CANCELED, .. }) if expired => {
+        Error::Caught(Report { code: PgSqlErrorCode::ERRCODE_QUERY_CANCELED, .. }) if expired => {
             Error::TimedOut { limit }
         }
         error => error,
@@ -272,7 +272,7 @@ fn is_cancel(error: &CaughtError) -> bool {
 /// What an error said.
 fn caught(error: &CaughtError) -> Error {
     let report = report_of(error);
-    Error::Caught(Caught {
+    Error::Caught(Report {
         code: report.sql_error_code(),
         message: report.message().to_owned(),
         detail: report.detail().map(str::to_owned),

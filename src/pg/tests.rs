@@ -7,7 +7,8 @@ mod tests {
     use pgrx::prelude::*;
 
     use crate::error::{Error, Result};
-    use crate::pg::{self, catalog, scope, sql};
+    use crate::pg::scope::{self, Scope};
+    use crate::pg::{self, catalog, sql};
 
     fn text(statement: &str) -> String {
         Spi::get_one::<String>(statement).unwrap().unwrap()
@@ -22,7 +23,7 @@ mod tests {
     fn work_runs_as_the_role_with_settings_of_its_own() {
         let role = role("somebody");
         Spi::run("SET search_path = public; SET row_security = on").unwrap();
-        let inside = scope::as_role_waiting(role, &[], c"1s", || {
+        let inside = Scope::of(role, &[]).lock_timeout(c"1s").run(|| {
             text(
                 "SELECT concat_ws('; ', current_user, current_setting('search_path'), \
                   current_setting('row_security'), current_setting('lock_timeout'))",

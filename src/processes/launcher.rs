@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::sweeper;
+use crate::error::Error;
 use crate::pg::catalog::{self, Database};
 use crate::pg::{self, process, process::Worker, report, scope, version};
 use crate::rules::schedule::{Intervals, Task, Visit};
@@ -148,7 +148,8 @@ impl Launcher {
     fn watch_buffer(&mut self) {
         let refused = buffer::refused();
         if self.refused == 0 && refused > 0 {
-            warn_refused();
+            let (places, id_length) = (settings::max_workers(), buffer::table::ID_LENGTH);
+            report::warn(Error::DoNotFit { places, id_length });
         }
         self.refused = refused;
     }
@@ -192,7 +193,8 @@ impl Launcher {
     fn take_note(&mut self, databases: &[Database]) {
         let too_many = databases.len() > databases::CAPACITY;
         if too_many && !self.too_many_databases {
-            warn_too_many_databases(databases.len());
+            let (databases, places) = (databases.len(), databases::CAPACITY);
+            report::warn(Error::TooManyDatabases { databases, places });
         }
         self.too_many_databases = too_many;
         let oids: Vec<pg_sys::Oid> = databases.iter().map(|database| database.oid).collect();
@@ -293,50 +295,8 @@ impl Launcher {
     fn note_slots(&mut self, has_slot: bool) {
         launcher::set_out_of_slots(!has_slot);
         if !has_slot && !self.out_of_slots {
-            warn_out_of_slots();
+            report::warn(Error::OutOfWorkerSlots);
         }
         self.out_of_slots = !has_slot;
     }
-}
-
-fn warn_out_of_slots() {
-    report::warn(
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            "out of background worker slots",
-            "rgrid_heartbeat",
-        )
-        .set_detail("Databases are not swept for dead workers until there is a free slot.")
-        .set_hint("You might need to increase \"max_worker_processes\"."),
-    );
-}
-
-fn warn_refused() {
-    report::warn(ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        "some heartbeats do not fit in shared memory",
-        "rgrid_heartbeat",
-    )
-    .set_detail(format!(
-        "There are more than {} workers, or worker ids longer than {} bytes. Their heartbeats are written to the \
-         table at once, which is slower.",
-        settings::max_workers(),
-        buffer::table::ID_LENGTH
-    ))
-    .set_hint("You might need to increase \"rgrid_heartbeat.max_workers\"."));
-}
-
-fn warn_too_many_databases(databases: usize) {
-    report::warn(
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            "too many databases to look after",
-            "rgrid_heartbeat",
-        )
-        .set_detail(format!(
-            "There are {databases}, of which {} fit; the others are not swept for dead workers.",
-            databases::CAPACITY
-        ))
-        .set_hint("In a database that is left out, the check \"sweeper\" of rgrid_health() says so."),
-    );
 }

@@ -12,7 +12,7 @@ use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{PgSqlErrorCode, pg_guard};
 
 use super::is_preloaded;
-use crate::error::Error;
+use crate::error::{Error, Report};
 use crate::pg;
 use crate::rules::news::Said;
 
@@ -107,8 +107,8 @@ impl From<Problem> for ErrorReport {
 impl Problem {
     /// What an error kept from being done.
     pub fn new(place: Place, attempt: impl Into<String>, error: &Error) -> Self {
-        let (attempt, reason) = (attempt.into(), error.message());
-        Self { place, code: error.code(), attempt, reason, count: None, detail: None, hint: None }
+        let Report { code, message, .. } = error.report();
+        Self { place, code, attempt: attempt.into(), reason: message, count: None, detail: None, hint: None }
     }
 
     /// The same, in a part of what was attempted.
@@ -132,7 +132,8 @@ impl Problem {
 
     /// An error that ended the round.
     pub fn of_round(error: &Error) -> Self {
-        Self { detail: error.detail(), hint: error.hint(), ..Self::new(Place::Round, "", error) }
+        let Report { detail, hint, .. } = error.report();
+        Self { detail, hint, ..Self::new(Place::Round, "", error) }
     }
 
     fn of_others(count: u64) -> Self {
@@ -385,7 +386,7 @@ mod tests {
         Problem { reason: text.into(), ..Problem::new(place, "settle jobs", &error) }
     }
 
-    const DATABASE: pg_sys::Oid = pg_sys::TemplateDbOid;
+    const DATABASE: pg_sys::Oid = pg_sys::Oid::INVALID;
 
     /// A boxed table, because it is large for a test's stack.
     fn empty() -> Box<Shared> {
