@@ -2,6 +2,8 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::{CStr, CString};
+use std::marker::PhantomData;
+use std::ops::Deref;
 
 use pgrx::pg_sys;
 
@@ -87,32 +89,61 @@ pub fn relation_named(schema: pg_sys::Oid, name: &str) -> Option<Relation> {
 
 /// The relation with this OID; `None` when it was dropped.
 pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
-    let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
-    // SAFETY: a look-up by OID; the tuple, if any, is released below.
-    let tuple = unsafe { pg_sys::SearchSysCache1(cache, oid.into()) };
-    if tuple.is_null() {
-        return None;
-    }
-    // SAFETY: a tuple of pg_class begins with this struct, and it stays until it is released.
-    let class = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>() };
-    let relation = Relation {
+    let class = SysCacheTuple::of_relation(oid)?;
+    Some(Relation {
         oid,
         owner: class.relowner,
         kind: class.relkind as u8,
         persistence: class.relpersistence as u8,
         has_children: class.relhassubclass,
         column_count: class.relnatts,
-    };
-    // SAFETY: the tuple found above, released once; `relation` holds copies.
-    unsafe { pg_sys::ReleaseSysCache(tuple) };
-    Some(relation)
+    })
+}
+
+/// A tuple of the system cache, which begins with the struct `Form`; released when dropped.
+struct SysCacheTuple<Form>(pg_sys::HeapTuple, PhantomData<Form>);
+
+impl SysCacheTuple<pg_sys::FormData_pg_class> {
+    /// `None` when there is no such relation.
+    fn of_relation(oid: pg_sys::Oid) -> Option<Self> {
+        let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+        // SAFETY: a look-up in the cache of pg_class that is by OID; released by `drop`.
+        let tuple = unsafe { pg_sys::SearchSysCache1(cache, oid.into()) };
+        (!tuple.is_null()).then(|| Self(tuple, PhantomData))
+    }
+}
+
+impl SysCacheTuple<pg_sys::FormData_pg_attribute> {
+    /// `None` when the relation has no column of this number.
+    fn of_column(relation: pg_sys::Oid, number: i16) -> Option<Self> {
+        let cache = pg_sys::SysCacheIdentifier::ATTNUM as i32;
+        // SAFETY: a look-up in the cache of pg_attribute that is by these two; released by `drop`.
+        let tuple = unsafe { pg_sys::SearchSysCache2(cache, relation.into(), number.into()) };
+        (!tuple.is_null()).then(|| Self(tuple, PhantomData))
+    }
+}
+
+impl<Form> Deref for SysCacheTuple<Form> {
+    type Target = Form;
+
+    fn deref(&self) -> &Form {
+        // SAFETY: the constructors pair cache and struct, and the cache keeps the tuple until `drop`.
+        unsafe { &*pg_sys::GETSTRUCT(self.0).cast() }
+    }
+}
+
+impl<Form> Drop for SysCacheTuple<Form> {
+    fn drop(&mut self) {
+        // SAFETY: found by a constructor, and released only here.
+        unsafe { pg_sys::ReleaseSysCache(self.0) };
+    }
 }
 
 impl Relation {
     /// Whether one of its columns is of this type, or of a domain over it.
     pub fn has_column_of_type(&self, type_oid: pg_sys::Oid) -> bool {
         (1..=self.column_count).any(|number| {
-            // SAFETY: a look-up; of a column that was dropped it answers InvalidOid.
+            // SAFETY: a look-up; of a column that was dropped it returns InvalidOid.
             let column = unsafe { pg_sys::get_atttype(self.oid, number) };
             // SAFETY: a type, or InvalidOid, which is its own base.
             column == type_oid || unsafe { pg_sys::getBaseType(column) } == type_oid
@@ -137,15 +168,15 @@ pub(super) fn oids_of(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
     (0..length).map(|n| unsafe { pg_sys::list_nth_oid(list, n) }).collect()
 }
 
-/// Whether the present user has the rights of a role: is it, is a member of it, or is a superuser.
+/// Whether the current user has the rights of a role: is it, is a member of it, or is a superuser.
 pub fn is_mine(role: pg_sys::Oid) -> bool {
-    // SAFETY: reads the present user.
+    // SAFETY: reads the current user.
     has_rights_of(unsafe { pg_sys::GetUserId() }, role)
 }
 
 /// Whether a role has the rights of another one.
 pub fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
-    // SAFETY: two role OIDs; one that was dropped is nobody's.
+    // SAFETY: two role OIDs; of one that was dropped, false.
     unsafe { pg_sys::has_privs_of_role(role, other) }
 }
 
@@ -197,20 +228,10 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
 }
 
 fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
-    let cache = pg_sys::SysCacheIdentifier::ATTNUM as i32;
-    // SAFETY: a look-up by OID and number; the tuple, if any, is released below.
-    let tuple = unsafe { pg_sys::SearchSysCache2(cache, relation.into(), number.into()) };
-    if tuple.is_null() {
-        return false;
-    }
-    // SAFETY: a tuple of pg_attribute begins with this struct, and it stays until it is released.
-    let not_null = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>() }.attnotnull;
-    // SAFETY: the tuple found above, released once.
-    unsafe { pg_sys::ReleaseSysCache(tuple) };
-    not_null
+    SysCacheTuple::of_column(relation, number).is_some_and(|column| column.attnotnull)
 }
 
-/// The present database's name, quoted where SQL needs it.
+/// The current database's name, quoted where SQL needs it.
 pub fn quoted_database() -> String {
     // SAFETY: connected, so the database exists; the result is palloc'd.
     let name = unsafe { pg_sys::get_database_name(pg_sys::MyDatabaseId) };
@@ -250,14 +271,14 @@ pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
     (find() == oid).then_some(oid)
 }
 
-/// Locks a relation against every other use of it until the transaction ends; false when somebody is using it.
+/// Locks a relation against every other use of it until the transaction ends; false when it is in use.
 pub fn try_lock_exclusively(relation: pg_sys::Oid) -> bool {
     let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: an ordinary heavyweight lock that is not waited for, released at the end of the transaction.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, mode) }
 }
 
-/// Locks a relation against being altered or dropped until the transaction ends; false when somebody is at it.
+/// Locks a relation against being altered or dropped until the transaction ends; false when that is being done.
 pub fn try_lock_for_reading(relation: pg_sys::Oid) -> bool {
     let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // SAFETY: as above.
@@ -272,7 +293,7 @@ const INVALID_DATABASE: i32 = -2;
 pub struct Database {
     /// Its OID, which stays when it is renamed.
     pub oid: pg_sys::Oid,
-    /// Its present name.
+    /// Its current name.
     pub name: String,
 }
 
