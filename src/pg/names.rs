@@ -1,8 +1,37 @@
 //! What the names of relations and types in our own statements mean, checked each time that Postgres looks them up.
 //!
-//! The check stands between the look-up of a statement's names and everything that could run code of the objects
-//! found: rewriting, planning, execution. It also sees the repeated look-up of a kept plan. Statements of others,
-//! such as those of a trigger that ours sets off, are told by their text and left alone.
+//! The threat: the owner of a schema or table renames it under a running sweep and puts another object in its place,
+//! whose code (a trigger, a view's function, a domain's check) would run with the rights of the watched table's owner.
+//!
+//! The check stands between the look-up of a statement's names and rewriting, planning and execution. It also sees the
+//! repeated look-up of a kept plan. Statements of others, such as those of a trigger that ours sets off, are told by
+//! their text and left alone.
+//!
+//! # Which nodes are looked at for types
+//!
+//! Code of a type's owner runs when a value is converted to the type: a domain's check (`CoerceToDomain`), the check of
+//! a domain inside a composite, array or range that is read from text (`CoerceViaIO`, `ArrayCoerceExpr`), a cast's
+//! function (`FuncExpr`). `RelabelType` and `Const` run nothing, but tell that a name meant an unexpected type. A cast
+//! that leads away from a type starts from a column of the allowed relations or from another conversion.
+//!
+//! Of the other nodes of an expression in PostgreSQL 15, none needs to be looked at:
+//!
+//! - `OpExpr`, `DistinctExpr`, `NullIfExpr`, `ScalarArrayOpExpr`, `Aggref`, `WindowFunc`: operators and functions are
+//!   found in pg_catalog alone
+//! - `MinMaxExpr`, `RowCompareExpr`, `SortGroupClause`, also what `=` does for composites, arrays and ranges: default
+//!   operator classes, which only a superuser creates; the same holds for the type's function behind `SubscriptingRef`
+//! - `Var`, `Param`, `RowExpr`, `ArrayExpr`, `CaseExpr`, `CoalesceExpr`, `FieldSelect`, `FieldStore`, `CollateExpr`,
+//!   `ConvertRowtypeExpr`: take values as they are; one that has to be converted first has a node for that below
+//! - `SetToDefault`: a default of an allowed relation
+//! - `BoolExpr`, `NullTest`, `BooleanTest`, `SQLValueFunction`, `XmlExpr`, `SubLink`, `TargetEntry` and other parts of
+//!   a query: run nothing of a type's owner
+//! - `RangeTblFunction` with types of its columns and `TableFunc`, since PostgreSQL 17 `JsonExpr`: do convert, but our
+//!   statements have none
+//!
+//! Two conversions are not seen in time. A literal is read while the names are looked up, and its `Const` comes too
+//! late for the check of a domain inside a composite, array or range: only a status or an error message that begins
+//! with a bracket is a literal of such a type. The types in a statement under EXPLAIN are not walked: it is planned and
+//! not run, and what is explained here converts only columns.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::{Cell, RefCell};
@@ -60,8 +89,10 @@ unsafe extern "C-unwind" fn check_names(
     jumble: *mut pg_sys::JumbleState,
 ) {
     if let Some(previous) = PREVIOUS.get() {
-        // SAFETY: called with what it was installed for; an error in it goes on as one of Rust's.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous(state, query, jumble)) };
+        // SAFETY: called with what it was installed for.
+        let previous = || unsafe { previous(state, query, jumble) };
+        // SAFETY: the boundary lets an error in it go on as one of Rust's.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(previous) };
     }
     // SAFETY: valid for the call; the text is null or terminated.
     let text = unsafe { (*state).p_sourcetext };
@@ -70,14 +101,16 @@ unsafe extern "C-unwind" fn check_names(
         return;
     }
     // SAFETY: a query that was just analysed.
-    let (relations, types) = unsafe { (relations_of(query), types_of(query)) };
-    if let Some(error) = ALLOWED.with_borrow(|allowed| stranger(allowed.as_ref()?, &relations, &types)) {
+    let relations = unsafe { relations_of(query) };
+    // SAFETY: as above.
+    let types = unsafe { types_of(query) };
+    if let Some(error) = ALLOWED.with_borrow(|allowed| unexpected(allowed.as_ref()?, &relations, &types)) {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
 }
 
 /// What is neither allowed nor the system's: a relation, or a type that no column of the allowed ones has.
-fn stranger(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], types: &[pg_sys::Oid]) -> Option<Error> {
+fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], types: &[pg_sys::Oid]) -> Option<Error> {
     if let Some(oid) = relations.iter().find(|oid| !allowed.contains(oid) && !is_catalog(**oid)) {
         return Some(Error::Replaced { table: catalog::qualified_name(*oid).unwrap_or_default() });
     }
@@ -116,7 +149,7 @@ unsafe fn relations_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
     catalog::oids_of(relations)
 }
 
-/// The types that a query converts something to: a domain's check is code of whoever made it.
+/// The types that a query converts something to: a domain's check is code of its owner.
 ///
 /// # Safety
 ///
@@ -128,7 +161,7 @@ unsafe fn types_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
     types
 }
 
-/// Adds the type that a node converts to, and goes on to what is below the node.
+/// Adds the type that a node converts to, and goes on to what is below the node. The head of the file says why these.
 #[pg_guard]
 unsafe extern "C-unwind" fn collect_type(node: *mut pg_sys::Node, types: *mut std::ffi::c_void) -> bool {
     // SAFETY: null, or a node of the query; its tag says which.
@@ -145,7 +178,7 @@ unsafe extern "C-unwind" fn collect_type(node: *mut pg_sys::Node, types: *mut st
             _ => None,
         }
     };
-    // SAFETY: the vector of `types_of`, which nobody else holds during the walk.
+    // SAFETY: the vector of `types_of`, which nothing else uses during the walk.
     unsafe { &mut *types.cast::<Vec<pg_sys::Oid>>() }.extend(result);
     match tag {
         // SAFETY: as the tag says; subqueries are queries.
