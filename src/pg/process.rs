@@ -68,11 +68,13 @@ impl Drop for Timer {
 
 /// A connection's latch: what `WaitLatch` sleeps on and others set to wake it.
 ///
-/// Lives in shared memory for as long as the server runs, whatever becomes of the process.
+/// Lives in shared memory for as long as the server runs. When the process ends, the next one that takes its place in
+/// the array of processes owns the latch.
 #[derive(Clone, Copy)]
 pub struct Latch(*mut pg_sys::Latch);
 
-// SAFETY: only ever points at a latch of the fixed array of processes, which all processes share.
+// SAFETY: only ever points at a latch of the fixed array of processes, which all processes share and any of them may
+// set. It may belong to another process by now, which is harmless: every wait loop expects to be woken for no reason.
 unsafe impl Send for Latch {}
 
 impl Latch {
@@ -85,10 +87,10 @@ impl Latch {
         Self(unsafe { pg_sys::MyLatch })
     }
 
-    /// Wakes the process that owns the latch, or nobody.
+    /// Wakes the process that owns the latch, if one does.
     pub fn set(self) {
         if !self.0.is_null() {
-            // SAFETY: see the type: the latch is valid for as long as the server runs.
+            // SAFETY: see the type: valid for as long as the server runs, whichever process owns it by now.
             unsafe { pg_sys::SetLatch(self.0) };
         }
     }
