@@ -191,10 +191,10 @@ pub fn clamp_to_now(id: &str, limit: DateTime<Utc>, now: DateTime<Utc>) {
 pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
     let Some(table) = table() else { return };
     let Some(key) = key(id) else { return table.refuse() };
-    let mark = table.mark(&key);
+    let generation = table.generation(&key);
     let beat_at = pg::clock();
     let hostname = hostname.map_or(0, |hostname| table.hash_hostname(hostname));
-    commit::at_commit(move || table.add(&key, Entry { beat_at, incarnation, hostname }, mark));
+    commit::at_commit(move || table.add(&key, Entry { beat_at, incarnation, hostname }, generation));
 }
 
 /// Has a worker's heartbeats go to its row from here on. Its row is locked, and it may be given up.

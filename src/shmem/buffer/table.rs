@@ -157,9 +157,9 @@ pub struct Header {
     high_water: AtomicU32,
     /// First slot of the free list. Free list's lock.
     free: AtomicU32,
-    /// How often an entry was closed or taken out, or looked for in vain for it, in each partition. An entry is only
-    /// added if nothing was since its row was looked at. Partition's lock, exclusive.
-    removals: [AtomicU64; PARTITIONS],
+    /// Per partition, incremented whenever an entry is closed or removed, or was to be and is not there; `add` gives up
+    /// if it changed since it was read. Partition's lock, exclusive.
+    generations: [AtomicU64; PARTITIONS],
     /// How often a worker could not have an entry: no slot, or too long an id. No lock.
     refused: AtomicU64,
 }
@@ -232,21 +232,21 @@ impl<'a, L: Locks> Table<'a, L> {
         }
     }
 
-    /// A mark of the moment. Whoever wants to [`add`](Self::add) an entry takes it while the worker's row is
+    /// The generation of the key's partition, which [`add`](Self::add) compares. To be read while the worker's row is
     /// locked.
-    pub fn mark(&self, key: &Key) -> u64 {
+    pub fn generation(&self, key: &Key) -> u64 {
         let partition = partition(self.hash(key));
         let _locked = self.locks.shared(partition);
-        self.header.removals[partition].load(Relaxed)
+        self.header.generations[partition].load(Relaxed)
     }
 
-    /// Adds an entry, or changes the one that is there, unless one of the partition was closed or taken out since the
-    /// mark: then the worker may have been declared dead. Not adding is never wrong.
-    pub fn add(&self, key: &Key, entry: Entry, mark: u64) {
+    /// Adds an entry, or changes the one that is there, unless the partition is of a newer generation: then the worker
+    /// may have been declared dead. Not adding is never wrong.
+    pub fn add(&self, key: &Key, entry: Entry, generation: u64) {
         let hash = self.hash(key);
         let partition = partition(hash);
         let _locked = self.locks.exclusive(partition);
-        if self.header.removals[partition].load(Relaxed) != mark {
+        if self.header.generations[partition].load(Relaxed) != generation {
             return;
         }
         let (slot, beat_at) = match (self.find(key, hash), entry.beat_at) {
@@ -272,7 +272,7 @@ impl<'a, L: Locks> Table<'a, L> {
         if let Some(slot) = self.find(key, hash) {
             slot.incarnation.store(CLOSED, Relaxed);
         }
-        self.header.removals[partition].fetch_add(1, Relaxed);
+        self.header.generations[partition].fetch_add(1, Relaxed);
     }
 
     /// Takes an entry out, so that the worker's next heartbeat goes to its row.
@@ -295,7 +295,7 @@ impl<'a, L: Locks> Table<'a, L> {
             }
             self.unlink(slot, hash);
         }
-        self.header.removals[partition].fetch_add(1, Relaxed);
+        self.header.generations[partition].fetch_add(1, Relaxed);
         true
     }
 
@@ -322,7 +322,7 @@ impl<'a, L: Locks> Table<'a, L> {
             // otherwise that one is asked, too.
             if slot.hash.load(Relaxed) == hash && is_used(slot) && condition(slot) {
                 self.unlink(slot, hash);
-                self.header.removals[partition(hash)].fetch_add(1, Relaxed);
+                self.header.generations[partition(hash)].fetch_add(1, Relaxed);
             }
         }
     }

@@ -42,7 +42,7 @@ impl Memory {
                 seed: AtomicU64::new(0x0123_4567_89ab_cdef),
                 high_water: AtomicU32::new(0),
                 free: AtomicU32::new(0),
-                removals: std::array::from_fn(|_| AtomicU64::new(0)),
+                generations: std::array::from_fn(|_| AtomicU64::new(0)),
                 refused: AtomicU64::new(0),
             },
             buckets: (0..buckets_for(slots)).map(|_| AtomicU32::new(0)).collect(),
@@ -77,7 +77,7 @@ fn unwritten(table: &Table<'_, StdLocks<'_>>, database: u32) -> Vec<(Key, i64)> 
 }
 
 fn add(table: &Table<'_, StdLocks<'_>>, key: &Key, beat_at: i64) {
-    table.add(key, entry(beat_at), table.mark(key));
+    table.add(key, entry(beat_at), table.generation(key));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn an_unknown_worker_is_not_heard_here() {
 fn a_known_worker_is_heard_and_answered_its_incarnation() {
     let memory = Memory::new(10);
     let table = memory.table();
-    table.add(&key("a"), Entry { incarnation: 3, ..entry(5) }, table.mark(&key("a")));
+    table.add(&key("a"), Entry { incarnation: 3, ..entry(5) }, table.generation(&key("a")));
     assert_eq!(table.beat(&key("a"), None, 6), Some(3));
     assert_eq!(table.beat(&key("a"), Some(HOST), 7), Some(3));
     assert_eq!(table.beat_at(&key("a")), Some(7));
@@ -254,7 +254,7 @@ fn a_closed_entry_sends_heartbeats_to_the_row_and_remembers_the_last_one() {
     let table = memory.table();
     add(&table, &key("a"), 5);
     table.beat(&key("a"), None, 6);
-    let before = table.mark(&key("a"));
+    let before = table.generation(&key("a"));
     table.close(&key("a"));
     assert_eq!((table.beat(&key("a"), None, 7), table.beat_at(&key("a"))), (None, Some(6)));
     assert_eq!(unwritten(&table, 1), [(key("a"), 6)]);
@@ -268,7 +268,7 @@ fn a_closed_entry_sends_heartbeats_to_the_row_and_remembers_the_last_one() {
 fn an_entry_is_not_added_when_one_was_taken_out_since_its_row_was_seen() {
     let memory = Memory::new(10);
     let table = memory.table();
-    let before = table.mark(&key("a"));
+    let before = table.generation(&key("a"));
     table.remove_silent(&key("a"), 7);
     table.add(&key("a"), entry(5), before);
     assert_eq!(table.beat(&key("a"), None, 8), None);
@@ -279,9 +279,9 @@ fn a_heartbeat_is_not_taken_back_by_an_older_transaction_that_commits_after_it()
     let memory = Memory::new(10);
     let table = memory.table();
     add(&table, &key("a"), 5);
-    let mark = table.mark(&key("a"));
+    let generation = table.generation(&key("a"));
     table.beat(&key("a"), None, 9);
-    table.add(&key("a"), entry(7), mark);
+    table.add(&key("a"), entry(7), generation);
     assert_eq!(table.beat_at(&key("a")), Some(9));
     assert_eq!(unwritten(&table, 1), [(key("a"), 9)]);
 }
