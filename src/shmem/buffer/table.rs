@@ -13,6 +13,26 @@
 //! A heartbeat costs what it takes to fetch memory that no cache has: with many workers, each beats long after its
 //! entry was last looked at. So a slot is one cache line, with the beginning of the id in it; the rest of a long id
 //! is kept apart, in `tails`.
+//!
+//! # The states of an entry
+//!
+//! There is none, or it is open and takes heartbeats, or it is closed and sends them to the row. What an event makes
+//! of it; `+1` means that the partition's generation is incremented:
+//!
+//! | event | none | open | closed |
+//! | --- | --- | --- | --- |
+//! | `beat` | no action: to the row | time stored; of another host, no action: to the row | no action: to the row |
+//! | `pull_back` | no action | a time after the limit replaced | as if open |
+//! | `add` at commit, same generation | open; without a free slot, refused | open; the later time stays | open |
+//! | `add` at commit, newer generation | no action | no action | no action |
+//! | `close` | no action, +1 | closed, +1 | no action, +1 |
+//! | `remove`; a flush finds no row | no action, +1 | none, +1 | none, +1 |
+//! | `remove_silent` | no action, +1 | none, +1; if it has beaten since, no action | as if open |
+//! | a flush has written its row | no action | the time noted as written | as if open |
+//! | `forget_silent` | no action | none, +1; if it has beaten since, or is not written, no action | as if open |
+//! | `retain` without its database | no action | none, +1 | none, +1 |
+//! | rollback after `close`, or before `add` | no action | no action | no action: the next `add` opens it |
+//! | crash or restart of the server | none | none | none |
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
