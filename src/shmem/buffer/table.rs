@@ -33,6 +33,7 @@
 //! | `retain` without its database | no action | none, +1 | none, +1 |
 //! | rollback after `close`, or before `add` | no action | no action | no action: the next `add` opens it |
 //! | crash or restart of the server | none | none | none |
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
