@@ -80,7 +80,7 @@ impl PgSharedMemoryInitialization for Buffer {
             // SAFETY: the block is that long, and nobody uses it yet.
             unsafe { block.write_bytes(0, Self::size()) };
             // SAFETY: the block begins with the header, which is all zeroes, and Postgres aligns it to cache lines.
-            unsafe { &*block.cast::<Header>() }.sow(RandomState::new().hash_one(0));
+            unsafe { &*block.cast::<Header>() }.set_seed(RandomState::new().hash_one(0));
         }
         // SAFETY: requested above.
         LOCKS.store(unsafe { pg_sys::GetNamedLWLockTranche(NAME.as_ptr()) }, Relaxed);

@@ -532,7 +532,7 @@ impl<'a, L: Locks> Table<'a, L> {
 
 impl Header {
     /// Chooses the seed of the hashes. Once, while nobody uses the table.
-    pub fn sow(&self, seed: u64) {
+    pub fn set_seed(&self, seed: u64) {
         self.seed.store(seed, Relaxed);
     }
 }
