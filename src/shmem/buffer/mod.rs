@@ -18,12 +18,12 @@ use chrono::{DateTime, Utc};
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_guard, pg_sys};
 
-use table::{Entry, Header, Key, Locks, PARTITIONS, Slot, Table, Tail, Unwritten, buckets_for};
-
 use crate::pg::{self, commit};
 use crate::settings;
 
 pub mod table;
+
+use table::{Entry, Header, Key, Locks, PARTITIONS, Partition, Slot, Table, Tail, Unwritten, buckets_for};
 
 const NAME: &CStr = c"rgrid_heartbeat_buffer";
 
@@ -122,13 +122,25 @@ unsafe extern "C-unwind" {
     fn LWLockRelease(lock: *mut pg_sys::LWLock);
 }
 
+/// The number of a lock in the array of [`PARTITIONS`] and one more.
+#[derive(Clone, Copy)]
+struct LockNumber(usize);
+
+impl LockNumber {
+    const FREE_LIST: Self = Self(PARTITIONS);
+
+    fn of(partition: Partition) -> Self {
+        Self(partition.number())
+    }
+}
+
 /// An LWLock that is held until this is dropped.
 struct LwLockGuard(*mut pg_sys::LWLock);
 
 impl LwLockGuard {
-    fn acquire(number: usize, mode: pg_sys::LWLockMode::Type) -> Self {
-        // SAFETY: the array has a lock of this number, and a table is only made when it exists.
-        let lock = unsafe { &raw mut (*LOCKS.load(Relaxed).add(number)).lock };
+    fn acquire(number: LockNumber, mode: pg_sys::LWLockMode::Type) -> Self {
+        // SAFETY: the number is within the array, and a table is only made when that exists.
+        let lock = unsafe { &raw mut (*LOCKS.load(Relaxed).add(number.0)).lock };
         // SAFETY: a valid lock, released by `drop`. Nothing that can fail is called in between.
         unsafe { LWLockAcquire(lock, mode) };
         Self(lock)
@@ -144,14 +156,14 @@ impl Drop for LwLockGuard {
 
 impl Locks for LwLocks {
     type Guard = LwLockGuard;
-    fn shared(&self, partition: usize) -> LwLockGuard {
-        LwLockGuard::acquire(partition, pg_sys::LWLockMode::LW_SHARED)
+    fn shared(&self, partition: Partition) -> LwLockGuard {
+        LwLockGuard::acquire(LockNumber::of(partition), pg_sys::LWLockMode::LW_SHARED)
     }
-    fn exclusive(&self, partition: usize) -> LwLockGuard {
-        LwLockGuard::acquire(partition, pg_sys::LWLockMode::LW_EXCLUSIVE)
+    fn exclusive(&self, partition: Partition) -> LwLockGuard {
+        LwLockGuard::acquire(LockNumber::of(partition), pg_sys::LWLockMode::LW_EXCLUSIVE)
     }
     fn free_list(&self) -> LwLockGuard {
-        LwLockGuard::acquire(PARTITIONS, pg_sys::LWLockMode::LW_EXCLUSIVE)
+        LwLockGuard::acquire(LockNumber::FREE_LIST, pg_sys::LWLockMode::LW_EXCLUSIVE)
     }
 }
 

@@ -52,14 +52,30 @@ const WORDS: usize = ID_LENGTH / 8;
 /// Words of an id that are in its slot: ids of fewer than 16 bytes are wholly there, and RGrid's have 15.
 const HEAD_WORDS: usize = 2;
 
+/// Which of the [`PARTITIONS`] a hash is in. A bucket lies wholly in one: there are at least as many buckets as
+/// partitions, and both are powers of two.
+#[derive(Clone, Copy, Debug)]
+pub struct Partition(usize);
+
+impl Partition {
+    fn of(hash: u64) -> Self {
+        Self(usize::try_from(hash).unwrap_or(0) % PARTITIONS)
+    }
+
+    /// Its number, less than [`PARTITIONS`].
+    pub fn number(self) -> usize {
+        self.0
+    }
+}
+
 /// How a table is locked: by LWLocks in the server, by locks of the standard library in tests.
 pub trait Locks {
     /// Held until dropped.
     type Guard;
     /// Many may hold a partition shared.
-    fn shared(&self, partition: usize) -> Self::Guard;
+    fn shared(&self, partition: Partition) -> Self::Guard;
     /// One may hold a partition exclusively.
-    fn exclusive(&self, partition: usize) -> Self::Guard;
+    fn exclusive(&self, partition: Partition) -> Self::Guard;
     /// One may change the free list. Taken last.
     fn free_list(&self) -> Self::Guard;
 }
@@ -220,7 +236,7 @@ impl<'a, L: Locks> Table<'a, L> {
     /// hostname is another one: then the row has to be written.
     pub fn beat(&self, key: &Key, hostname: Option<u64>, now: i64) -> Option<i64> {
         let hash = self.hash(key);
-        let _locked = self.locks.shared(partition(hash));
+        let _locked = self.locks.shared(Partition::of(hash));
         let slot = self.find(key, hash)?;
         if hostname.is_some_and(|hostname| hostname != slot.hostname.load(Relaxed)) {
             return None;
@@ -236,14 +252,14 @@ impl<'a, L: Locks> Table<'a, L> {
     /// When a worker last beat, as far as is known here.
     pub fn beat_at(&self, key: &Key) -> Option<i64> {
         let hash = self.hash(key);
-        let _locked = self.locks.shared(partition(hash));
+        let _locked = self.locks.shared(Partition::of(hash));
         self.find(key, hash).map(|slot| slot.beat_at.load(Relaxed))
     }
 
     /// Has a worker that beat after `limit`, by a clock that was set back since, have beaten `now`.
     pub fn clamp(&self, key: &Key, limit: i64, now: i64) {
         let hash = self.hash(key);
-        let _locked = self.locks.shared(partition(hash));
+        let _locked = self.locks.shared(Partition::of(hash));
         if let Some(slot) = self.find(key, hash) {
             let beat_at = slot.beat_at.load(Relaxed);
             if beat_at > limit {
@@ -256,18 +272,18 @@ impl<'a, L: Locks> Table<'a, L> {
     /// The generation of the key's partition, which [`add`](Self::add) compares. To be read while the worker's row is
     /// locked.
     pub fn generation(&self, key: &Key) -> u64 {
-        let partition = partition(self.hash(key));
+        let partition = Partition::of(self.hash(key));
         let _locked = self.locks.shared(partition);
-        self.header.generations[partition].load(Relaxed)
+        self.header.generations[partition.0].load(Relaxed)
     }
 
     /// Adds an entry, or changes the one that is there, unless the partition is of a newer generation: then the worker
     /// may have been declared dead. Not adding is never wrong.
     pub fn add(&self, key: &Key, entry: Entry, generation: u64) {
         let hash = self.hash(key);
-        let partition = partition(hash);
+        let partition = Partition::of(hash);
         let _locked = self.locks.exclusive(partition);
-        if self.header.generations[partition].load(Relaxed) != generation {
+        if self.header.generations[partition.0].load(Relaxed) != generation {
             return;
         }
         let (slot, beat_at) = match (self.find(key, hash), entry.beat_at) {
@@ -288,12 +304,12 @@ impl<'a, L: Locks> Table<'a, L> {
     /// asks for this may be rolled back.
     pub fn close(&self, key: &Key) {
         let hash = self.hash(key);
-        let partition = partition(hash);
+        let partition = Partition::of(hash);
         let _locked = self.locks.exclusive(partition);
         if let Some(slot) = self.find(key, hash) {
             slot.incarnation.store(CLOSED, Relaxed);
         }
-        self.header.generations[partition].fetch_add(1, Relaxed);
+        self.header.generations[partition.0].fetch_add(1, Relaxed);
     }
 
     /// Takes an entry out, so that the worker's next heartbeat goes to its row.
@@ -308,7 +324,7 @@ impl<'a, L: Locks> Table<'a, L> {
 
     fn remove_if(&self, key: &Key, condition: impl FnOnce(i64) -> bool) -> bool {
         let hash = self.hash(key);
-        let partition = partition(hash);
+        let partition = Partition::of(hash);
         let _locked = self.locks.exclusive(partition);
         if let Some(slot) = self.find(key, hash) {
             if !condition(slot.beat_at.load(Relaxed)) {
@@ -316,7 +332,7 @@ impl<'a, L: Locks> Table<'a, L> {
             }
             self.unlink(slot, hash);
         }
-        self.header.generations[partition].fetch_add(1, Relaxed);
+        self.header.generations[partition.0].fetch_add(1, Relaxed);
         true
     }
 
@@ -338,12 +354,12 @@ impl<'a, L: Locks> Table<'a, L> {
         let is_used = |slot: &Slot| slot.database.load(Relaxed) != 0;
         for slot in self.used().filter(|slot| is_used(slot) && condition(slot)) {
             let hash = slot.hash.load(Relaxed);
-            let _locked = self.locks.exclusive(partition(hash));
+            let _locked = self.locks.exclusive(Partition::of(hash));
             // Without the lock this was only a hint. If it is another worker's by now, the hash tells, mostly;
             // otherwise that one is asked, too.
             if slot.hash.load(Relaxed) == hash && is_used(slot) && condition(slot) {
                 self.unlink(slot, hash);
-                self.header.generations[partition(hash)].fetch_add(1, Relaxed);
+                self.header.generations[Partition::of(hash).0].fetch_add(1, Relaxed);
             }
         }
     }
@@ -366,7 +382,7 @@ impl<'a, L: Locks> Table<'a, L> {
         let is_hinted = move |slot: &Slot| slot.database.load(Relaxed) == database && slot.is_unwritten();
         (1..).zip(self.used()).filter(move |(_, slot)| is_hinted(slot)).filter_map(move |(number, slot)| {
             let hash = slot.hash.load(Relaxed);
-            let _locked = self.locks.shared(partition(hash));
+            let _locked = self.locks.shared(Partition::of(hash));
             // Another worker's by now: it may be of another partition, where this lock means nothing.
             let is_same = slot.hash.load(Relaxed) == hash && slot.database.load(Relaxed) == database;
             let key = is_same.then(|| self.key(number)).flatten()?;
@@ -402,7 +418,7 @@ impl<'a, L: Locks> Table<'a, L> {
     pub fn written(&self, heartbeat: &Unwritten) {
         let Unwritten { key, beat_at, number } = heartbeat;
         let hash = self.hash(key);
-        let _locked = self.locks.shared(partition(hash));
+        let _locked = self.locks.shared(Partition::of(hash));
         // Where it was found, unless the worker was taken out meanwhile.
         let slot = self.slot(*number).filter(|slot| self.is(slot, *number, key, hash));
         if let Some(slot) = slot.or_else(|| self.find(key, hash)) {
@@ -541,12 +557,6 @@ impl Slot {
     fn is_unwritten(&self) -> bool {
         self.beat_at.load(Relaxed) != self.written.load(Relaxed)
     }
-}
-
-/// The partition that a hash is in. A bucket lies wholly in one: there are at least as many buckets as partitions,
-/// and both are powers of two.
-fn partition(hash: u64) -> usize {
-    usize::try_from(hash).unwrap_or(0) % PARTITIONS
 }
 
 /// A slot's number as an index; every platform of Postgres has room for it.

@@ -24,11 +24,11 @@ enum Guard<'a> {
 
 impl<'a> Locks for StdLocks<'a> {
     type Guard = Guard<'a>;
-    fn shared(&self, partition: usize) -> Guard<'a> {
-        Guard::Shared(self.0[partition].read().unwrap())
+    fn shared(&self, partition: Partition) -> Guard<'a> {
+        Guard::Shared(self.0[partition.number()].read().unwrap())
     }
-    fn exclusive(&self, partition: usize) -> Guard<'a> {
-        Guard::Exclusive(self.0[partition].write().unwrap())
+    fn exclusive(&self, partition: Partition) -> Guard<'a> {
+        Guard::Exclusive(self.0[partition.number()].write().unwrap())
     }
     fn free_list(&self) -> Guard<'a> {
         Guard::Exclusive(self.0[PARTITIONS].write().unwrap())
