@@ -117,7 +117,9 @@ struct LwLocks;
 
 unsafe extern "C-unwind" {
     // Declared here because pgrx's own declarations are wrappers that prepare for an error, which takes longer than the
-    // lock. These raise one only when a process holds 200 locks, or releases one that it does not hold.
+    // lock. An error in these would be a longjmp through Rust. They raise one only when a process holds 200 locks, or
+    // releases one that it does not hold: a guard releases what it acquired, and guards are never nested deeper than
+    // two, that of the free list in that of a partition.
     fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
     fn LWLockRelease(lock: *mut pg_sys::LWLock);
 }
