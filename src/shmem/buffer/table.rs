@@ -22,7 +22,7 @@
 //! | event | none | open | closed |
 //! | --- | --- | --- | --- |
 //! | `beat` | no action: to the row | time stored; of another host, no action: to the row | no action: to the row |
-//! | `pull_back` | no action | a time after the limit replaced | as if open |
+//! | `clamp` | no action | a time after the limit replaced | as if open |
 //! | `add` at commit, same generation | open; without a free slot, refused | open; the later time stays | open |
 //! | `add` at commit, newer generation | no action | no action | no action |
 //! | `close` | no action, +1 | closed, +1 | no action, +1 |
