@@ -22,7 +22,7 @@ pub mod sql;
 pub mod version;
 
 #[cfg(any(test, feature = "pg_test"))]
-mod tests;
+mod pg_tests;
 
 /// Microseconds between 1970-01-01 and 2000-01-01, where Postgres' timestamps start.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
