@@ -19,7 +19,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-upgrade matrix torture miri check bench bench-quick archive clean
+	test-stress test-upgrade matrix torture miri check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -59,7 +59,11 @@ demo: install ## start a throw-away server with three real workers, kill one, an
 	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
 
 test: deps ## all tests
-	$(MAKE) test-unit test-backend do-install test-regress test-readme test-server
+	$(MAKE) do-install
+	scripts/run-all $(RUNNERS)
+
+test-stress: install ## the tests on whole servers STRESS_ROUNDS (20) times, beside a load on every core
+	scripts/stress $(STRESS_ROUNDS) $(MAKE) --no-print-directory test-server
 
 matrix: deps ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upgrade to them
 	$(MAKE) do-install
@@ -95,7 +99,7 @@ clean: ## remove what was built
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-lint do-bench-quick do-matrix
+.PHONY: do-build do-install do-package do-lint do-bench-quick do-matrix do-matrix-servers
 
 do-build: $(PGRX_HOME)/config.toml
 	cargo build --release $(FEATURES)
@@ -152,6 +156,9 @@ do-test-deb:
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
 
+RUNNERS = test-unit test-backend test-regress test-readme test-server
+STRESS_ROUNDS ?= 20
+
 test-unit: $(PGRX_HOME)/config.toml # the rules that need no server
 	cargo test --lib $(FEATURES) -- --skip pg_test
 
@@ -169,28 +176,43 @@ test-regress: # the SQL contract, by PostgreSQL's own pg_regress
 DOCUMENTS = README.md $(wildcard docs/*.md)
 
 test-readme: # every statement that the documents show
-	@for document in $(DOCUMENTS); do \
+	@failed=0; for document in $(DOCUMENTS); do \
 		echo "$$document"; \
-		scripts/as-server-user tests/readme ./run $$($(PG_CONFIG) --bindir) - <$$document || exit 1; \
-	done
+		scripts/as-server-user tests/readme ./run $$($(PG_CONFIG) --bindir) - <$$document || failed=1; \
+	done; exit $$failed
 
 # The server that these tests start. They are clients, so they can be built for another one.
 SERVER ?= $(PG_CONFIG)
 SERVER_MAJOR = $(shell $(SERVER) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+# Modules of tests/it to run, as `sweep` or `operators::health`, and `torture`, the other crate; all when empty.
+SERVER_TESTS ?=
 # These need packages of Debian's, which are for 15: pg_auto_failover, the exporter, postgres_fdw.
-DEBIAN_TESTS = failover monitoring shards
-SERVER_TESTS = $(filter-out upgrade $(SKIP) $(if $(filter-out 15,$(SERVER_MAJOR)),$(DEBIAN_TESTS)),\
-	$(basename $(notdir $(wildcard tests/*.rs))))
+DEBIAN_TESTS = server_life::failover operators::monitoring jobs::foreign_tables
+# Needs OLD_PG_CONFIG: `make test-upgrade`.
+UPGRADE_TEST = release::pg_upgrade
+SKIPPED = $(UPGRADE_TEST) $(SKIP) $(if $(filter-out 15,$(SERVER_MAJOR)),$(DEBIAN_TESTS))
+# Most tests wait for servers most of the time.
+TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+MODULES = $(filter-out torture,$(SERVER_TESTS))
+CRATES = $(if $(SERVER_TESTS),$(if $(MODULES),it) $(filter torture,$(SERVER_TESTS)),it torture)
 
 test-server: # whole servers: processes, crashes, rights
-	PG_CONFIG=$(SERVER) cargo test $(FEATURES) $(SERVER_TESTS:%=--test %)
+	@for module in $(subst ::,/,$(MODULES:%=tests/it/%)); do \
+		[ -e $$module.rs ] || [ -e $$module/mod.rs ] || { echo "there is no module $$module" >&2; exit 2; }; \
+	done
+	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --no-fail-fast $(CRATES:%=--test %) -- \
+		--test-threads=$(TEST_THREADS) $(SKIPPED:%=--skip %::) $(MODULES:%=%::)
 
 test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have the extension
-	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test upgrade
+	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test it -- $(UPGRADE_TEST)::
 
 # PostgreSQL 15 has all tests in `make test`: what needs no server is not repeated, nor are the clients built again.
-SERVERLESS_TESTS = protocol release releases torture_checker torture_plan
+SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts \
+	server_life::torture_checker server_life::torture_plan
 
 do-matrix:
-	$(MAKE) test-backend do-install test-regress test-readme
-	$(MAKE) PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade
+	$(MAKE) do-install
+	scripts/run-all test-backend test-regress test-readme do-matrix-servers
+
+do-matrix-servers:
+	$(MAKE) -k PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade

@@ -1,0 +1,59 @@
+//! Throw-away PostgreSQL servers for the tests that need a real one: with worker processes, crashes, restarts
+//! and several sessions. A server listens on a socket in a directory of its own, and both are gone when the
+//! test is over.
+//!
+//! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and log,
+//! `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has their heartbeats one at a
+//! time, `standby` copies a server, `attack` makes roles that mean harm, `formation` has a primary and a standby under
+//! pg_auto_failover, `copies` dumps, restores and upgrades, `clock` steps a server's clock or stops it.
+
+mod attack;
+mod clock;
+mod copies;
+mod database;
+mod formation;
+mod heartbeats;
+mod observe;
+mod programs;
+mod rgrid;
+mod server;
+mod standby;
+
+pub use attack::*;
+pub use copies::rows;
+pub use database::{Database, ask, run, sqlstate};
+pub use formation::Formation;
+pub use heartbeats::*;
+pub use observe::{LAUNCHER, SWEEPER};
+pub use programs::{Leashed, signal};
+pub use rgrid::*;
+pub use server::{Builder, Cluster, Shared};
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up: far above what it takes on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Polls until `done` says yes, and answers how long that took. The only place where tests sleep.
+///
+/// # Panics
+/// After the deadline, naming what was awaited.
+pub fn wait_until(awaited: &str, mut done: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain for: {awaited}");
+        thread::sleep(POLL);
+    }
+    started.elapsed()
+}
+
+/// Checks again and again, for the whole of `window`, that something stays as it is.
+pub fn stays(window: Duration, claim: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    wait_until(claim, || {
+        assert!(holds(), "not for {window:?}: {claim}");
+        started.elapsed() >= window
+    });
+}

@@ -1,0 +1,6 @@
+//! The watched tables, and the jobs of dead workers in them.
+
+mod fence;
+mod foreign_tables;
+mod owners_triggers;
+mod watched_tables;

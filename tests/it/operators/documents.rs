@@ -1,0 +1,107 @@
+//! The programs that the documents show, run as they stand there, beside stand-ins for the reader's own programs.
+//! Statements are run by tests/readme.
+
+use crate::cluster::*;
+use postgres::Client;
+use std::fs;
+use std::thread;
+
+/// The one block of a language in a document.
+fn block(document: &str, language: &str) -> String {
+    let path = format!("{}/{document}", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(path).expect("the document is there");
+    let begin = format!("```{language}\n");
+    let mut blocks = text.split(&begin).skip(1);
+    let block = blocks.next().expect("it has such a block").split("```").next().unwrap();
+    assert!(blocks.next().is_none(), "{document} has more than one block in {language}");
+    block.to_owned()
+}
+
+/// Shell that polls until a command succeeds, and fails when it does not.
+fn until(command: &str) -> String {
+    format!("n=0; until {command}; do n=$((n + 1)); test $n -lt 600; sleep 0.1; done")
+}
+
+/// A server with the documents' database, and RGrid's table with jobs in the queue.
+fn server(jobs: i32) -> (Cluster, Client) {
+    let cluster = Cluster::quick().start();
+    let mut client = cluster.database("rgrid").connect();
+    queue_jobs(&mut client, "nobody", jobs);
+    (cluster, client)
+}
+
+fn completed(client: &mut Client) -> i64 {
+    ask(client, "SELECT count(*) FROM executions WHERE status = 'completed'", &[])
+}
+
+fn workers(client: &mut Client) -> i64 {
+    ask(client, "SELECT count(*) FROM worker_heartbeats", &[])
+}
+
+#[test]
+fn the_python_worker_of_the_documents_does_the_jobs_and_leaves() {
+    let (cluster, mut client) = server(5);
+    let program = block("docs/workers.md", "python");
+    let said =
+        cluster.run_script(&format!("python3 - <<'END'\n{program}\nmain(lambda job, given_up: None)\nEND"));
+    assert_eq!((said.as_str(), completed(&mut client), workers(&mut client)), ("", 5, 0));
+}
+
+#[test]
+fn the_python_worker_of_the_documents_drops_a_job_that_was_given_up() {
+    let (cluster, mut client) = server(1);
+    // A test cannot wait for a heartbeat every 30 seconds: that is all that is changed.
+    let program = block("docs/workers.md", "python").replace("wait(30)", "wait(0.1)");
+    thread::scope(|scope| {
+        let said = scope.spawn(|| {
+            let call = "main(lambda job, given_up: given_up.wait(60))";
+            cluster.run_script(&format!("python3 - <<'END'\n{program}\n{call}\nEND"))
+        });
+        let running = "SELECT count(*) = 1 FROM executions WHERE status = 'running'";
+        wait_until("a job to be claimed", || ask(&mut client, running, &[]));
+        run(&mut client, "SELECT rgrid_register(worker_id) FROM worker_heartbeats");
+        assert!(said.join().unwrap().starts_with("given up meanwhile: "));
+    });
+    assert_eq!(completed(&mut client), 0);
+}
+
+#[test]
+fn the_script_of_the_documents_does_the_jobs_and_leaves() {
+    let (cluster, mut client) = server(5);
+    let program = block("docs/workers.md", "sh");
+    let none_left =
+        until("test \"$(psql -XAtc \"SELECT count(*) FROM executions WHERE status <> 'completed'\")\" = 0");
+    cluster.run_script(&format!(
+        "export PGDATABASE=rgrid PATH=\"$PWD:$PATH\"
+         printf '#!/bin/sh\\necho \"$1\" >>done\\n' >do-the-work
+         chmod +x do-the-work
+         cat >worker <<'END'\n{program}\nEND
+         bash worker >said 2>&1 &
+         {none_left}
+         kill -TERM $!
+         wait $!
+         test \"$(sort -n done | uniq | wc -l)\" = 5"
+    ));
+    assert_eq!((completed(&mut client), workers(&mut client)), (5, 0));
+}
+
+#[test]
+fn the_listener_of_the_documents_replaces_the_machine_of_a_dead_worker() {
+    let (cluster, _client) = server(0);
+    let program = block("README.md", "python");
+    let listens = until(
+        "test \"$(psql -XAtc \"SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN rgrid_worker_deaths'\")\" = 1",
+    );
+    let replaced = until("test \"$(cat replaced)\" = host-7");
+    cluster.run_script(&format!(
+        "export PGDATABASE=rgrid PATH=\"$PWD:$PATH\"
+         printf '#!/bin/sh\\necho \"$1\" >>replaced\\n' >replace-machine
+         chmod +x replace-machine
+         touch replaced
+         python3 - <<'END' &\n{program}\nEND
+         {listens}
+         psql -Xqc \"SELECT rgrid_heartbeat('worker-7', 'host-7')\" >/dev/null
+         {replaced}
+         kill $!"
+    ));
+}

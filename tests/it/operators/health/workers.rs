@@ -1,0 +1,106 @@
+//! Checks of the workers and of the table of their heartbeats.
+
+use super::*;
+
+#[test]
+fn a_pause_and_heartbeats_from_the_future_are_told() {
+    let cluster = busy().setting("rgrid_heartbeat.enabled", "off").start();
+    let database = cluster.database("paused");
+    let mut client = database.connect();
+    let (status, _, hint) = finding(&mut client, "enabled");
+    assert_eq!((status.as_str(), finding(&mut client, "sweeper").0.as_str()), ("warning", "ok"));
+    silent_worker(&mut client, "ahead");
+    run(&mut client, "UPDATE worker_heartbeats SET last_heartbeat_at = now() + interval '1 hour'");
+    let (status, detail, mend) = finding(&mut client, "future heartbeats");
+    assert_eq!(status, "warning");
+    assert!(detail.starts_with("1 workers") && detail.contains("\"ahead\""), "{detail}");
+    run(&mut client, &mend);
+    assert_eq!(finding(&mut client, "future heartbeats").0, "ok");
+    client.execute(hint.split(';').next().unwrap(), &[]).expect("the hint is a statement");
+    cluster.reload();
+    wait_until("the pause to end", || complaints(&mut database.connect()).is_empty());
+}
+
+#[test]
+fn a_threshold_close_to_the_observed_gaps_is_a_warning() {
+    let cluster = server();
+    let database = cluster.database("tight");
+    let mut client = connect_patiently(&database, "tight");
+    let _beats = Beating::calling(database.connect(), "worker");
+    wait_until("gaps to be known", || finding(&mut client, "threshold").1.contains("typically"));
+    assert_eq!(finding(&mut client, "threshold").0, "ok");
+    run(&mut client, "SET rgrid_heartbeat.stale_threshold = '150ms'");
+    let (status, detail, hint) = finding(&mut client, "threshold");
+    assert_eq!(status, "warning", "{detail}");
+    let raised = hint.split_inclusive(';').next().unwrap();
+    assert!(raised.starts_with("ALTER DATABASE tight SET rgrid_heartbeat.stale_threshold = '"), "{hint}");
+    run(&mut client, raised);
+    assert_eq!(finding(&mut database.connect(), "threshold").0, "ok", "the statement that it gives helps");
+}
+
+#[test]
+fn a_worker_that_came_back_was_a_false_death() {
+    let cluster = server();
+    let database = cluster.database("mistaken");
+    let mut client = database.connect();
+    beat(&mut client, "slow");
+    sweep_away(&mut client, "slow");
+    assert_eq!(finding(&mut client, "false deaths").0, "ok", "it is dead, as far as anybody knows");
+    assert_eq!(beat(&mut client, "slow"), 2);
+    let (status, detail, hint) = finding(&mut client, "false deaths");
+    assert_eq!(status, "warning");
+    assert!(detail.starts_with("1 workers") && detail.contains("\"slow\""), "{detail}");
+    assert!(hint.contains("ALTER DATABASE mistaken SET rgrid_heartbeat.stale_threshold"), "{hint}");
+}
+
+#[test]
+fn an_index_on_the_time_of_the_heartbeats_is_told() {
+    let cluster = server();
+    let database = cluster.rgrid_database("indexed");
+    let mut client = database.connect();
+    let (status, _, hint) = finding(&mut client, "heartbeat index");
+    assert_eq!(status, "warning");
+    run(&mut client, hint.split(';').next().unwrap());
+    assert_eq!(finding(&mut client, "heartbeat index").0, "ok");
+}
+
+#[test]
+fn a_locked_row_of_a_silent_worker_is_reported_with_its_holder() {
+    let cluster = server();
+    let database = cluster.database("heldrows");
+    let (mut client, mut other) = (database.connect(), database.connect());
+    // A lock that was let go leaves a trace on the row, and is none.
+    run(&mut other, "INSERT INTO worker_heartbeats VALUES ('free', 'host', now())");
+    run(&mut other, "BEGIN; SELECT FROM worker_heartbeats FOR UPDATE; COMMIT");
+    run(&mut other, "INSERT INTO worker_heartbeats VALUES ('stuck', 'host', now())");
+    run(&mut other, "BEGIN; SELECT FROM worker_heartbeats WHERE worker_id = 'stuck' FOR UPDATE");
+    run(&mut client, "SET rgrid_heartbeat.stale_threshold = '100ms'");
+    let holder = pid(&mut other);
+    let (detail, hint) = await_status(&mut client, "locked workers", "warning");
+    assert!(detail.ends_with(&format!("locked: 1 by process {holder}.")), "{detail}");
+    assert!(hint.contains(&format!("pg_terminate_backend({holder})")), "{hint}");
+    run(&mut other, "ROLLBACK");
+    assert_eq!(finding(&mut client, "locked workers").0, "ok");
+}
+
+#[test]
+fn a_mass_death_that_is_held_back_is_told_with_what_lifts_it() {
+    let cluster = busy()
+        .setting("rgrid_heartbeat.max_dead_fraction", "0.5")
+        .setting("rgrid_heartbeat.mass_death_minimum", "3")
+        .setting("rgrid_heartbeat.stale_threshold", "10s")
+        .start();
+    let database = cluster.database("fleet");
+    let mut client = database.connect();
+    for number in 1..=5 {
+        silent_worker(&mut client, &format!("ship-{number}"));
+    }
+    let (detail, hint) = await_status(&mut client, "mass death", "warning");
+    assert!(detail.starts_with("5 workers fell silent at once"), "{detail}");
+    let shown = "SELECT held_workers = 5 AND held_until > clock_timestamp() FROM pg_stat_rgrid_heartbeat
+                 WHERE datname = 'fleet'";
+    assert!(ask::<bool>(&mut client, shown, &[]));
+    run(&mut client, hint.split_once(": ").unwrap().1);
+    await_status(&mut client, "mass death", "ok");
+    assert_eq!(deaths(&mut client, "ship-1"), 1);
+}

@@ -1,0 +1,158 @@
+//! `ALTER EXTENSION ... UPDATE` from every released version: what an update leaves is what a new installation has,
+//! and what was in the tables stays. The released scripts are installed beside the present one.
+
+use crate::cluster::*;
+use postgres::Client;
+use std::fs;
+
+const PRESENT: &str = env!("CARGO_PKG_VERSION");
+
+/// The versions whose scripts are kept in sql/archive.
+fn released() -> Vec<String> {
+    let files =
+        fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/archive")).expect("there is an archive");
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let version = |name: &str| Some(name.strip_prefix("rgrid_heartbeat--")?.strip_suffix(".sql")?.to_owned());
+    let versions: Vec<String> = names.filter_map(|name| version(&name)).collect();
+    assert!(!versions.is_empty(), "nothing was released");
+    versions
+}
+
+/// A database with the objects of a released version, and RGrid's table of jobs.
+fn database_of<'a>(cluster: &'a Cluster, name: &str, version: &str) -> Database<'a> {
+    let database = cluster.empty_database(name);
+    let mut client = database.connect();
+    run(&mut client, &format!("CREATE EXTENSION rgrid_heartbeat VERSION '{version}'"));
+    executions_table(&mut client);
+    database
+}
+
+fn update(client: &mut Client) {
+    run(client, "ALTER EXTENSION rgrid_heartbeat UPDATE");
+    let version: String =
+        ask(client, "SELECT extversion FROM pg_extension WHERE extname = 'rgrid_heartbeat'", &[]);
+    assert_eq!(version, PRESENT);
+}
+
+/// What an installation consists of, one text a catalog entry. Statements answer one column.
+const CATALOG: [&str; 8] = [
+    "SELECT 'member: ' || pg_describe_object(d.classid, d.objid, d.objsubid)
+     FROM pg_depend d JOIN pg_extension x ON d.refobjid = x.oid
+     WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND x.extname = 'rgrid_heartbeat'",
+    "SELECT concat_ws(' ', 'relation:', c.relname, c.relkind, c.relpersistence, c.reloptions, c.relacl,
+                      obj_description(c.oid, 'pg_class'))
+     FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace",
+    "SELECT concat_ws(' ', 'column:', c.relname, row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), a.attname,
+                      format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attacl,
+                      col_description(c.oid, a.attnum))
+     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+     WHERE c.relnamespace = 'public'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped",
+    "SELECT concat_ws(' ', 'constraint:', n.conname, n.conrelid::regclass, pg_get_constraintdef(n.oid))
+     FROM pg_constraint n WHERE n.connamespace = 'public'::regnamespace",
+    "SELECT concat_ws(' ', 'index or view:', c.relname, pg_get_indexdef(i.indexrelid), pg_get_viewdef(c.oid))
+     FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
+     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('i', 'v')",
+    "SELECT concat_ws(' ', 'function:', pg_get_functiondef(p.oid), p.proacl, obj_description(p.oid, 'pg_proc'))
+     FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace",
+    "SELECT concat_ws(' ', 'first rights:', pg_describe_object(i.classoid, i.objoid, i.objsubid), i.initprivs)
+     FROM pg_init_privs i WHERE i.privtype = 'e'",
+    "SELECT concat_ws(' ', 'dumped:', x.extname, t.config::regclass, t.condition)
+     FROM pg_extension x, unnest(x.extconfig, x.extcondition) AS t (config, condition)",
+];
+
+fn catalog(client: &mut Client) -> Vec<String> {
+    let mut entries: Vec<String> =
+        CATALOG.iter().flat_map(|sql| client.query(*sql, &[]).unwrap()).map(|row| row.get(0)).collect();
+    entries.sort();
+    entries
+}
+
+#[test]
+fn an_update_from_every_released_version_leaves_what_a_new_installation_has() {
+    let cluster = Cluster::quick().start();
+    let new = catalog(&mut database_of(&cluster, "new", PRESENT).connect());
+    assert!(new.len() > 200, "an installation has more than {} entries", new.len());
+    for (number, version) in released().iter().enumerate() {
+        let mut client = database_of(&cluster, &format!("updated_{number}"), version).connect();
+        assert_ne!(catalog(&mut client), new, "nothing is compared");
+        update(&mut client);
+        let updated = catalog(&mut client);
+        let missing: Vec<_> = new.iter().filter(|entry| !updated.contains(entry)).collect();
+        let left_over: Vec<_> = updated.iter().filter(|entry| !new.contains(entry)).collect();
+        assert!(missing.is_empty() && left_over.is_empty(), "{version}: {missing:#?} but {left_over:#?}");
+    }
+}
+
+/// Functions of 0.1.0 with arguments that they would take.
+const FUNCTIONS_OF_0_1_0: [&str; 7] = [
+    "rgrid_heartbeat('alive')",
+    "rgrid_heartbeat(ARRAY['alive'])",
+    "rgrid_register('alive')",
+    "rgrid_deregister('alive')",
+    "rgrid_sweep()",
+    "rgrid_sweep(true)",
+    "rgrid_stale_workers()",
+];
+
+#[test]
+fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
+    let cluster = Cluster::quick().start();
+    let database = database_of(&cluster, "grid", "0.1.0");
+    let mut client = database.connect();
+    fill(&mut client);
+    let ledger = rows(&mut client, "rgrid_worker_deaths");
+    assert_eq!(ledger.len(), 2);
+    for call in FUNCTIONS_OF_0_1_0 {
+        let refusal = client.batch_execute(&format!("SELECT {call}")).unwrap_err();
+        let refusal = refusal.as_db_error().expect("an error of the server");
+        assert_eq!(refusal.code().code(), "55000", "{call}: {refusal}");
+        assert!(refusal.hint().unwrap().contains("ALTER EXTENSION rgrid_heartbeat UPDATE"), "{call}");
+    }
+    update(&mut client);
+
+    run(&mut client, "SELECT rgrid_sweep()");
+    assert_eq!(rows(&mut client, "rgrid_worker_deaths"), ledger, "silence counts from the update on");
+    let watches = "SELECT string_agg(concat_ws(' ', job_table, dead_status, on_death, watched), ', ' ORDER BY job_table::text)
+                   FROM rgrid_job_tables";
+    assert_eq!(ask::<String>(&mut client, watches, &[]), "executions failed fail t, tasks lost fail t");
+    assert_eq!(jobs(&mut client, "alive", "running"), 2, "nobody was swept by the update");
+    let _beats = ["alive", "phoenix"].map(|worker| Beating::calling(database.connect(), worker));
+    await_death(&mut client, "silent");
+    assert_eq!(jobs(&mut client, "silent", "failed"), 2);
+    let tasks: String = ask(&mut client, "SELECT string_agg(state, ' ') FROM tasks", &[]);
+    assert_eq!(tasks, "lost", "a table that was watched before is settled as before");
+    assert_eq!((jobs(&mut client, "alive", "running"), deaths(&mut client, "alive")), (2, 0));
+    assert_eq!((beat(&mut client, "gone"), beat(&mut client, "phoenix")), (2, 2), "incarnations go on");
+
+    let restored = cluster.empty_database("restored");
+    cluster.restore(&cluster.dump("grid"), "restored");
+    for database in [&database, &restored] {
+        run(&mut database.connect_as("night_shift"), "SELECT rgrid_sweep(true), rgrid_sweep(true, true)");
+        assert_eq!(sqlstate(&mut database.connect_as("somebody"), "SELECT rgrid_sweep(true)"), "42501");
+    }
+}
+
+/// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent, none of whom was heard for an hour; a
+/// table beside RGrid's, and a role that may sweep.
+fn fill(client: &mut Client) {
+    run(
+        client,
+        "CREATE TABLE tasks (worker_id text, state text, note text);
+         INSERT INTO rgrid_job_tables (job_table, status_column, dead_status, error_column, finished_column)
+         VALUES ('tasks', 'state', 'lost', 'note', NULL), ('executions', 'status', 'failed', 'execution_error', 'completed_at');
+         INSERT INTO rgrid_worker_deaths (worker_id, incarnation, last_heartbeat_at, declared_dead_at, reason,
+                                          jobs_failed, jobs_requeued, returned_at)
+         VALUES ('gone', 1, now() - interval '1 hour', now() - interval '55 minutes', 'stale', 3, 0, NULL),
+                ('phoenix', 1, now() - interval '1 hour', now() - interval '55 minutes', 'stale', 0, 0, now());
+         INSERT INTO worker_heartbeats
+         SELECT w, 'host', now() - interval '1 hour' FROM unnest('{phoenix,alive,silent}'::text[]) AS w;
+         INSERT INTO tasks VALUES ('silent', 'running');
+         CREATE ROLE night_shift LOGIN;
+         CREATE ROLE somebody LOGIN;
+         GRANT EXECUTE ON FUNCTION rgrid_sweep TO night_shift WITH GRANT OPTION",
+    );
+    for worker in ["alive", "silent"] {
+        claim_jobs(client, worker, 2);
+    }
+}

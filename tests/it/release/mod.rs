@@ -1,0 +1,7 @@
+//! Versions: what a release consists of, and the ways from one to the next.
+
+mod archived_scripts;
+mod extension_update;
+mod metadata;
+mod pg_upgrade;
+mod version_mismatch;

@@ -1,0 +1,7 @@
+//! What roles without rights try, and what they gain by it: nothing.
+
+mod fuzz;
+mod name_shadowing;
+mod privilege_escalation;
+mod privileges;
+mod renamed_objects;

@@ -1,0 +1,182 @@
+//! Names that mean something else by the time that a statement is run, because whoever owns a schema can rename it.
+
+use crate::cluster::*;
+use postgres::Client;
+use std::thread;
+
+/// Only sessions sweep.
+fn server() -> Shared {
+    Shared::of(|| Cluster::builder().setting("rgrid_heartbeat.check_interval", "1h"))
+}
+
+/// Sweeps in a session of its own, which waits for a lock on the table that `renaming` has locked; then commits what
+/// `renaming` has prepared. Says what the table of jobs said.
+fn sweep_while_names_change(database: &Database<'_>, cluster: &Cluster, renaming: &mut Client) {
+    let mut client = database.connect();
+    let sweeper = pid(&mut client);
+    let sweep = thread::spawn(move || {
+        sweep_away(&mut client, "victim");
+        client
+    });
+    await_waiting(cluster, sweeper, "Lock");
+    run(renaming, "COMMIT");
+    sweep.join().expect("the sweep goes on without this table");
+}
+
+const JOB_COLUMNS: &str = "worker_id text, execution_error text, completed_at timestamp";
+
+#[test]
+fn a_type_that_is_swapped_while_a_sweep_waits_is_refused() {
+    let cluster = server();
+    let database = cluster.database("swapped_type");
+    let mut client = database.connect();
+    create_attacker(&mut client, "swapper");
+    run(
+        &mut client,
+        &format!(
+            "CREATE SCHEMA words AUTHORIZATION swapper;
+             GRANT CREATE ON DATABASE swapped_type TO swapper;
+             CREATE DOMAIN words.state AS text;
+             CREATE TABLE theirs (status words.state, {JOB_COLUMNS});
+             GRANT SELECT, UPDATE ON theirs TO swapper;
+             INSERT INTO theirs VALUES ('running', 'victim');
+             SELECT rgrid_watch_jobs('theirs')"
+        ),
+    );
+    silent_worker(&mut client, "victim");
+    let mut swapper = database.connect_as("swapper");
+    run(
+        &mut swapper,
+        "BEGIN; LOCK TABLE theirs;
+         ALTER SCHEMA words RENAME TO hidden; CREATE SCHEMA words;
+         CREATE DOMAIN words.state AS text CHECK (swapper.climb(VALUE))",
+    );
+    sweep_while_names_change(&database, &cluster, &mut swapper);
+    assert!(!is_superuser(&mut client, "swapper"));
+    let refused = "could not settle jobs in table public.theirs: type \"words.state\" is not the one";
+    assert_eq!(cluster.log_lines_with(&[refused]).len(), 1);
+    run(&mut client, "SELECT rgrid_sweep()");
+    assert_eq!(
+        ask::<String>(&mut client, "SELECT status::text FROM theirs", &[]),
+        "failed",
+        "at the next sweep"
+    );
+}
+
+#[test]
+fn a_table_that_is_swapped_while_a_sweep_waits_is_refused() {
+    let cluster = server();
+    let database = cluster.database("swapped_table");
+    let mut client = database.connect();
+    create_attacker(&mut client, "juggler");
+    run(
+        &mut client,
+        &format!(
+            "CREATE SCHEMA work AUTHORIZATION juggler; CREATE SCHEMA spare AUTHORIZATION juggler;
+             GRANT CREATE ON DATABASE swapped_table TO juggler;
+             CREATE TABLE work.jobs (status text, {JOB_COLUMNS});
+             CREATE TABLE spare.jobs (LIKE work.jobs);
+             ALTER TABLE spare.jobs OWNER TO juggler;
+             GRANT SELECT, UPDATE ON work.jobs TO juggler;
+             INSERT INTO work.jobs VALUES ('running', 'victim'); INSERT INTO spare.jobs VALUES ('running', 'victim');
+             CREATE TRIGGER climbing BEFORE UPDATE ON spare.jobs FOR EACH ROW EXECUTE FUNCTION juggler.climbing();
+             SELECT rgrid_watch_jobs('work.jobs')"
+        ),
+    );
+    silent_worker(&mut client, "victim");
+    let mut juggler = database.connect_as("juggler");
+    run(
+        &mut juggler,
+        "BEGIN; LOCK TABLE work.jobs;
+         ALTER SCHEMA work RENAME TO other; ALTER SCHEMA spare RENAME TO work; ALTER SCHEMA other RENAME TO spare",
+    );
+    sweep_while_names_change(&database, &cluster, &mut juggler);
+    assert!(!is_superuser(&mut client, "juggler"));
+    assert_eq!(
+        ask::<String>(&mut client, "SELECT status FROM work.jobs", &[]),
+        "running",
+        "it was never watched"
+    );
+    run(&mut client, "SELECT rgrid_sweep()");
+    let spare = "SELECT status FROM spare.jobs";
+    assert_eq!(
+        ask::<String>(&mut client, spare, &[]),
+        "failed",
+        "under its new name, at the next sweep at the latest"
+    );
+}
+
+#[test]
+fn a_table_is_watched_and_not_its_name() {
+    let cluster = server();
+    let database = cluster.database("watched_name");
+    let mut client = database.connect();
+    create_attacker(&mut client, "namer");
+    run(
+        &mut client,
+        "GRANT EXECUTE ON FUNCTION rgrid_watch_jobs TO namer; GRANT CREATE ON DATABASE watched_name TO namer",
+    );
+    run(
+        &mut client,
+        &format!(
+            "CREATE SCHEMA theirs AUTHORIZATION namer;
+             CREATE TABLE theirs.jobs (status text, {JOB_COLUMNS});
+             INSERT INTO theirs.jobs VALUES ('running', 'victim')"
+        ),
+    );
+    let mut namer = database.connect_as("namer");
+    run(
+        &mut namer,
+        &format!(
+            "CREATE TABLE namer.jobs (status text, {JOB_COLUMNS});
+             INSERT INTO namer.jobs VALUES ('running', 'victim')"
+        ),
+    );
+    // The name is the caller's when it is checked, and the superuser's when it is used.
+    run(
+        &mut namer,
+        "BEGIN; SELECT rgrid_watch_jobs('namer.jobs');
+         ALTER SCHEMA namer RENAME TO mine; ALTER SCHEMA theirs RENAME TO namer; COMMIT",
+    );
+    silent_worker(&mut client, "victim");
+    sweep_away(&mut client, "victim");
+    assert_eq!(ask::<String>(&mut client, "SELECT status FROM namer.jobs", &[]), "running");
+    assert_eq!(ask::<String>(&mut client, "SELECT status FROM mine.jobs", &[]), "failed");
+}
+
+#[test]
+fn the_owner_of_the_schema_cannot_replace_the_ledger() {
+    let cluster = server();
+    let database = cluster.database("renamed");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE ROLE schema_owner LOGIN; ALTER DATABASE renamed OWNER TO schema_owner;
+         ALTER TABLE executions OWNER TO schema_owner",
+    );
+    claim_jobs(&mut client, "victim", 1);
+    let mut owner = database.connect_as("schema_owner");
+    run(
+        &mut owner,
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN EXECUTE 'ALTER ROLE schema_owner SUPERUSER'; RETURN NEW; END$$;
+         CREATE FUNCTION swap() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+             EXECUTE 'ALTER SCHEMA public RENAME TO hidden';
+             EXECUTE 'CREATE SCHEMA public';
+             EXECUTE 'CREATE TABLE public.rgrid_worker_deaths (worker_id text, incarnation bigint, hostname text,
+                 last_heartbeat_at timestamptz, declared_dead_at timestamptz, reason text, jobs_failed bigint,
+                 jobs_requeued bigint, returned_at timestamptz)';
+             EXECUTE 'CREATE TABLE public.rgrid_incarnations (worker_id text, incarnation bigint)';
+             EXECUTE 'CREATE TRIGGER climb BEFORE INSERT ON public.rgrid_worker_deaths FOR EACH ROW
+                 EXECUTE FUNCTION hidden.climb()';
+             RETURN NULL; END$$;
+         CREATE TRIGGER swap AFTER UPDATE ON executions FOR EACH STATEMENT EXECUTE FUNCTION swap()",
+    );
+    let code = sqlstate(&mut client, "SELECT * FROM rgrid_register('victim')");
+    assert_eq!(code, "55000", "the stranger is refused before its code runs");
+    let climbed: bool = ask(&mut client, "SELECT rolsuper FROM pg_roles WHERE rolname = 'schema_owner'", &[]);
+    assert!(!climbed);
+    drop(owner);
+    run(&mut client, "ALTER DATABASE renamed OWNER TO postgres; DROP OWNED BY schema_owner CASCADE");
+    run(&mut client, "DROP ROLE schema_owner");
+}

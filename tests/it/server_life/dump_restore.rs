@@ -1,0 +1,118 @@
+//! Dump and restore: what was known of deaths comes back as it was, and nobody is given up because of it.
+
+use crate::cluster::*;
+use postgres::Client;
+
+#[test]
+fn a_restored_dump_has_every_death_and_kills_no_worker() {
+    let cluster = Cluster::quick().start();
+    let (database, restored) = (cluster.database("grid"), cluster.empty_database("restored"));
+    let mut client = database.connect();
+    let beats = Life::lead(&database, &mut client);
+    let before = State::of(&mut client);
+    cluster.restore(&cluster.dump("grid"), "restored");
+    drop(beats);
+    it_is_as_it_was(&before, &mut restored.connect());
+    it_goes_on_as_before(&mut restored.connect());
+}
+
+#[test]
+fn a_restored_pg_dumpall_has_every_death_and_kills_no_worker() {
+    let (cluster, other) = (Cluster::quick().start(), Cluster::quick().start());
+    let database = cluster.database("grid");
+    let mut client = database.connect();
+    let _beats = Life::lead(&database, &mut client);
+    let before = State::of(&mut client);
+    cluster.dump_all_into(&other);
+    it_is_as_it_was(&before, &mut other.connect("grid"));
+    it_goes_on_as_before(&mut other.connect("grid"));
+}
+
+#[test]
+fn an_adopted_table_is_restored_first_and_gives_a_whole_threshold() {
+    let cluster = Cluster::quick().start();
+    let (database, restored) = (cluster.rgrid_database("rgrid"), cluster.empty_database("restored"));
+    let mut client = database.connect();
+    upsert_like_python(&mut client, "gone", HOUR);
+    await_death(&mut client, "gone");
+    let beats = Beating::upserting(database.connect(), "healthy");
+    claim_jobs(&mut client, "healthy", 2);
+    let file = cluster.dump("rgrid");
+    drop(beats);
+    await_death(&mut client, "healthy");
+
+    let dump = file.display();
+    cluster.run_script(&format!(
+        "pg_restore --list {dump} >list
+         grep -E  '[0-9] (TABLE|CONSTRAINT) public worker_heartbeats ' list >first
+         grep -vE '[0-9] (TABLE|CONSTRAINT) public worker_heartbeats ' list >rest
+         cat first rest >order
+         pg_restore --exit-on-error --single-transaction --use-list=order --dbname=restored {dump}"
+    ));
+    let mut client = restored.connect();
+    let back = server_time(&mut client);
+    assert_eq!(jobs(&mut client, "healthy", "running"), 2);
+    let sql = "SELECT count(ray_available_resources) FROM worker_heartbeats";
+    assert_eq!(ask::<i64>(&mut client, sql, &[]), 2, "it is RGrid's table, with the rows");
+    await_death(&mut client, "healthy");
+    let sql = "SELECT declared_dead_at - $1 >= interval '1.5 seconds' FROM rgrid_worker_deaths
+               WHERE worker_id = 'healthy'";
+    assert!(ask::<bool>(&mut client, sql, &[&back]), "silence counts from the end of the restore");
+    assert_eq!(ledger(&mut client, "gone"), ["1 stale 0 gone"]);
+}
+
+/// A database in use: one worker runs jobs, one has died with its jobs and come back, one has died for good, and a
+/// second table is watched.
+struct Life;
+
+impl Life {
+    fn lead(database: &Database<'_>, client: &mut Client) -> Beating {
+        run(
+            client,
+            "CREATE TABLE tasks (runner text, state text, note text);
+             SELECT rgrid_watch_jobs('tasks', worker_column => 'runner', status_column => 'state',
+                                     running_status => 'busy', dead_status => 'lost', error_column => 'note',
+                                     error_message => 'the runner is gone', finished_column => NULL)",
+        );
+        for worker in ["phoenix", "gone"] {
+            claim_jobs(client, worker, 2);
+            await_sweep(client, worker);
+        }
+        assert_eq!(beat(client, "phoenix"), 2);
+        run(client, "SELECT rgrid_deregister('phoenix')");
+        let beats = Beating::calling(database.connect(), "healthy");
+        claim_jobs(client, "healthy", 3);
+        run(client, "INSERT INTO tasks VALUES ('healthy', 'busy'), ('later', 'busy')");
+        beats
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct State([Vec<String>; 4]);
+
+impl State {
+    fn of(client: &mut Client) -> Self {
+        Self(
+            ["rgrid_worker_deaths", "rgrid_job_tables", "executions", "tasks"]
+                .map(|table| rows(client, table)),
+        )
+    }
+}
+
+fn it_is_as_it_was(before: &State, client: &mut Client) {
+    assert_eq!(State::of(client), *before);
+    assert!(rows(client, "worker_heartbeats").is_empty(), "heartbeats are no part of a dump");
+    let sql = "SELECT count(*) FROM pg_depend WHERE deptype = 'e' AND objid = 'worker_heartbeats'::regclass";
+    assert_eq!(ask::<i64>(client, sql, &[]), 1, "the table is the extension's own");
+}
+
+fn it_goes_on_as_before(client: &mut Client) {
+    await_sweep(client, "later");
+    assert_eq!(deaths(client, "healthy"), 0, "nobody dies of a restore");
+    assert_eq!(jobs(client, "healthy", "running"), 3);
+    let sql = "SELECT string_agg(runner || ' ' || state, ', ' ORDER BY runner) FROM tasks";
+    assert_eq!(ask::<String>(client, sql, &[]), "healthy busy, later lost", "the table is watched");
+    for (worker, incarnation) in [("healthy", 1), ("phoenix", 2), ("gone", 2)] {
+        assert_eq!(beat(client, worker), incarnation, "{worker}");
+    }
+}

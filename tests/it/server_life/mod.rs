@@ -1,0 +1,11 @@
+//! Starts, stops, crashes, copies and clocks of servers.
+
+mod clocks;
+mod dump_restore;
+mod failover;
+mod launcher;
+mod shutdown;
+mod standby;
+mod torture_checker;
+mod torture_plan;
+mod without_preload;

@@ -1,0 +1,59 @@
+//! What a listener on the channel `rgrid_worker_deaths` gets.
+
+use crate::cluster::*;
+use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use serde_json::Value;
+use std::time::Duration;
+
+/// The next notification, as JSON.
+fn next_notice(listener: &mut Client) -> Value {
+    let mut notifications = listener.notifications();
+    let notice = notifications.timeout_iter(Duration::from_secs(30)).next().expect("the server is there");
+    let notice = notice.expect("a notification within the deadline");
+    assert_eq!(notice.channel(), "rgrid_worker_deaths");
+    serde_json::from_str(notice.payload()).expect("a notification is JSON")
+}
+
+#[test]
+fn listeners_hear_of_each_death_once_it_is_committed() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.database("notified");
+    let mut listener = database.connect();
+    run(&mut listener, "LISTEN rgrid_worker_deaths");
+    let mut client = database.connect();
+    claim_jobs(&mut client, "silent", 2);
+    silent_worker(&mut client, "silent");
+
+    let notice = next_notice(&mut listener);
+    assert_eq!(notice["worker_id"], "silent");
+    assert_eq!(notice["incarnation"], 1);
+    assert_eq!(notice["hostname"], "silent.example");
+    assert_eq!(notice["reason"], "stale");
+    assert_eq!(notice["jobs"][0]["table"], "public.executions");
+    assert_eq!(notice["jobs"][0]["failed"], 2);
+    assert_eq!(notice["truncated"], false);
+
+    run(&mut client, "SELECT rgrid_register('restarted', 'there')");
+    run(&mut client, "BEGIN; SELECT rgrid_register('restarted', 'there'); ROLLBACK");
+    run(&mut client, "SELECT rgrid_register('restarted', 'there')");
+    let notice = next_notice(&mut listener);
+    assert_eq!((&notice["worker_id"], &notice["reason"]), (&"restarted".into(), &"restarted".into()));
+    assert_eq!(notice["incarnation"], 1, "the one that was rolled back is not told");
+}
+
+#[test]
+fn a_name_too_long_for_a_notification_delays_no_death() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.empty_database("long_names");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE TABLE worker_heartbeats (worker_id text PRIMARY KEY, hostname text, last_heartbeat_at timestamp NOT NULL);
+         CREATE EXTENSION rgrid_heartbeat;
+         INSERT INTO worker_heartbeats VALUES ('w1', repeat('h', 9000), now() - interval '1 hour')",
+    );
+    silent_worker(&mut client, "w2");
+    await_death(&mut client, "w1");
+    await_death(&mut client, "w2");
+}

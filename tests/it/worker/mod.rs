@@ -1,0 +1,11 @@
+//! What workers call and are told, and where their heartbeats are kept.
+
+mod concurrency;
+mod encodings;
+mod heartbeat_table;
+mod incarnations;
+mod lifecycle;
+mod memory;
+mod python_workers;
+mod session_memory;
+mod story;
