@@ -158,6 +158,8 @@ pub(super) fn as_server_user(program: &Path) -> Command {
     }
     // The server's user may not be allowed to look into the directory that the tests are started in.
     command.current_dir("/");
+    // With it pgrx adds a backtrace to the details of errors.
+    command.env_remove("RUST_BACKTRACE");
     command
 }
 

@@ -1,5 +1,5 @@
 -- Tables of jobs, and what is wrong with some.
-SET rgrid_heartbeat.stale_threshold = '10s';
+SET rgrid_heartbeat.stale_threshold = '1s';
 SELECT wait_until_judging();
 -- A second table, with other names and a time zone, beside the default one.
 CREATE SCHEMA "Odd ""names""";
@@ -49,6 +49,7 @@ ALTER TABLE executions DROP CONSTRAINT never_failed;
 ALTER TABLE executions ALTER COLUMN completed_at TYPE text;
 SELECT rgrid_heartbeat('w7', 'host');
 ALTER TABLE executions ALTER COLUMN completed_at TYPE timestamp USING completed_at::timestamp;
+SELECT rgrid_deregister('w7');
 -- A dropped table is no problem.
 DROP TABLE parted;
 SELECT die('w8');
@@ -70,7 +71,9 @@ CREATE TABLE executions (
 INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) SELECT 'many-' || i, '2000-01-01' FROM generate_series(1, 1500) i;
 SELECT rgrid_heartbeat('w7', 'host');
 SELECT count(*) FROM rgrid_sweep();
+SELECT rgrid_heartbeat('w7', 'host');
 SELECT count(*) FROM rgrid_sweep();
+SELECT rgrid_heartbeat('w7', 'host');
 SELECT count(*) FROM rgrid_sweep();
 SELECT forget_all();
 DROP SCHEMA "Odd ""names""" CASCADE;

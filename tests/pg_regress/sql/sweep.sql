@@ -1,5 +1,5 @@
 -- A sweep by hand.
-SET rgrid_heartbeat.stale_threshold = '10s';
+SET rgrid_heartbeat.stale_threshold = '1s';
 SELECT wait_until_judging();
 INSERT INTO worker_heartbeats (worker_id, hostname, last_heartbeat_at) VALUES
     ('alive', 'host', clock_timestamp()), ('dead', 'host', clock_timestamp() - interval '1 hour'),
@@ -15,12 +15,14 @@ SELECT count(*) FROM rgrid_worker_deaths;
 BEGIN READ ONLY;
 SELECT worker_id FROM rgrid_sweep(dry_run => true) ORDER BY worker_id;
 COMMIT;
--- A rolled-back sweep never was.
+-- A rolled-back sweep never was. The living worker beats again before each sweep: the threshold is a short one.
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = 'alive';
 BEGIN;
 SELECT count(*) FROM rgrid_sweep();
 ROLLBACK;
 SELECT count(*) FROM rgrid_worker_deaths;
 -- The sweep.
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = 'alive';
 SELECT worker_id, hostname, job_table, jobs_failed, jobs_requeued FROM rgrid_sweep() ORDER BY worker_id;
 SELECT id, status, worker_id, execution_error,
        completed_at > (clock_timestamp() AT TIME ZONE 'UTC') - interval '10 seconds' AS utc_now
@@ -30,6 +32,7 @@ SELECT worker_id, incarnation, hostname, reason, jobs_failed, jobs_requeued, ret
 FROM rgrid_worker_deaths ORDER BY worker_id;
 SELECT worker_id, state FROM rgrid_stale_workers() ORDER BY worker_id;
 -- Dead once.
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = 'alive';
 SELECT * FROM rgrid_sweep();
 -- A zombie that claims a job does not keep it.
 INSERT INTO executions (status, worker_id) VALUES ('running', 'dead');
@@ -43,11 +46,11 @@ SELECT incarnation, jobs_failed, returned_at >= declared_dead_at AS returned FRO
 SELECT count(*) FROM executions WHERE status = 'running' AND worker_id = 'dead';
 -- What it claims from then on is its own.
 INSERT INTO executions (status, worker_id) VALUES ('running', 'dead');
-UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = 'dead';
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id IN ('dead', 'alive');
 SELECT count(*) FROM rgrid_sweep();
 SELECT count(*) FROM executions WHERE status = 'running' AND worker_id = 'dead';
 -- A client that writes its row itself comes back, too, at the next sweep.
-UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = 'idle';
+UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id IN ('idle', 'dead', 'alive');
 SELECT count(*) FROM rgrid_sweep();
 SELECT incarnation, returned_at IS NOT NULL AS returned FROM rgrid_worker_deaths WHERE worker_id = 'idle';
 -- And dies again.
@@ -63,7 +66,7 @@ SELECT rgrid_heartbeat('beating', 'host');
 UPDATE worker_heartbeats SET last_heartbeat_at = '2000-01-01' WHERE worker_id = 'beating';
 SET rgrid_heartbeat.stale_threshold = '1min';
 SELECT count(*) FROM rgrid_sweep() WHERE worker_id = 'beating';
-SET rgrid_heartbeat.stale_threshold = '10s';
+SET rgrid_heartbeat.stale_threshold = '1s';
 SELECT rgrid_deregister('beating');
 -- Registering settles what still runs under the id, also when nobody ever heard of it.
 SELECT * FROM rgrid_register('unheard of', 'host');
