@@ -10,9 +10,9 @@ fn a_library_that_is_not_preloaded_is_an_error() {
     let (status, _, hint) = finding(&mut client, "preload");
     assert_eq!(status, "error");
     assert!(hint.contains("SET shared_preload_libraries = rgrid_heartbeat;"), "{hint}");
-    assert_eq!(finding(&mut client, "launcher").0, "error");
-    assert_eq!(finding(&mut client, "sweeper").0, "error");
-    assert_eq!(complaints(&mut client).len(), 3);
+    let failing =
+        "SELECT string_agg(check_name || ' ' || status, ', ') FROM rgrid_health() WHERE status <> 'ok'";
+    assert_eq!(ask::<String>(&mut client, failing, &[]), "preload error, launcher error, sweeper error");
     claim_jobs(&mut client, "unheard-of", 1);
     assert_eq!(finding(&mut client, "jobs of unknown workers public.executions").0, "warning");
 }
@@ -44,7 +44,7 @@ fn a_server_without_room_for_the_launcher_has_no_launcher() {
 
 #[test]
 fn a_terminated_launcher_is_missed_until_it_is_back() {
-    let cluster = server();
+    let cluster = busy().start();
     let database = cluster.database("terminated");
     let mut client = database.connect();
     let launcher = cluster.pids(LAUNCHER)[0];
