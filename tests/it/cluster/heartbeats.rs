@@ -1,6 +1,6 @@
 //! Heartbeats one at a time: what they answer, where they are kept, and what is known of them.
 
-use super::{Cluster, Database, ask, deaths, run, wait_until};
+use super::{Cluster, Database, ask, run, wait_until};
 use chrono::{DateTime, Utc};
 use postgres::Client;
 
@@ -50,13 +50,15 @@ pub fn server_time(client: &mut Client) -> DateTime<Utc> {
     ask(client, "SELECT clock_timestamp()", &[])
 }
 
-/// Sweeps by hand, with a short threshold, until the worker is dead, and with it all who do not beat.
+/// Sweeps by hand, with a short threshold, until the worker is dead, and with it all that do not beat.
 pub fn sweep_away(client: &mut Client, worker: &str) {
-    let before = deaths(client, worker);
+    // Not the number of deaths, as old ones may be pruned meanwhile.
+    let last_death = "SELECT coalesce(max(incarnation), 0) FROM rgrid_worker_deaths WHERE worker_id = $1";
+    let before: i64 = ask(client, last_death, &[&worker]);
     run(client, "SET rgrid_heartbeat.stale_threshold = '200ms'");
     wait_until(&format!("a sweep by hand that finds {worker}"), || {
         run(client, "SELECT rgrid_sweep()");
-        deaths(client, worker) == before + 1
+        ask::<i64>(client, last_death, &[&worker]) > before
     });
     run(client, "RESET rgrid_heartbeat.stale_threshold");
 }

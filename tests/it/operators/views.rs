@@ -50,10 +50,11 @@ fn what_happens_in_a_database_is_counted_and_can_be_counted_anew() {
     let cluster = server();
     let database = cluster.database("counted");
     let mut client = database.connect();
-    known_worker(&mut client, "worker");
-    assert_eq!(counted(&mut client, "heartbeats_in_row"), 1);
-    wait_until("a flush", || counted(&mut client, "least(flushes, rows_flushed)") > 0);
     claim_jobs(&mut client, "worker", 3);
+    assert_eq!(beat(&mut client, "worker"), 1);
+    assert_eq!(counted(&mut client, "heartbeats_in_row"), 1);
+    known_worker(&mut client, "worker");
+    wait_until("a flush", || counted(&mut client, "least(flushes, rows_flushed)") > 0);
     await_death(&mut client, "worker");
     assert_eq!(counted(&mut client, "deaths"), 1);
     assert_eq!(counted(&mut client, "jobs_failed"), 3);
@@ -62,11 +63,13 @@ fn what_happens_in_a_database_is_counted_and_can_be_counted_anew() {
     assert_eq!(counted(&mut client, "false_deaths"), 1);
     assert_eq!(counted(&mut client, "buffer_entries"), 1);
     assert_eq!(counted(&mut client, "buffer_capacity"), 65_536);
+    let beats = Beating::calling(database.connect(), "worker");
     let sweeps = counted(&mut client, "sweeps");
     wait_until("another sweep", || counted(&mut client, "sweeps") > sweeps);
     let told = "last_sweep_started_at > stats_reset AND last_sweep_finished_at > stats_reset
                 AND observing_since <= clock_timestamp() AND has_extension AND coalesce(last_sweep_seconds, 0) >= 0";
     assert_eq!(counted(&mut client, &format!("({told})::int")), 1);
+    drop(beats);
 
     run(&mut client, "BEGIN; SELECT rgrid_register('worker', 'host'); ROLLBACK");
     assert_eq!(counted(&mut client, "deaths"), 1, "a death that was rolled back was none");
