@@ -59,8 +59,9 @@ demo: install ## start a throw-away server with three real workers, kill one, an
 	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
 
 test: deps ## all tests
-	$(MAKE) do-install
-	scripts/run-all $(RUNNERS)
+	scripts/run-all test-unit test-backend do-install test-regress test-readme test-server
+
+STRESS_ROUNDS ?= 20
 
 test-stress: install ## the tests on whole servers STRESS_ROUNDS (20) times, beside a load on every core
 	scripts/stress $(STRESS_ROUNDS) $(MAKE) --no-print-directory test-server
@@ -156,13 +157,10 @@ do-test-deb:
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
 
-RUNNERS = test-unit test-backend test-regress test-readme test-server
-STRESS_ROUNDS ?= 20
-
 test-unit: $(PGRX_HOME)/config.toml # the rules that need no server
 	cargo test --lib $(FEATURES) -- --skip pg_test
 
-test-backend: $(PGRX_HOME)/config.toml # #[pg_test]: functions inside one backend
+test-backend: $(PGRX_HOME)/config.toml # #[pg_test]: functions inside one backend; installs a library with them
 	scripts/pgrx-test pg$(PG_MAJOR)
 
 # PostgreSQL's own runner; one of another version will do.
@@ -211,8 +209,7 @@ SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts \
 	server_life::torture_checker server_life::torture_plan
 
 do-matrix:
-	$(MAKE) do-install
-	scripts/run-all test-backend test-regress test-readme do-matrix-servers
+	scripts/run-all test-backend do-install test-regress test-readme do-matrix-servers
 
 do-matrix-servers:
 	$(MAKE) -k PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade

@@ -3,7 +3,7 @@
 use super::{ask, run};
 use postgres::Client;
 
-/// A role with a schema, and functions that make it a superuser if whoever runs them may do that.
+/// A role with a schema, and functions that make it a superuser if the role that runs them may do that.
 pub fn create_attacker(client: &mut Client, me: &str) {
     let sql = "CREATE ROLE @me LOGIN;
                CREATE SCHEMA @me AUTHORIZATION @me;

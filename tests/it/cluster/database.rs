@@ -29,7 +29,7 @@ impl<'a> Database<'a> {
         self.cluster.connect_as(&self.name, role)
     }
 
-    /// How to connect, for whoever has to do so again after a crash.
+    /// How to connect, for a worker that has to do so again after a crash.
     pub fn config(&self) -> Config {
         self.cluster.config(&self.name, SUPERUSER)
     }

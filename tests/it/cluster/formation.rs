@@ -208,7 +208,7 @@ impl Drop for Formation {
     }
 }
 
-/// Three ports that nobody listens on. They are let go at once, and the servers take them a little later.
+/// Three free ports. They are let go at once, and the servers take them a little later.
 fn free_ports() -> [u16; 3] {
     let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("there is a free port"));
     listeners.map(|listener| listener.local_addr().expect("a listener has an address").port())

@@ -31,7 +31,7 @@ pub fn row_time(client: &mut Client, worker: &str) -> Option<DateTime<Utc>> {
     ask(client, sql, &[&worker])
 }
 
-/// Makes the worker's row an hour old, behind the back of whoever keeps its heartbeats in memory.
+/// Makes the worker's row an hour old, behind the back of the memory that keeps its heartbeats.
 pub fn age_row(client: &mut Client, worker: &str) {
     let sql = "UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() - interval '1 hour'
                WHERE worker_id = $1";

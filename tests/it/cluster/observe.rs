@@ -23,7 +23,7 @@ impl Cluster {
         rows.expect("pg_stat_activity can be read").iter().map(|row| row.get(0)).collect()
     }
 
-    /// The sweeper that waits for somebody's lock just now, if there is one.
+    /// The sweeper that waits for a lock just now, if there is one.
     pub fn waiting_sweeper(&self) -> Option<i32> {
         let sql =
             "SELECT max(pid) FROM pg_stat_activity WHERE backend_type = $1 AND wait_event_type = 'Lock'";

@@ -114,7 +114,7 @@ pub fn claim_jobs(client: &mut Client, worker: &str, count: i32) {
     client.execute(claim, &[&worker]).expect("jobs can be claimed");
 }
 
-/// Jobs nobody has claimed, named after the worker that is to have them.
+/// Unclaimed jobs, named after the worker that is to have them.
 pub fn queue_jobs(client: &mut Client, worker: &str, count: i32) {
     let sql = "INSERT INTO executions (execution_id, runtime, code, args, env_vars, input_files, status,
                    output_truncated, cost_micros, priority, timeout_seconds, retry_count, max_retries,

@@ -145,7 +145,7 @@ impl Cluster {
         self.start();
     }
 
-    /// `kill -9` of the postmaster: nothing is written, nobody is told.
+    /// `kill -9` of the postmaster: nothing is written, no process is told.
     ///
     /// Returns when the others have noticed and gone: until then no new server can start in their shared
     /// memory.
@@ -181,7 +181,7 @@ impl Cluster {
         self.config(database, role).connect(NoTls)
     }
 
-    /// How to connect, for whoever has to do so again after a crash.
+    /// How to connect, for a worker that has to do so again after a crash.
     pub(super) fn config(&self, database: &str, role: &str) -> Config {
         let mut config = Config::new();
         config.host_path(&self.dir).port(5432).user(role).dbname(database);

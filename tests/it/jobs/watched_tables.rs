@@ -92,17 +92,17 @@ fn an_altered_table_is_reported_once_and_settled_when_it_is_fixed() {
     let cluster = server();
     let database = cluster.database("altered");
     let mut client = database.connect();
-    run(&mut client, &format!("CREATE TABLE mended ({COLUMNS}); SELECT rgrid_watch_jobs('mended')"));
-    run(&mut client, "ALTER TABLE mended RENAME completed_at TO finished_at");
-    die_running(&mut client, "victim", &["mended"]);
-    assert_eq!(status(&mut client, "mended", 1), "running");
-    let complaint = "column \"completed_at\" of relation \"public.mended\" does not exist";
+    run(&mut client, &format!("CREATE TABLE altered ({COLUMNS}); SELECT rgrid_watch_jobs('altered')"));
+    run(&mut client, "ALTER TABLE altered RENAME completed_at TO finished_at");
+    die_running(&mut client, "victim", &["altered"]);
+    assert_eq!(status(&mut client, "altered", 1), "running");
+    let complaint = "column \"completed_at\" of relation \"public.altered\" does not exist";
     wait_until("a line in the log", || !cluster.log_lines_with(&[complaint]).is_empty());
     await_sweep(&mut client, "witness");
     await_sweep(&mut client, "second");
     assert_eq!(cluster.log_lines_with(&[complaint]).len(), 1, "a problem that stays is logged once");
-    run(&mut client, "ALTER TABLE mended ADD completed_at date; ALTER TABLE mended RENAME TO renamed");
-    wait_until("the mended table", || status(&mut client, "renamed", 1) == "failed");
+    run(&mut client, "ALTER TABLE altered ADD completed_at date; ALTER TABLE altered RENAME TO renamed");
+    wait_until("the table to be settled", || status(&mut client, "renamed", 1) == "failed");
     let jobs: i64 =
         ask(&mut client, "SELECT jobs_failed FROM rgrid_worker_deaths WHERE worker_id = 'victim'", &[]);
     assert_eq!(jobs, 2, "the ledger counts what was settled later, too");

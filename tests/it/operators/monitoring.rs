@@ -33,7 +33,7 @@ fn a_death_is_seen_in_a_scrape_and_fires_an_alert() {
     for alert in ["RgridWorkerDied", "RgridJobsFailed"] {
         wait_until(&format!("{alert} to fire"), || prometheus.fires(alert));
     }
-    assert!(!prometheus.fires("RgridFalseDeaths"), "nobody has come back");
+    assert!(!prometheus.fires("RgridFalseDeaths"), "no worker has come back");
 
     assert_eq!(beat(&mut client, "doomed"), 2);
     wait_until("the return in a scrape", || exporter.ledger("returned_1h", "stale") == Some(1.0));
@@ -220,7 +220,7 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring").join(name)
 }
 
-/// A port that nobody listens on at this moment.
+/// A port that is free at this moment.
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has a port");
     listener.local_addr().expect("a listener has an address").port()

@@ -1,4 +1,4 @@
-//! Scripts of released versions: kept as they were, and a way leads from each to the present version. A database
+//! Scripts of released versions: kept as they were, and a way leads from each to the current version. A database
 //! somewhere has the objects that such a script made, and the way starts from exactly those.
 //!
 //! A version is released when the changelog has a date for it. Needs no server.
@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PRESENT: &str = env!("CARGO_PKG_VERSION");
+const CURRENT: &str = env!("CARGO_PKG_VERSION");
 
 #[test]
-fn released_scripts_are_kept_unchanged_and_lead_to_the_present_version() {
-    assert_eq!(problems(Path::new(env!("CARGO_MANIFEST_DIR")), PRESENT), [""; 0]);
+fn released_scripts_are_kept_unchanged_and_lead_to_the_current_version() {
+    assert_eq!(problems(Path::new(env!("CARGO_MANIFEST_DIR")), CURRENT), [""; 0]);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn an_edited_or_missing_script_and_a_missing_way_are_noticed() {
 }
 
 /// What is wrong with the scripts below `root`.
-fn problems(root: &Path, present: &str) -> Vec<String> {
+fn problems(root: &Path, current: &str) -> Vec<String> {
     let released = released(root);
     let scripts = root.join("sql");
     let ways: BTreeSet<(String, String)> = upgrades(&scripts);
@@ -60,8 +60,8 @@ fn problems(root: &Path, present: &str) -> Vec<String> {
             problems.push(format!("{name} was released and is not what it was"));
         }
     }
-    for version in released.iter().filter(|version| *version != present && !leads(&ways, version, present)) {
-        problems.push(format!("no upgrade scripts lead from {version} to {present}"));
+    for version in released.iter().filter(|version| *version != current && !leads(&ways, version, current)) {
+        problems.push(format!("no upgrade scripts lead from {version} to {current}"));
     }
     problems
 }

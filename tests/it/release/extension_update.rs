@@ -1,11 +1,11 @@
 //! `ALTER EXTENSION ... UPDATE` from every released version: what an update leaves is what a new installation has,
-//! and what was in the tables stays. The released scripts are installed beside the present one.
+//! and what was in the tables stays. The released scripts are installed beside the current one.
 
 use crate::cluster::*;
 use postgres::Client;
 use std::fs;
 
-const PRESENT: &str = env!("CARGO_PKG_VERSION");
+const CURRENT: &str = env!("CARGO_PKG_VERSION");
 
 /// The versions whose scripts are kept in sql/archive.
 fn released() -> Vec<String> {
@@ -31,7 +31,7 @@ fn update(client: &mut Client) {
     run(client, "ALTER EXTENSION rgrid_heartbeat UPDATE");
     let version: String =
         ask(client, "SELECT extversion FROM pg_extension WHERE extname = 'rgrid_heartbeat'", &[]);
-    assert_eq!(version, PRESENT);
+    assert_eq!(version, CURRENT);
 }
 
 /// What an installation consists of, one text a catalog entry. Statements answer one column.
@@ -71,7 +71,7 @@ fn catalog(client: &mut Client) -> Vec<String> {
 #[test]
 fn an_update_from_every_released_version_leaves_what_a_new_installation_has() {
     let cluster = Cluster::quick().start();
-    let new = catalog(&mut database_of(&cluster, "new", PRESENT).connect());
+    let new = catalog(&mut database_of(&cluster, "new", CURRENT).connect());
     assert!(new.len() > 200, "an installation has more than {} entries", new.len());
     for (number, version) in released().iter().enumerate() {
         let mut client = database_of(&cluster, &format!("updated_{number}"), version).connect();
@@ -116,7 +116,7 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
     let watches = "SELECT string_agg(concat_ws(' ', job_table, dead_status, on_death, watched), ', ' ORDER BY job_table::text)
                    FROM rgrid_job_tables";
     assert_eq!(ask::<String>(&mut client, watches, &[]), "executions failed fail t, tasks lost fail t");
-    assert_eq!(jobs(&mut client, "alive", "running"), 2, "nobody was swept by the update");
+    assert_eq!(jobs(&mut client, "alive", "running"), 2, "the update swept no worker");
     let _beats = ["alive", "phoenix"].map(|worker| Beating::calling(database.connect(), worker));
     await_death(&mut client, "silent");
     assert_eq!(jobs(&mut client, "silent", "failed"), 2);

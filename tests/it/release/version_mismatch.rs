@@ -1,5 +1,5 @@
 //! A library and SQL objects of different versions, as between the installation of a new library and
-//! `ALTER EXTENSION ... UPDATE`: clear refusals, no sweeps, and nobody dies of it.
+//! `ALTER EXTENSION ... UPDATE`: clear refusals, no sweeps, and no death.
 
 use crate::cluster::*;
 use postgres::Client;
@@ -88,7 +88,7 @@ fn complaints(cluster: &Cluster, version: &str) -> Vec<String> {
     cluster.log_lines_with(&["WARNING:", &found])
 }
 
-/// Until somebody who fell silent now would be dead in a database beside this one.
+/// Until a worker that fell silent now would be dead in a database beside this one.
 fn silence_beyond_the_threshold(cluster: &Cluster, client: &mut Client) {
     let beside = cluster.database("beside");
     await_sweep(&mut beside.connect(), "witness");

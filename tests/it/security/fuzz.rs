@@ -1,4 +1,4 @@
-//! Every function of the extension with arguments that nobody would give, at random, from several sessions at
+//! Every function of the extension with random and absurd arguments, from several sessions at
 //! once. `FUZZ_SEED` repeats a run, `FUZZ_CALLS` makes it longer.
 
 use crate::cluster::*;

@@ -1,4 +1,4 @@
-//! Objects that lie in wait under the names of others, and texts that would be statements if somebody pasted them into
+//! Objects that lie in wait under the names of others, and texts that would be statements if they were pasted into
 //! one.
 
 use crate::cluster::*;
@@ -186,7 +186,7 @@ fn a_callers_temporary_table_of_jobs_is_not_settled() {
     assert_eq!(sqlstate(&mut fleeting, watch), "42501", "without EXECUTE");
 }
 
-/// Texts that end a string, a name or a statement if somebody pastes them into one.
+/// Texts that end a string, a name or a statement when they are pasted into one.
 const HOSTILE: &[&str] = &[
     "'; DROP TABLE executions; --",
     "' OR true OR '",

@@ -1,4 +1,4 @@
-//! Names that mean something else by the time that a statement is run, because whoever owns a schema can rename it.
+//! Names that mean something else by the time that a statement is run, because the owner of a schema can rename it.
 
 use crate::cluster::*;
 use postgres::Client;

@@ -1,5 +1,5 @@
-//! Clocks that are stepped, servers that stand still, and timestamps from the future: nobody dies early, and nobody
-//! lives for ever.
+//! Clocks that are stepped, servers that stand still, and timestamps from the future: no worker dies early, and
+//! none lives for ever.
 
 use crate::cluster::*;
 use postgres::Client;

@@ -1,4 +1,4 @@
-//! Dump and restore: what was known of deaths comes back as it was, and nobody is given up because of it.
+//! Dump and restore: what was known of deaths comes back as it was, and kills no worker.
 
 use crate::cluster::*;
 use postgres::Client;
@@ -108,7 +108,7 @@ fn it_is_as_it_was(before: &State, client: &mut Client) {
 
 fn it_goes_on_as_before(client: &mut Client) {
     await_sweep(client, "later");
-    assert_eq!(deaths(client, "healthy"), 0, "nobody dies of a restore");
+    assert_eq!(deaths(client, "healthy"), 0, "a restore kills no worker");
     assert_eq!(jobs(client, "healthy", "running"), 3);
     let sql = "SELECT string_agg(runner || ' ' || state, ', ' ORDER BY runner) FROM tasks";
     assert_eq!(ask::<String>(client, sql, &[]), "healthy busy, later lost", "the table is watched");

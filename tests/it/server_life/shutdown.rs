@@ -1,4 +1,4 @@
-//! Stopping, crashing and starting the server: it ends when told to, and nobody is killed by its absence.
+//! Stopping, crashing and starting the server: it ends when told to, and its absence kills no worker.
 
 use crate::cluster::*;
 use postgres::Client;

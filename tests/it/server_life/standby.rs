@@ -33,12 +33,12 @@ fn heartbeats_go_on_while_a_synchronous_standby_is_missing_and_upserts_wait() {
     }
     assert!(started.elapsed() < Duration::from_secs(20), "it took {:?}", started.elapsed());
     assert!(last_heard(&mut client, "worker") >= Some(before));
-    wait_until("a flush, which waits for nobody either", || row_time(&mut client, "worker") > Some(before));
+    wait_until("a flush, which does not wait either", || row_time(&mut client, "worker") > Some(before));
     assert!(!upsert.is_finished(), "the upsert waits all the while");
     await_waiting(&cluster, process, "SyncRep");
 
     cluster.set("synchronous_standby_names", "");
-    upsert.join().unwrap().expect("the upsert goes through once nobody is waited for");
+    upsert.join().unwrap().expect("the upsert goes through once no standby is waited for");
     await_sweep(&mut client, "silent");
     assert_eq!((deaths(&mut client, "worker"), beat(&mut client, "worker")), (0, 1));
 }
@@ -66,7 +66,7 @@ fn a_standby_refuses_heartbeats_and_takes_them_once_promoted() {
 
     drop((healthy, silent));
     primary.stop("immediate");
-    // While nobody listens the silence grows beyond the threshold, by the rows.
+    // While no server listens the silence grows beyond the threshold, by the rows.
     wait_until("rows as old as the threshold", || {
         let stale: i64 = ask(&mut on_standby, "SELECT count(*) FROM rgrid_stale_workers()", &[]);
         stale == 2

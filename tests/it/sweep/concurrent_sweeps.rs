@@ -127,7 +127,7 @@ fn a_locked_job_is_skipped_and_settled_after_its_release() {
     await_death(&mut client, "victim");
     wait_until("the other jobs to be settled", || failed_jobs(&mut client, "victim") == 2);
     await_sweep(&mut client, "a-later-victim");
-    assert_eq!(jobs(&mut client, "victim", "running"), 1, "nobody waits for the lock");
+    assert_eq!(jobs(&mut client, "victim", "running"), 1, "no sweep waits for the lock");
 
     run(&mut holder, "COMMIT");
     wait_until("the last job to be settled", || failed_jobs(&mut client, "victim") == 3);

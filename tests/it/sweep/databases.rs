@@ -111,10 +111,10 @@ fn a_table_that_cannot_be_settled_delays_no_other_database() {
     }
     wait_until("a message that names the column", || !cluster.log_lines_with(&["completed_at"]).is_empty());
     assert_eq!(jobs(&mut broken_client, "unlucky", "running"), 2);
-    mended_it_is_settled(&mut broken_client);
+    fixed_it_is_settled(&mut broken_client);
 }
 
-fn mended_it_is_settled(client: &mut Client) {
+fn fixed_it_is_settled(client: &mut Client) {
     run(client, "ALTER TABLE executions RENAME COLUMN ended_at TO completed_at");
     wait_until("the jobs to be settled", || failed_jobs(client, "unlucky") == 2);
     assert_eq!(deaths(client, "unlucky"), 1);

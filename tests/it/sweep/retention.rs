@@ -61,7 +61,7 @@ fn pruning_changes_no_other_number_even_after_a_crash() {
     forget_somebody(&mut client, "gone");
     assert_eq!(slow_beat(&mut client, "steady", "another host"), 1);
 
-    assert_eq!(beat(&mut client, "young"), 2, "nobody knows whether it was here before");
+    assert_eq!(beat(&mut client, "young"), 2, "it may have been here before");
     beats.push(Beating::through_crashes(&database, "young"));
     let registered: i64 = ask(&mut client, "SELECT incarnation FROM rgrid_register()", &[]);
     assert_eq!(registered, 2, "a new worker learns the number that its heartbeats will answer");
@@ -168,7 +168,7 @@ fn an_adopted_table_is_only_pruned_when_its_database_asks_for_it() {
     let mut client = database.connect();
     upsert_like_python(&mut client, "old", HOUR);
     await_death(&mut client, "old");
-    // A death without a row needs nobody's consent.
+    // A death without a row needs no consent.
     upsert_like_python(&mut client, "deleted", HOUR);
     await_death(&mut client, "deleted");
     run(&mut client, "DELETE FROM workers WHERE worker_id = 'deleted'");

@@ -1,5 +1,5 @@
 //! Many sessions beat in many databases while flushes and sweeps run as often as they can: in the end every
-//! row has the last heartbeat of its worker, and nobody has died.
+//! row has the last heartbeat of its worker, and no worker has died.
 
 use crate::cluster::*;
 use chrono::{DateTime, Utc};
@@ -43,7 +43,7 @@ fn after_a_storm_every_row_has_its_last_heartbeat() {
     let ended: Vec<_> = storms.into_iter().map(thread::JoinHandle::join).collect();
     let last: Vec<_> = ended.into_iter().map(|last| last.expect("every heartbeat is answered")).collect();
     let beaten: usize = last.iter().map(HashMap::len).sum();
-    assert!(beaten > DATABASES * WORKERS, "hardly anybody beat");
+    assert!(beaten > DATABASES * WORKERS, "hardly any worker beat");
     for (number, database) in databases.iter().enumerate() {
         all_rows_are_right_and_nobody_is_dead(&mut database.connect(), number, &last);
     }

@@ -1,4 +1,4 @@
-//! The promise about incarnations, under load: whoever is told a number has no running job of an earlier one,
+//! The promise about incarnations, under load: a worker that is told a number has no running job of an earlier one,
 //! and loses none of its own to an earlier death.
 
 use crate::cluster::*;

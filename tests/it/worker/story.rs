@@ -42,7 +42,7 @@ fn a_worker_that_stops_beating_is_found_and_its_jobs_fail() {
     assert_eq!(ledger(&mut client, &silent), ["1 stale 3 gone"]);
     assert_eq!((jobs(&mut client, &healthy, "running"), deaths(&mut client, &healthy)), (2, 0));
     let queued: i64 = ask(&mut client, "SELECT count(*) FROM executions WHERE status = 'queued'", &[]);
-    assert_eq!(queued, 4, "jobs that nobody has claimed stay queued");
+    assert_eq!(queued, 4, "unclaimed jobs stay queued");
     the_log_tells_of_the_death_once(&cluster, &silent);
 }
 

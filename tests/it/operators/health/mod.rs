@@ -1,8 +1,8 @@
 //! `rgrid_health()`: it finds nothing where all is well, and each check fails when it should.
 
-mod jobs;
-mod server;
-mod workers;
+mod job_checks;
+mod server_checks;
+mod worker_checks;
 
 use crate::cluster::*;
 use postgres::Client;

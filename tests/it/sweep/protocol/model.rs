@@ -181,7 +181,7 @@ impl Protocol {
         self.row_lock && state.row_is_locked(worker)
     }
 
-    /// Who beat before this is silent; `None` while nobody can be judged.
+    /// A worker that beat before this is silent; `None` while none can be judged.
     pub fn cutoff(&self, state: &State) -> Option<u8> {
         let can_judge = if self.observation { state.observing_since < state.now } else { state.now > 0 };
         can_judge.then_some(state.now)

@@ -1,6 +1,6 @@
-//! What the model knows at one moment: the committed database, shared memory, and whoever is at work.
+//! What the model knows at one moment: the committed database, shared memory, and the calls and sweeps under way.
 //!
-//! Locks are not stored. A row, a job or a row of the ledger is locked while somebody is at a step that holds it.
+//! Locks are not stored. A row, a job or a row of the ledger is locked while a call or a sweep is at a step that holds it.
 
 /// Workers whose jobs and deaths are followed.
 pub const WORKERS: usize = 2;
@@ -9,7 +9,7 @@ pub const SWEEPS: usize = 2;
 /// Jobs that a worker runs at once.
 pub const JOBS: usize = 2;
 
-/// Counts thresholds: whoever has not beaten since the last tick has been silent for longer than one.
+/// Counts thresholds: a worker that has not beaten since the last tick has been silent for longer than one.
 pub type Time = u8;
 
 /// The promises, numbered as in the list of what always holds.
@@ -191,7 +191,7 @@ impl State {
         self.has_recorded(worker) || self.sweeps.iter().any(by_sweep)
     }
 
-    /// Whether somebody has a row of the worker in the ledger that is not committed.
+    /// Whether there is a row of the worker in the ledger that is not committed.
     pub fn death_is_pending(&self, worker: usize) -> bool {
         let by_sweep = |sweep: &Sweep| matches!(sweep, Sweep::Declaring(d) if d.step == DeclarationStep::Commit && d.dying[worker]);
         self.has_recorded(worker) || self.sweeps.iter().any(by_sweep)

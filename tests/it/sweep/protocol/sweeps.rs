@@ -7,7 +7,7 @@ use super::model::Protocol;
 use super::state::{Declaration, DeclarationStep, JOBS, Rule, State, Sweep, WORKERS};
 use super::workers::settle_jobs;
 
-/// Writes the heartbeats that are not in their rows and whose rows nobody has locked.
+/// Writes the heartbeats that are not in their rows and whose rows are not locked.
 pub fn flush(protocol: &Protocol, state: &mut State, sweep: usize) -> bool {
     let beats = from_fn(|number| {
         let worker = &state.workers[number];
@@ -139,7 +139,7 @@ fn look_again(protocol: &Protocol, state: &mut State, mut declaration: Declarati
     }
 }
 
-/// Running jobs that nobody has locked.
+/// Running jobs that are not locked.
 fn settleable(state: &State, worker: usize, is_dead: bool) -> [bool; JOBS] {
     from_fn(|job| is_dead && state.workers[worker].running[job] > 0 && !state.job_is_locked(worker, job))
 }
@@ -149,7 +149,7 @@ fn settle(state: &State, declaration: Declaration) -> Sweep {
     Sweep::Declaring(Declaration { step: DeclarationStep::Record, settled, ..declaration })
 }
 
-/// Waits for whoever writes down a death of one of them; a death that is there already is not written again.
+/// Waits for the transaction that writes down a death of one of them; a death that is there already is not written again.
 fn record(state: &mut State, number: usize, mut declaration: Declaration) -> Option<Sweep> {
     // This sweep's own step is not a pending one.
     state.sweeps[number] = Sweep::Declaring(declaration);

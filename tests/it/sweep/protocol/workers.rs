@@ -69,7 +69,7 @@ fn judge(state: &mut State, worker: usize, call: Call) {
     this.call = Some(Call { step: CallStep::Judged, incarnation, was_dead, ..call });
 }
 
-/// Waits for whoever has locked one of the jobs.
+/// Waits for the lock on any of the jobs.
 fn settle(state: &mut State, worker: usize, call: Call) -> bool {
     if (0..JOBS).any(|job| state.job_is_locked(worker, job)) {
         return false;
@@ -80,7 +80,7 @@ fn settle(state: &mut State, worker: usize, call: Call) -> bool {
     true
 }
 
-/// Closes the death, or writes a new one down; waits for whoever has it.
+/// Closes the death, or writes a new one down; waits for the lock on it.
 fn record(state: &mut State, worker: usize, call: Call) -> bool {
     if state.death_is_locked(worker) || state.death_is_pending(worker) {
         return false;
@@ -165,7 +165,7 @@ pub fn claim(protocol: &Protocol, state: &mut State, worker: usize) -> bool {
     true
 }
 
-/// Waits for whoever has locked the job; a job that is settled by then stays so.
+/// Waits for the lock on the job; a job that is settled by then stays so.
 pub fn finish(state: &mut State, worker: usize, job: usize) -> bool {
     let is_possible = state.workers[worker].running[job] > 0 && !state.job_is_locked(worker, job);
     if is_possible {

@@ -28,7 +28,7 @@ fn more_workers_than_fit_are_all_heard_and_the_log_says_so_once() {
                    WHERE worker_id LIKE 'worker-%' AND last_heartbeat_at >= $1";
         ask::<i64>(&mut client, sql, &[&began]) == WORKERS
     });
-    wait_until("everybody's death", || deaths_of_others(&mut client) == WORKERS);
+    wait_until("every worker's death", || deaths_of_others(&mut client) == WORKERS);
     let warnings = cluster.log_lines_with(&["WARNING:", "do not fit in shared memory"]);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
@@ -50,7 +50,7 @@ fn tiny() -> Cluster {
     builder.setting("rgrid_heartbeat.flush_interval", "100ms").start()
 }
 
-/// Proof that there are two free slots: two workers nobody has heard of come to beat in memory.
+/// Proof that there are two free slots: two new workers come to beat in memory.
 fn await_two_free_slots(client: &mut Client, names: [&str; 2]) {
     wait_until(&format!("room in memory for {names:?}"), || {
         let in_memory = names.map(|worker| beats_in_memory(client, worker));

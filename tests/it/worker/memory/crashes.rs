@@ -69,7 +69,7 @@ fn heartbeats_answer_the_same_with_and_without_shared_memory() {
     assert!(in_memory.contains(&r#"one 2 ["1 stale 2 returned"]"#.to_owned()), "{in_memory:?}");
 }
 
-/// Lives of a few workers; all the answers. Everybody who does not beat meanwhile dies at each sweep by hand.
+/// Lives of a few workers; all that is returned. Every worker that does not beat meanwhile dies at each sweep by hand.
 fn story(cluster: &Cluster, in_memory: bool) -> Vec<String> {
     let database = cluster.database("story");
     let mut client = database.connect();
@@ -110,7 +110,7 @@ fn story(cluster: &Cluster, in_memory: bool) -> Vec<String> {
 }
 
 fn sweep_away_all(client: &mut Client, wanted: i64) {
-    wait_until("a sweep by hand that finds everybody", || {
+    wait_until("a sweep by hand that finds all of them", || {
         run(client, "SELECT rgrid_sweep()");
         let dead: i64 =
             ask(client, "SELECT count(*) FROM rgrid_worker_deaths WHERE returned_at IS NULL", &[]);

@@ -11,10 +11,10 @@ fn a_pause_and_heartbeats_from_the_future_are_told() {
     assert_eq!((status.as_str(), finding(&mut client, "sweeper").0.as_str()), ("warning", "ok"));
     silent_worker(&mut client, "ahead");
     run(&mut client, "UPDATE worker_heartbeats SET last_heartbeat_at = now() + interval '1 hour'");
-    let (status, detail, mend) = finding(&mut client, "future heartbeats");
+    let (status, detail, fix) = finding(&mut client, "future heartbeats");
     assert_eq!(status, "warning");
     assert!(detail.starts_with("1 workers") && detail.contains("\"ahead\""), "{detail}");
-    run(&mut client, &mend);
+    run(&mut client, &fix);
     assert_eq!(finding(&mut client, "future heartbeats").0, "ok");
     client.execute(hint.split(';').next().unwrap(), &[]).expect("the hint is a statement");
     cluster.reload();
@@ -45,7 +45,7 @@ fn a_worker_that_came_back_was_a_false_death() {
     let mut client = database.connect();
     beat(&mut client, "slow");
     sweep_away(&mut client, "slow");
-    assert_eq!(finding(&mut client, "false deaths").0, "ok", "it is dead, as far as anybody knows");
+    assert_eq!(finding(&mut client, "false deaths").0, "ok", "it is dead, as far as the database knows");
     assert_eq!(beat(&mut client, "slow"), 2);
     let (status, detail, hint) = finding(&mut client, "false deaths");
     assert_eq!(status, "warning");
