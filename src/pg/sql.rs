@@ -133,7 +133,8 @@ impl SavedPlan {
         self.rows(arguments, Sight::Latest, read)
     }
 
-    /// As [`write`], the function.
+    /// Changes or locks rows; how many. In a transaction that keeps one snapshot, a row that is newer than it is a
+    /// serialization failure: a worker's call in such a transaction is to be repeated.
     pub fn write(&self, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
         run(&self.statement, Plan::Saved, arguments, Sight::ToWrite, |result| Ok(result.processed))
     }
@@ -242,7 +243,7 @@ fn run<T>(
             }
             // With one snapshot for the whole transaction, a latest one can only be given with a plan.
             (Plan::OneShot, Sight::ToWrite) if scope::has_one_snapshot() => {
-                execute(prepare(statement, &arguments)?, &arguments, sight)
+                execute_latest(prepare(statement, &arguments)?, &arguments)
             }
             (Plan::OneShot, _) => execute_once(statement, &arguments, sight)?,
         };
@@ -286,26 +287,29 @@ fn execute_once(statement: &str, arguments: &Arguments, sight: Sight) -> Result<
     }))
 }
 
+/// Writes by the latest snapshot. Rows that are changed while it runs raise a serialization failure, as in any
+/// transaction that keeps one snapshot.
+fn execute_latest(plan: pg_sys::SPIPlanPtr, arguments: &Arguments) -> i32 {
+    let mut values = arguments.values.clone();
+    // SAFETY: in a transaction; registered as the active one while the statement runs.
+    let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
+    // SAFETY: a plan for these arguments; no snapshot to cross-check, triggers fire, no limit.
+    unsafe {
+        pg_sys::SPI_execute_snapshot(
+            plan,
+            values.as_mut_ptr(),
+            arguments.nulls(),
+            snapshot,
+            std::ptr::null_mut(),
+            false,
+            true,
+            0,
+        )
+    }
+}
+
 fn execute(plan: pg_sys::SPIPlanPtr, arguments: &Arguments, sight: Sight) -> i32 {
     let mut values = arguments.values.clone();
-    if sight == Sight::ToWrite && scope::has_one_snapshot() {
-        // Rows that are changed while it runs raise a serialization failure, as in any such transaction.
-        // SAFETY: in a transaction; registered as the active one while the statement runs.
-        let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
-        // SAFETY: a plan for these arguments; no snapshot to cross-check, triggers fire, no limit.
-        return unsafe {
-            pg_sys::SPI_execute_snapshot(
-                plan,
-                values.as_mut_ptr(),
-                arguments.nulls(),
-                snapshot,
-                std::ptr::null_mut(),
-                false,
-                true,
-                0,
-            )
-        };
-    }
     // SAFETY: connected; a plan for these arguments, which outlive the call; no limit.
     seeing(sight, || unsafe {
         pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), arguments.nulls(), is_read_only(sight), 0)

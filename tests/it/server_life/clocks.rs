@@ -130,7 +130,7 @@ fn a_server_that_is_suspended_kills_no_worker() {
     let _alive = one_lives_and_one_is_about_to_die(&database);
     cluster.freeze(|| thread::sleep(Duration::from_secs(5)));
     only_the_silent_one_dies(&mut client, Instant::now());
-    assert!(!cluster.log_lines_with(&["the server stood still: silence counts from now on"]).is_empty());
+    assert!(!cluster.log_lines_with(&["the server was suspended: silence counts from now on"]).is_empty());
 }
 
 /// A heartbeat that a client writes itself, at a time of its own.

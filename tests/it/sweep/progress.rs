@@ -188,9 +188,8 @@ fn problems_of_a_flush_beside_those_of_a_sweep_are_logged_once() {
     );
     let _beats = Beating::calling(database.connect(), "bad");
     silent_worker(&mut client, "dead");
-    let both = ["could not settle jobs in table public.executions", "could not write heartbeats"];
-    wait_until("both to be said", || !cluster.log_lines_with(&both).is_empty());
-    let said = || cluster.log_lines_with(&["WARNING:", "could not"]).len();
-    let before = said();
-    stays(Duration::from_secs(3), "nothing is said again", || said() == before);
+    let said = |what: &str| cluster.log_lines_with(&["WARNING:", "could not", what]).len();
+    let both = || (said("settle jobs in table public.executions"), said("write heartbeats"));
+    wait_until("both to be said", || both() == (1, 1));
+    stays(Duration::from_secs(3), "nothing is said again", || both() == (1, 1) && said("") == 2);
 }

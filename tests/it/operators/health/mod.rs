@@ -62,7 +62,7 @@ fn a_healthy_installation_has_nothing_to_report() {
     await_sweep(&mut database.connect(), "silent");
     let mut client = connect_patiently(&database, "healthy");
     claim_jobs(&mut client, "worker", 2);
-    wait_until("gaps to be known", || finding(&mut client, "threshold").1.contains("typically"));
+    wait_until("intervals to be known", || finding(&mut client, "threshold").1.contains("median"));
     assert_eq!(complaints(&mut client), NOTHING);
 }
 

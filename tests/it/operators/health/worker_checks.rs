@@ -27,7 +27,7 @@ fn a_threshold_close_to_the_observed_gaps_is_a_warning() {
     let database = cluster.database("tight");
     let mut client = connect_patiently(&database, "tight");
     let _beats = Beating::calling(database.connect(), "worker");
-    wait_until("gaps to be known", || finding(&mut client, "threshold").1.contains("typically"));
+    wait_until("intervals to be known", || finding(&mut client, "threshold").1.contains("median"));
     assert_eq!(finding(&mut client, "threshold").0, "ok");
     run(&mut client, "SET rgrid_heartbeat.stale_threshold = '150ms'");
     let (status, detail, hint) = finding(&mut client, "threshold");

@@ -65,7 +65,7 @@ fn a_flush_skips_locked_rows_and_takes_them_once_they_are_free() {
 }
 
 #[test]
-fn a_large_flush_rests_between_its_parts_and_writes_them_all() {
+fn a_large_flush_pauses_between_its_parts_and_writes_them_all() {
     const WORKERS: i64 = 12_000;
     let cluster = still().start();
     let mut client = cluster.visited_database("many").connect();
@@ -77,11 +77,11 @@ fn a_large_flush_rests_between_its_parts_and_writes_them_all() {
     run(&mut client, "ALTER SYSTEM SET rgrid_heartbeat.flush_interval = '2s'");
     run(&mut client, "SELECT pg_reload_conf()");
     let flushed = format!("flushed {WORKERS} heartbeats");
-    let flush = [flushed.as_str(), "rested for "];
+    let flush = [flushed.as_str(), "delayed for "];
     wait_until("the flush", || !cluster.log_lines_with(&flush).is_empty());
     let line = cluster.log_lines_with(&flush).remove(0);
-    let rested = line.rsplit("rested for ").next().and_then(|rest| rest.strip_suffix(" ms"));
-    assert!(rested.unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
+    let delayed = line.rsplit("delayed for ").next().and_then(|time| time.strip_suffix(" ms"));
+    assert!(delayed.unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
     let written = "SELECT count(*) FROM worker_heartbeats WHERE last_heartbeat_at >= $1";
     assert_eq!(ask::<i64>(&mut client, written, &[&since]), WORKERS);
 }
