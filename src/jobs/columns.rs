@@ -5,6 +5,7 @@
 
 use pgrx::{pg_sys, spi};
 
+use super::statement::converted;
 use super::table::JobTable;
 use crate::error::{Error, Result};
 use crate::pg::catalog::Column;
@@ -114,8 +115,8 @@ impl Columns {
     }
 
     fn check_status(&self, table: &JobTable, value: &str) -> Result<()> {
-        let (literal, kind) = (spi::quote_literal(value), self.status.column.type_name());
-        let statement = format!("SELECT CAST({literal} AS {kind})::text = {literal}");
+        let literal = spi::quote_literal(value);
+        let statement = format!("SELECT {}::text = {literal}", converted(&literal, &self.status.column));
         let stored: Result<Vec<bool>> = scope::subtransaction(|| {
             table.as_owner(|| sql::read(&statement, &[], |row| row.required(1, "comparison")))
         });

@@ -7,6 +7,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
 
+use super::statement::converted;
 use super::{JobTable, watched};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -112,12 +113,11 @@ fn condition(jobs: &JobTable) -> Result<String> {
     let mut condition = format!("OLD.{status}::pg_catalog.text IN ({given_up})");
     let mut stays = format!("NEW.{status}::pg_catalog.text = OLD.{status}::pg_catalog.text");
     if let Some(error) = jobs.columns()?.error {
-        let message = quote_literal(&mapping.error_message);
-        let message = format!("CAST({message} AS {})::pg_catalog.text", error.column.type_name());
+        let message = converted(&quote_literal(&mapping.error_message), &error.column);
         // By bytes: a nondeterministic collation of the column has no beginnings.
         let begins = |row: &str| {
             let error = format!("{row}.{}::pg_catalog.text COLLATE pg_catalog.\"C\"", error.name);
-            format!(" AND pg_catalog.starts_with({error}, {message})")
+            format!(" AND pg_catalog.starts_with({error}, {message}::pg_catalog.text)")
         };
         condition += &begins("OLD");
         stays += &begins("NEW");

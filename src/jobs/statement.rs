@@ -8,6 +8,7 @@ use pgrx::{pg_sys, spi};
 
 use super::columns::{ColumnRef, Columns, Requeue};
 use super::table::{JobTable, Locked};
+use crate::pg::catalog::Column;
 
 /// The words of a table's statements.
 pub struct Statements<'a> {
@@ -111,7 +112,7 @@ impl<'a> Statements<'a> {
     }
 
     fn status(&self, status: &str) -> String {
-        format!("CAST({} AS {})", spi::quote_literal(status), self.columns.status.column.type_name())
+        converted(&spi::quote_literal(status), &self.columns.status.column)
     }
 
     fn is_requeued(&self) -> String {
@@ -161,9 +162,7 @@ impl<'a> Statements<'a> {
     ) -> Vec<(&'a ColumnRef, String)> {
         let Columns { status: column, error, finished, .. } = self.columns;
         let mut assignments = vec![(column, status)];
-        assignments.extend(
-            error.as_ref().map(|known| (known, format!("CAST({message} AS {})", known.column.type_name()))),
-        );
+        assignments.extend(error.as_ref().map(|known| (known, converted(&message, &known.column))));
         assignments.extend(finished.as_ref().map(|known| (known, time(finish_time(known).to_owned()))));
         assignments
     }
@@ -181,4 +180,10 @@ fn finish_time(finished: &ColumnRef) -> &'static str {
         pg_sys::DATEOID => "($3 AT TIME ZONE 'UTC')::date",
         _ => "($3 AT TIME ZONE 'UTC')",
     }
+}
+
+/// A literal or parameter as a value of a column's type. Of a literal the type is said to be text first: the type itself
+/// would read it while its name is looked up, and so before it is known which type the name means.
+pub fn converted(text: &str, column: &Column) -> String {
+    format!("CAST(({text})::pg_catalog.text AS {})", column.type_name())
 }

@@ -104,6 +104,7 @@ pub fn prevent_unless_writable(command: &CStr) {
 }
 
 /// The name of the table whose trigger makes this call; `None` for a call by hand.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "an SQL function has it from PostgreSQL alone")]
 pub fn triggering_table(call: pg_sys::FunctionCallInfo) -> Option<String> {
     // SAFETY: valid during the call; the context is null or a node.
     let context = unsafe { (*call).context.as_ref() }?;

@@ -28,10 +28,9 @@
 //! - `RangeTblFunction` with types of its columns and `TableFunc`, since PostgreSQL 17 `JsonExpr`: do convert, but our
 //!   statements have none
 //!
-//! Two conversions are not seen in time. A literal is read while the names are looked up, and its `Const` comes too
-//! late for the check of a domain inside a composite, array or range: only a status or an error message that begins
-//! with a bracket is a literal of such a type. The types in a statement under EXPLAIN are not walked: it is planned and
-//! not run, and what is explained here converts only columns.
+//! A literal of a type that a name stands for would be read while the names are looked up, too early for this check: so
+//! our statements convert literals from text, which is a node. The types in a statement under EXPLAIN are not walked: it
+//! is planned and not run, and what is explained here converts only columns.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::{Cell, RefCell};

@@ -7,14 +7,17 @@
 
 use chrono::{DateTime, Utc};
 use pgrx::lwlock::PgLwLock;
-use pgrx::pg_sys::{self, panic::ErrorReport};
+use pgrx::pg_sys;
 use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{PgSqlErrorCode, pg_guard};
 
 use super::is_preloaded;
-use crate::error::{Error, Report};
 use crate::pg;
 use crate::rules::news::Said;
+
+mod problem;
+
+pub use problem::{Place, Problem};
 
 /// Problems that are kept, over all databases.
 const CAPACITY: usize = 1_024;
@@ -24,140 +27,6 @@ const LIMIT: usize = 256;
 
 /// Bytes of a problem's text that are kept.
 const TEXT: usize = 448;
-
-/// What a problem is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// The round as a whole: the sweeper failed, or there is nothing that it can work with.
-    Round,
-    /// Writing heartbeats to their rows.
-    Flush,
-    /// Heartbeats that are ahead of the server's clock.
-    FutureHeartbeats,
-    /// Removing what is older than the retention.
-    Pruning,
-    /// Settling the jobs of a watched table, or of the part of it that is settled by itself.
-    JobTable {
-        /// The watched table.
-        table: pg_sys::Oid,
-        /// The part; the table itself where it is settled as a whole.
-        part: pg_sys::Oid,
-    },
-    /// Running jobs of dead workers in a watched table that other sessions have locked.
-    LockedJobs {
-        /// The watched table.
-        table: pg_sys::Oid,
-    },
-    /// Problems for which there was no room.
-    Others,
-}
-
-impl Place {
-    /// The watched table that it is about.
-    pub fn job_table(self) -> Option<pg_sys::Oid> {
-        match self {
-            Self::JobTable { table, .. } | Self::LockedJobs { table } => Some(table),
-            _ => None,
-        }
-    }
-
-    /// What it is about, in a word or two, for the view.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Round => "sweeper",
-            Self::Flush => "flush",
-            Self::FutureHeartbeats => "future heartbeats",
-            Self::Pruning => "pruning",
-            Self::JobTable { .. } => "job table",
-            Self::LockedJobs { .. } => "locked jobs",
-            Self::Others => "others",
-        }
-    }
-}
-
-/// Something that a sweeper, or a sweep by hand, could not do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What it is about.
-    pub place: Place,
-    code: PgSqlErrorCode,
-    /// What could not be done, to be read after "could not"; empty where the reason says it all.
-    attempt: String,
-    /// What was in the way.
-    reason: String,
-    /// How many of them there are, where that may change while the problem stays the same.
-    count: Option<u64>,
-    detail: Option<String>,
-    hint: Option<String>,
-}
-
-impl From<Problem> for ErrorReport {
-    fn from(problem: Problem) -> Self {
-        let mut report = Self::new(problem.code, problem.message(), "rgrid_heartbeat");
-        if let Some(detail) = problem.detail {
-            report = report.set_detail(detail);
-        }
-        if let Some(hint) = problem.hint {
-            report = report.set_hint(hint);
-        }
-        report
-    }
-}
-
-impl Problem {
-    /// What an error kept from being done.
-    pub fn new(place: Place, attempt: impl Into<String>, error: &Error) -> Self {
-        let Report { code, message, .. } = error.report();
-        Self { place, code, attempt: attempt.into(), reason: message, count: None, detail: None, hint: None }
-    }
-
-    /// The same, in a part of what was attempted.
-    #[must_use]
-    pub fn in_part(self, part: &str) -> Self {
-        Self { reason: format!("{part}: {}", self.reason), ..self }
-    }
-
-    /// Running jobs that stay as they are because other sessions have locked them.
-    pub fn of_locked_jobs(table: pg_sys::Oid, name: &str, jobs: u64) -> Self {
-        Self {
-            place: Place::LockedJobs { table },
-            code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-            attempt: format!("settle jobs in table {name}"),
-            reason: "rows skipped because they are locked by other sessions".into(),
-            count: Some(jobs),
-            detail: None,
-            hint: None,
-        }
-    }
-
-    /// An error that ended the round.
-    pub fn of_round(error: &Error) -> Self {
-        let Report { detail, hint, .. } = error.report();
-        Self { detail, hint, ..Self::new(Place::Round, "", error) }
-    }
-
-    fn of_others(count: u64) -> Self {
-        Self {
-            place: Place::Others,
-            code: PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            attempt: "keep apart all problems of this database".into(),
-            reason: "there are too many; not listed".into(),
-            count: Some(count),
-            detail: None,
-            hint: None,
-        }
-    }
-
-    /// The problem as a line of the log.
-    pub fn message(&self) -> String {
-        let count = self.count.map_or(String::new(), |count| format!(": {count}"));
-        format!("{}{}{count}", self.beginning(), self.reason)
-    }
-
-    fn beginning(&self) -> String {
-        if self.attempt.is_empty() { String::new() } else { format!("could not {}: ", self.attempt) }
-    }
-}
 
 /// A problem as it is remembered.
 #[derive(Clone, Copy)]
@@ -376,78 +245,4 @@ pub fn forget(database: pg_sys::Oid) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problem(table: u32, text: &str) -> Problem {
-        let table = pg_sys::Oid::from(table);
-        let error = Error::MissingValue("value");
-        let place = Place::JobTable { table, part: table };
-        Problem { reason: text.into(), ..Problem::new(place, "settle jobs", &error) }
-    }
-
-    const DATABASE: pg_sys::Oid = pg_sys::Oid::INVALID;
-
-    /// A boxed table, because it is large for a test's stack.
-    fn empty() -> Box<Shared> {
-        Box::default()
-    }
-
-    #[test]
-    fn each_problem_is_news_by_itself_and_only_once() {
-        let mut shared = empty();
-        let met = |shared: &mut Shared, table, text| shared.meet(DATABASE, &problem(table, text), 1);
-        assert_eq!(met(&mut shared, 1, "a"), Some(true));
-        assert_eq!(met(&mut shared, 1, "a"), Some(false));
-        assert_eq!(met(&mut shared, 2, "a"), Some(true));
-        assert_eq!(met(&mut shared, 1, "a"), Some(false));
-        assert_eq!(shared.of(DATABASE).map(|known| known.rounds).collect::<Vec<_>>(), [3, 1]);
-    }
-
-    #[test]
-    fn a_problem_that_is_over_and_comes_back_is_news() {
-        let mut shared = empty();
-        shared.meet(DATABASE, &problem(1, "a"), 1);
-        shared.end(DATABASE, &[], |place| place == Place::Flush);
-        assert_eq!(shared.meet(DATABASE, &problem(1, "a"), 2), Some(false), "a flush did not look at it");
-        shared.end(DATABASE, &[], |_| true);
-        assert_eq!(shared.meet(DATABASE, &problem(1, "a"), 3), Some(true));
-        assert_eq!(shared.of(DATABASE).next().map(|known| (known.since, known.rounds)), Some((3, 1)));
-    }
-
-    #[test]
-    fn a_number_that_changes_is_no_news() {
-        let mut shared = empty();
-        let locked = |jobs| Problem::of_locked_jobs(pg_sys::Oid::from(1), "public.jobs", jobs);
-        assert_eq!(shared.meet(DATABASE, &locked(3), 1), Some(true));
-        assert_eq!(shared.meet(DATABASE, &locked(4), 600_000_000), Some(false));
-        let text = shared.of(DATABASE).next().map(|known| known.message()).unwrap();
-        assert!(text.ends_with("locked by other sessions: 4"), "{text}");
-    }
-
-    #[test]
-    fn one_database_leaves_room_for_the_others() {
-        let mut shared = empty();
-        let told =
-            (0..1_000).filter(|table| shared.meet(DATABASE, &problem(*table, "a"), 1).is_some()).count();
-        assert_eq!(told, LIMIT - 1);
-        assert_eq!(shared.meet(DATABASE, &Problem::of_others(745), 1), Some(true));
-        assert_eq!(shared.meet(pg_sys::Oid::from(5), &problem(1, "a"), 1), Some(true));
-        shared.end(DATABASE, &[], |_| true);
-        assert_eq!(
-            shared.meet(DATABASE, &problem(5_000, "a"), 2),
-            Some(true),
-            "in the place of one that is over"
-        );
-        assert_eq!(shared.of(DATABASE).count(), LIMIT);
-    }
-
-    #[test]
-    fn a_long_text_is_cut_between_characters_and_its_reason_is_told_apart() {
-        let mut shared = empty();
-        shared.meet(DATABASE, &problem(1, &"ä".repeat(1_000)), 1);
-        let known = shared.of(DATABASE).next().map(|known| *known).unwrap();
-        assert!(known.message().starts_with("could not settle jobs: ä") && known.message().len() > TEXT - 2);
-        assert!(known.reason().starts_with("ä") && !known.reason().contains('\u{fffd}'));
-    }
-}
+mod tests;

@@ -65,42 +65,54 @@ fn rgrid_stat_databases() -> Result<
     }
     let (entries, problems) = (buffer::entries(), problems::all());
     Ok(TableIterator::new(databases::states().into_iter().map(move |state| {
-        let Counters { since, .. } = state.counters;
-        let hold = state.hold.filter(|hold| !hold.is_over);
-        let intervals = state.intervals.intervals(settings::flush_interval());
         let last = problems.iter().find(|problem| problem.database == state.oid);
-        (
-            state.oid,
-            has_extension(&state),
-            pg::timestamptz(state.observing_since()),
-            number(state.counters.sweeps),
-            time(state.sweep_started()),
-            time(state.sweep_finished()),
-            sweep_seconds(&state),
-            number(state.counters.heartbeats_in_row),
-            number(state.counters.flushes),
-            number(state.counters.rows_flushed),
-            number(state.counters.deaths),
-            number(state.counters.false_deaths),
-            hold.map_or(0, |hold| i64::try_from(hold.workers).unwrap_or(i64::MAX)),
-            time(hold.map(|hold| mass_death::until(&hold))),
-            number(state.counters.jobs_failed),
-            number(state.counters.jobs_requeued),
-            number(state.locked_jobs),
-            number(state.from_the_future),
-            number(state.counters.workers_pruned),
-            number(state.counters.deaths_pruned),
-            intervals.map(|intervals| seconds(intervals.median)),
-            intervals.map(|intervals| seconds(intervals.p99)),
-            number(state.counters.errors),
-            i64::from(state.failures),
-            last.map(Known::message),
-            time(last.map(Known::last)),
-            number(entries.get(&state.oid).copied().unwrap_or(0)),
-            i64::try_from(settings::max_workers()).unwrap_or(i64::MAX),
-            pg::timestamptz(pg::from_postgres(since)),
-        )
+        row(&state, last, entries.get(&state.oid).copied().unwrap_or(0))
     })))
+}
+
+type Time = Option<TimestampWithTimeZone>;
+/// The columns of the result, in their order.
+#[rustfmt::skip]
+type Row = (
+    pg_sys::Oid, Option<bool>, Time, i64, Time, Time, Option<f64>, i64, i64, i64, i64, i64, i64, Time, i64, i64, i64, i64,
+    i64, i64, Option<f64>, Option<f64>, i64, i64, Option<String>, Time, i64, i64, Time,
+);
+
+fn row(state: &State, last: Option<&Known>, entries: u64) -> Row {
+    let counters = &state.counters;
+    let hold = state.hold.filter(|hold| !hold.is_over);
+    let intervals = state.intervals.intervals(settings::flush_interval());
+    (
+        state.oid,
+        has_extension(state),
+        pg::timestamptz(state.observing_since()),
+        number(counters.sweeps),
+        time(state.sweep_started()),
+        time(state.sweep_finished()),
+        sweep_seconds(state),
+        number(counters.heartbeats_in_row),
+        number(counters.flushes),
+        number(counters.rows_flushed),
+        number(counters.deaths),
+        number(counters.false_deaths),
+        hold.map_or(0, |hold| i64::try_from(hold.workers).unwrap_or(i64::MAX)),
+        time(hold.map(|hold| mass_death::until(&hold))),
+        number(counters.jobs_failed),
+        number(counters.jobs_requeued),
+        number(state.locked_jobs),
+        number(state.from_the_future),
+        number(counters.workers_pruned),
+        number(counters.deaths_pruned),
+        intervals.map(|intervals| seconds(intervals.median)),
+        intervals.map(|intervals| seconds(intervals.p99)),
+        number(counters.errors),
+        i64::from(state.failures),
+        last.map(Known::message),
+        time(last.map(Known::last)),
+        number(entries),
+        i64::try_from(settings::max_workers()).unwrap_or(i64::MAX),
+        pg::timestamptz(pg::from_postgres(counters.since)),
+    )
 }
 
 /// Starts counting anew in the current database. What is known of the last sweep and the last error stays.

@@ -35,8 +35,13 @@
 //! | crash or restart of the server | none | none | none |
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+mod chains;
+mod key;
+mod scans;
+
+pub use key::Key;
 
 /// Bytes of a worker id that fit in an entry; longer ones are not kept here.
 pub const ID_LENGTH: usize = 64;
@@ -78,59 +83,6 @@ pub trait Locks {
     fn exclusive(&self, partition: Partition) -> Self::Guard;
     /// One may change the free list. Taken last.
     fn free_list(&self) -> Self::Guard;
-}
-
-/// Which worker of which database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    database: u32,
-    /// The id, eight bytes a word, filled up with zeroes, which no text of Postgres contains.
-    words: [u64; WORDS],
-}
-
-impl Key {
-    /// `None` when the id is too long for an entry.
-    pub fn new(database: u32, id: &str) -> Option<Self> {
-        let mut bytes = [0; ID_LENGTH];
-        bytes.get_mut(..id.len())?.copy_from_slice(id.as_bytes());
-        let mut words = [0; WORDS];
-        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_be_bytes(*chunk);
-        }
-        Some(Self { database, words })
-    }
-
-    /// The worker's id.
-    pub fn id(&self) -> String {
-        let mut bytes = [0; ID_LENGTH];
-        for (chunk, word) in bytes.as_chunks_mut().0.iter_mut().zip(self.words) {
-            *chunk = word.to_be_bytes();
-        }
-        let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(ID_LENGTH);
-        String::from_utf8_lossy(&bytes[..length]).into_owned()
-    }
-
-    /// The words that tell it from others: a word that ends with a zero is an id's last.
-    fn significant(&self) -> &[u64] {
-        let last = self.words.iter().position(|word| word & 0xff == 0);
-        &self.words[..last.map_or(WORDS, |last| last + 1)]
-    }
-
-    /// Which entries share a chain must not be foreseen by whoever chooses the ids: hence the seed, also as the
-    /// factor that mixes the words.
-    fn hash(&self, seed: u64) -> u64 {
-        mixed(seed, self.significant().iter().copied(), u64::from(self.database))
-    }
-}
-
-/// A hash of words. The last round spreads what tells apart ids that are counted up.
-fn mixed(seed: u64, words: impl Iterator<Item = u64>, start: u64) -> u64 {
-    let mix = |hash: u64, word: u64| {
-        let product = u128::from(hash ^ word) * u128::from(seed | 1);
-        product as u64 ^ (product >> 64) as u64
-    };
-    let hash = words.fold(seed.rotate_left(32) ^ start, mix);
-    mix(hash, hash >> 32)
 }
 
 /// What the first heartbeat of a worker leaves for the next ones.
@@ -229,7 +181,7 @@ impl<'a, L: Locks> Table<'a, L> {
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
         let words = words.iter().chain([&last]).map(|word| u64::from_be_bytes(*word));
-        mixed(self.seed(), words, hostname.len() as u64)
+        key::mixed(self.seed(), words, hostname.len() as u64)
     }
 
     /// Stores the time of a heartbeat and answers the worker's incarnation; `None` when there is no entry, or the
@@ -336,84 +288,6 @@ impl<'a, L: Locks> Table<'a, L> {
         true
     }
 
-    /// Takes out all entries of the databases that fail the test.
-    pub fn retain(&self, keep: impl Fn(u32) -> bool) {
-        self.remove_all(|slot| !keep(slot.database.load(Relaxed)));
-    }
-
-    /// Takes out the entries of a database that have not beaten since `cutoff` and have nothing left to write.
-    pub fn forget_silent(&self, database: u32, cutoff: i64) {
-        self.remove_all(|slot| {
-            slot.database.load(Relaxed) == database
-                && slot.beat_at.load(Relaxed) < cutoff
-                && !slot.is_unwritten()
-        });
-    }
-
-    fn remove_all(&self, condition: impl Fn(&Slot) -> bool) {
-        let is_used = |slot: &Slot| slot.database.load(Relaxed) != 0;
-        for slot in self.used().filter(|slot| is_used(slot) && condition(slot)) {
-            let hash = slot.hash.load(Relaxed);
-            let _locked = self.locks.exclusive(Partition::of(hash));
-            // Without the lock this was only a hint. If it is another worker's by now, the hash tells, mostly;
-            // otherwise that one is asked, too.
-            if slot.hash.load(Relaxed) == hash && is_used(slot) && condition(slot) {
-                self.unlink(slot, hash);
-                self.header.generations[Partition::of(hash).0].fetch_add(1, Relaxed);
-            }
-        }
-    }
-
-    /// The databases that have heartbeats that are not in their rows yet. A hint: nothing is locked.
-    pub fn unwritten_databases(&self) -> Vec<u32> {
-        let mut databases = Vec::new();
-        for slot in self.used().filter(|slot| slot.is_unwritten()) {
-            let database = slot.database.load(Relaxed);
-            if database != 0 && !databases.contains(&database) {
-                databases.push(database);
-            }
-        }
-        databases
-    }
-
-    /// The heartbeats of a database that are not in their rows yet, as they are when each is asked for. Nothing is
-    /// locked in between.
-    pub fn unwritten(&self, database: u32) -> impl Iterator<Item = Unwritten> {
-        let is_hinted = move |slot: &Slot| slot.database.load(Relaxed) == database && slot.is_unwritten();
-        (1..).zip(self.used()).filter(move |(_, slot)| is_hinted(slot)).filter_map(move |(number, slot)| {
-            let hash = slot.hash.load(Relaxed);
-            let _locked = self.locks.shared(Partition::of(hash));
-            // Another worker's by now: it may be of another partition, where this lock means nothing.
-            let is_same = slot.hash.load(Relaxed) == hash && slot.database.load(Relaxed) == database;
-            let key = is_same.then(|| self.key(number)).flatten()?;
-            Some(Unwritten { key, beat_at: slot.beat_at.load(Relaxed), number })
-        })
-    }
-
-    /// How long workers of a database who have beaten since then had been silent at a moment, of as many workers as are
-    /// asked for: the first, which a flush that takes long has read when it began. Nothing is locked: a slot that
-    /// changes hands meanwhile may give a wrong one.
-    pub fn silences(&self, database: u32, moment: i64, wanted: usize) -> Vec<i64> {
-        self.used()
-            .filter(|slot| slot.database.load(Relaxed) == database)
-            .take(wanted)
-            .filter_map(|slot| {
-                let (beat_at, before) = (slot.beat_at.load(Relaxed), slot.written.load(Relaxed));
-                (before < moment && moment < beat_at).then(|| moment - before)
-            })
-            .collect()
-    }
-
-    /// How many entries each database has. A hint: nothing is locked.
-    pub fn entries(&self) -> HashMap<u32, u64> {
-        let mut entries = HashMap::new();
-        for slot in self.used() {
-            *entries.entry(slot.database.load(Relaxed)).or_default() += 1;
-        }
-        entries.remove(&0);
-        entries
-    }
-
     /// Takes note that a heartbeat is in the worker's row.
     pub fn written(&self, heartbeat: &Unwritten) {
         let Unwritten { key, beat_at, number } = heartbeat;
@@ -436,113 +310,12 @@ impl<'a, L: Locks> Table<'a, L> {
         self.header.refused.load(Relaxed)
     }
 
-    /// Slots that may be in use; the others never were.
-    fn used(&self) -> impl Iterator<Item = &'a Slot> {
-        let high_water = index(self.header.high_water.load(Relaxed));
-        self.slots[..high_water.min(self.slots.len())].iter()
-    }
-
     fn seed(&self) -> u64 {
         self.header.seed.load(Relaxed)
     }
 
     fn hash(&self, key: &Key) -> u64 {
         key.hash(self.seed())
-    }
-
-    /// The entry of a key. Partition locked.
-    fn find(&self, key: &Key, hash: u64) -> Option<&'a Slot> {
-        let mut next = self.bucket(hash).load(Relaxed);
-        while let Some(slot) = self.slot(next) {
-            if self.is(slot, next, key, hash) {
-                return Some(slot);
-            }
-            next = slot.next.load(Relaxed);
-        }
-        None
-    }
-
-    /// Takes a slot from the free list and puts it into the key's chain. Partition locked exclusively.
-    fn take_free(&self, key: &Key, hash: u64) -> Option<&'a Slot> {
-        let number = self.pop_free()?;
-        let slot = self.slot(number)?;
-        slot.hash.store(hash, Relaxed);
-        for (stored, word) in slot.words.iter().chain(&self.tail(number)?.words).zip(key.words) {
-            stored.store(word, Relaxed);
-        }
-        slot.database.store(key.database, Relaxed);
-        let bucket = self.bucket(hash);
-        slot.next.store(bucket.load(Relaxed), Relaxed);
-        bucket.store(number, Relaxed);
-        Some(slot)
-    }
-
-    /// The number, plus one, of a slot that nobody uses.
-    fn pop_free(&self) -> Option<u32> {
-        let _locked = self.locks.free_list();
-        let first = self.header.free.load(Relaxed);
-        if let Some(slot) = self.slot(first) {
-            self.header.free.store(slot.next.load(Relaxed), Relaxed);
-            return Some(first);
-        }
-        let fresh = self.header.high_water.load(Relaxed) + 1;
-        self.slot(fresh)?;
-        self.header.high_water.store(fresh, Relaxed);
-        Some(fresh)
-    }
-
-    /// Takes a slot out of its chain and puts it on the free list. Partition locked exclusively.
-    fn unlink(&self, slot: &Slot, hash: u64) {
-        let mut link = self.bucket(hash);
-        while let Some(candidate) = self.slot(link.load(Relaxed)) {
-            if std::ptr::eq(candidate, slot) {
-                let number = link.load(Relaxed);
-                link.store(slot.next.load(Relaxed), Relaxed);
-                slot.database.store(0, Relaxed);
-                let _locked = self.locks.free_list();
-                slot.next.store(self.header.free.load(Relaxed), Relaxed);
-                self.header.free.store(number, Relaxed);
-                return;
-            }
-            link = &candidate.next;
-        }
-    }
-
-    fn bucket(&self, hash: u64) -> &'a AtomicU32 {
-        let mask = self.buckets.len() - 1;
-        &self.buckets[usize::try_from(hash).unwrap_or(0) & mask]
-    }
-
-    /// The slot with a number that was stored plus one; `None` for zero.
-    fn slot(&self, number: u32) -> Option<&'a Slot> {
-        self.slots.get(index(number).checked_sub(1)?)
-    }
-
-    /// The rest of the id in that slot.
-    fn tail(&self, number: u32) -> Option<&'a Tail> {
-        self.tails.get(index(number).checked_sub(1)?)
-    }
-
-    /// Whether a slot has this key; looks at no more of it than tells. Partition locked.
-    fn is(&self, slot: &Slot, number: u32, key: &Key, hash: u64) -> bool {
-        let same = |(stored, word): (&AtomicU64, &u64)| stored.load(Relaxed) == *word;
-        let words = key.significant();
-        slot.hash.load(Relaxed) == hash
-            && slot.database.load(Relaxed) == key.database
-            && slot.words.iter().zip(words).all(same)
-            && words.get(HEAD_WORDS..).is_none_or(|words| {
-                self.tail(number).is_some_and(|tail| tail.words.iter().zip(words).all(same))
-            })
-    }
-
-    /// The key of a slot. Partition locked.
-    fn key(&self, number: u32) -> Option<Key> {
-        let (slot, tail) = self.slot(number).zip(self.tail(number))?;
-        let mut words = [0; WORDS];
-        for (word, stored) in words.iter_mut().zip(slot.words.iter().chain(&tail.words)) {
-            *word = stored.load(Relaxed);
-        }
-        Some(Key { database: slot.database.load(Relaxed), words })
     }
 }
 

@@ -4,22 +4,23 @@
 //! transaction, and every statement on it runs with its owner's rights.
 
 use std::cmp::min;
-use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::scope::Scope;
 use crate::pg::{self, arrays, catalog, sql};
-use crate::shmem::buffer::{self, table::Unwritten};
+use crate::shmem::buffer;
 use crate::tables::inheritance;
 
+mod flush;
 mod prune;
 mod views;
+
+pub use flush::Beats;
 
 /// Characters that a worker id may have in the extension's own table.
 const ID_LIMIT: usize = 255;
@@ -169,52 +170,6 @@ impl HeartbeatTable {
         Ok(count)
     }
 
-    /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
-    /// that are newer stay; ones from the future, which only a set clock can explain, do not. The number of rows.
-    pub fn write_all(&self, beats: &Beats) -> Result<usize> {
-        let statement = self.sql(&format!(
-            "UPDATE @table@ h SET last_heartbeat_at = {at} \
-             FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) \
-             WHERE h.worker_id = b.id AND (h.last_heartbeat_at < {at} OR h.last_heartbeat_at > {now})",
-            at = self.stored("b.at"),
-            now = self.stored("pg_catalog.clock_timestamp()"),
-        ));
-        self.by_keys(c"50ms", || sql::write(&statement, &beats.arrays()))
-    }
-
-    /// Writes heartbeats to the rows that nobody has locked.
-    pub fn write_unlocked(&self, beats: &Beats) -> Result<usize> {
-        let statement = self.sql(&format!(
-            "WITH unlocked AS MATERIALIZED ( \
-                 SELECT h.tableoid AS t, h.ctid AS c, b.at \
-                 FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) JOIN @table@ h ON h.worker_id = b.id \
-                 WHERE h.last_heartbeat_at < {at} FOR UPDATE OF h SKIP LOCKED) \
-             UPDATE @table@ h SET last_heartbeat_at = {written} FROM unlocked u \
-             WHERE h.ctid = u.c AND h.tableoid = u.t",
-            at = self.stored("b.at"),
-            written = self.stored("u.at"),
-        ));
-        self.by_keys(c"1s", || sql::write(&statement, &beats.arrays()))
-    }
-
-    /// Of these heartbeats, the workers whose rows are older still, and those who have no row.
-    pub fn unwritten(&self, beats: &Beats) -> Result<(HashSet<String>, HashSet<String>)> {
-        let statement = self.sql(&format!(
-            "SELECT b.id, h.worker_id IS NULL \
-             FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) LEFT JOIN @table@ h ON h.worker_id = b.id \
-             WHERE h.worker_id IS NULL OR h.last_heartbeat_at < {}",
-            self.stored("b.at"),
-        ));
-        let rows: Vec<(String, bool)> = self.by_keys(c"1s", || {
-            sql::read_latest(&statement, &beats.arrays(), |row| {
-                Ok((row.required(1, "worker id")?, row.required(2, "absence")?))
-            })
-        })?;
-        let (gone, left): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, gone)| *gone);
-        let ids = |rows: Vec<(String, bool)>| rows.into_iter().map(|(id, _)| id).collect();
-        Ok((ids(left), ids(gone)))
-    }
-
     /// Locks a worker's row, waiting for whoever has it, and reads it and memory; `None` when there is none.
     pub fn lock(&self, id: &str) -> Result<Option<Worker>> {
         let statement = self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = $1 FOR UPDATE");
@@ -325,10 +280,6 @@ impl HeartbeatTable {
         self.scope().run(work)
     }
 
-    fn by_keys<T>(&self, lock_timeout: &'static CStr, work: impl FnOnce() -> T) -> T {
-        self.scope().by_keys().lock_timeout(lock_timeout).run(work)
-    }
-
     /// The expression for a time as the table stores it.
     fn stored(&self, timestamptz: &str) -> String {
         match self.has_time_zone {
@@ -346,27 +297,6 @@ impl HeartbeatTable {
         };
         let columns = format!("h.worker_id::text, {hostname}, {time}");
         statement.replace("@columns@", &columns).replace("@table@", &self.name)
-    }
-}
-
-/// Heartbeats that were kept in memory: ids and times, as `unnest` takes them.
-pub struct Beats {
-    ids: Vec<String>,
-    /// In Postgres' microseconds.
-    times: Vec<i64>,
-}
-
-impl Beats {
-    /// Reads the ids.
-    pub fn new(heartbeats: &[Unwritten]) -> Self {
-        Self {
-            ids: heartbeats.iter().map(|heartbeat| heartbeat.key.id()).collect(),
-            times: heartbeats.iter().map(|heartbeat| heartbeat.beat_at).collect(),
-        }
-    }
-
-    fn arrays(&self) -> [DatumWithOid<'static>; 2] {
-        [arrays::of(&self.ids), arrays::timestamps(self.times.iter().copied())]
     }
 }
 

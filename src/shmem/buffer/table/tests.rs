@@ -1,4 +1,4 @@
-//! The table without a server.
+//! The table without a server: one file, because all of it needs the same memory and locks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};

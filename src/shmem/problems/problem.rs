@@ -1,0 +1,140 @@
+//! A problem as a value: what it is about, what could not be done, and why.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::error::{Error, Report};
+
+/// What a problem is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The round as a whole: the sweeper failed, or there is nothing that it can work with.
+    Round,
+    /// Writing heartbeats to their rows.
+    Flush,
+    /// Heartbeats that are ahead of the server's clock.
+    FutureHeartbeats,
+    /// Removing what is older than the retention.
+    Pruning,
+    /// Settling the jobs of a watched table, or of the part of it that is settled by itself.
+    JobTable {
+        /// The watched table.
+        table: pg_sys::Oid,
+        /// The part; the table itself where it is settled as a whole.
+        part: pg_sys::Oid,
+    },
+    /// Running jobs of dead workers in a watched table that other sessions have locked.
+    LockedJobs {
+        /// The watched table.
+        table: pg_sys::Oid,
+    },
+    /// Problems for which there was no room.
+    Others,
+}
+
+impl Place {
+    /// The watched table that it is about.
+    pub fn job_table(self) -> Option<pg_sys::Oid> {
+        match self {
+            Self::JobTable { table, .. } | Self::LockedJobs { table } => Some(table),
+            _ => None,
+        }
+    }
+
+    /// What it is about, in a word or two, for the view.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Round => "sweeper",
+            Self::Flush => "flush",
+            Self::FutureHeartbeats => "future heartbeats",
+            Self::Pruning => "pruning",
+            Self::JobTable { .. } => "job table",
+            Self::LockedJobs { .. } => "locked jobs",
+            Self::Others => "others",
+        }
+    }
+}
+
+/// Something that a sweeper, or a sweep by hand, could not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What it is about.
+    pub place: Place,
+    pub(super) code: PgSqlErrorCode,
+    /// What could not be done, to be read after "could not"; empty where the reason says it all.
+    attempt: String,
+    /// What was in the way.
+    pub(super) reason: String,
+    /// How many of them there are, where that may change while the problem stays the same.
+    count: Option<u64>,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl From<Problem> for ErrorReport {
+    fn from(problem: Problem) -> Self {
+        let mut report = Self::new(problem.code, problem.message(), "rgrid_heartbeat");
+        if let Some(detail) = problem.detail {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = problem.hint {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+}
+
+impl Problem {
+    /// What an error kept from being done.
+    pub fn new(place: Place, attempt: impl Into<String>, error: &Error) -> Self {
+        let Report { code, message, .. } = error.report();
+        Self { place, code, attempt: attempt.into(), reason: message, count: None, detail: None, hint: None }
+    }
+
+    /// The same, in a part of what was attempted.
+    #[must_use]
+    pub fn in_part(self, part: &str) -> Self {
+        Self { reason: format!("{part}: {}", self.reason), ..self }
+    }
+
+    /// Running jobs that stay as they are because other sessions have locked them.
+    pub fn of_locked_jobs(table: pg_sys::Oid, name: &str, jobs: u64) -> Self {
+        Self {
+            place: Place::LockedJobs { table },
+            code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            attempt: format!("settle jobs in table {name}"),
+            reason: "rows skipped because they are locked by other sessions".into(),
+            count: Some(jobs),
+            detail: None,
+            hint: None,
+        }
+    }
+
+    /// An error that ended the round.
+    pub fn of_round(error: &Error) -> Self {
+        let Report { detail, hint, .. } = error.report();
+        Self { detail, hint, ..Self::new(Place::Round, "", error) }
+    }
+
+    pub(super) fn of_others(count: u64) -> Self {
+        Self {
+            place: Place::Others,
+            code: PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            attempt: "keep apart all problems of this database".into(),
+            reason: "there are too many; not listed".into(),
+            count: Some(count),
+            detail: None,
+            hint: None,
+        }
+    }
+
+    /// The problem as a line of the log.
+    pub fn message(&self) -> String {
+        let count = self.count.map_or(String::new(), |count| format!(": {count}"));
+        format!("{}{}{count}", self.beginning(), self.reason)
+    }
+
+    pub(super) fn beginning(&self) -> String {
+        if self.attempt.is_empty() { String::new() } else { format!("could not {}: ", self.attempt) }
+    }
+}
