@@ -8,7 +8,6 @@ use super::wait_until;
 use postgres::{Client, Config, NoTls};
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -49,7 +48,7 @@ impl Formation {
     /// postgresql.conf for both.
     pub fn start(settings: &str) -> Self {
         let dir = programs::new_empty_directory(next_number());
-        let [monitor, first, second] = free_ports();
+        let [monitor, first, second] = [(); 3].map(|()| programs::free_port());
         let mut formation = Self {
             dir,
             monitor: Node { name: "monitor", port: monitor, keeper: None },
@@ -206,10 +205,4 @@ impl Drop for Formation {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-/// Three free ports. They are let go at once, and the servers take them a little later.
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("there is a free port"));
-    listeners.map(|listener| listener.local_addr().expect("a listener has an address").port())
 }

@@ -25,7 +25,7 @@ pub use database::{Database, ask, run, sqlstate};
 pub use formation::Formation;
 pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER};
-pub use programs::{Leashed, signal};
+pub use programs::{Leashed, free_port, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 

@@ -3,9 +3,11 @@
 
 use std::env;
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const SERVER_USER: &str = "postgres";
 
@@ -149,6 +151,21 @@ pub fn server_program_with(environment: &[(&str, &str)], name: &str) -> Command 
     let mut command = as_server_user(Path::new("env"));
     command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(bindir().join(name));
     command
+}
+
+/// A free port of the loopback interface, for a server that is started later, and no other caller gets it.
+///
+/// The kernel gives connections ports from 32768 on, so none of them takes it meanwhile; other test processes begin to
+/// look elsewhere.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let candidate = (std::process::id() * 8 + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let port = 20_000 + u16::try_from(candidate).expect("it is less than ten thousand");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub(super) fn as_server_user(program: &Path) -> Command {

@@ -5,7 +5,7 @@ use crate::cluster::*;
 use postgres::config::Host;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -218,10 +218,4 @@ fn monitoring_program(name: &str) -> Command {
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring").join(name)
-}
-
-/// A port that is free at this moment.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has a port");
-    listener.local_addr().expect("a listener has an address").port()
 }

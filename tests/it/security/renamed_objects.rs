@@ -2,6 +2,7 @@
 
 use crate::cluster::*;
 use postgres::Client;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 /// Only sessions sweep.
@@ -9,18 +10,44 @@ fn server() -> Shared {
     Shared::of(|| Cluster::builder().setting("rgrid_heartbeat.check_interval", "1h"))
 }
 
-/// Sweeps in a session of its own, which waits for a lock on the table that `renaming` has locked; then commits what
-/// `renaming` has prepared. Says what the table of jobs said.
-fn sweep_while_names_change(database: &Database<'_>, cluster: &Cluster, renaming: &mut Client) {
+/// Runs `rename`, which locks the table of jobs in a transaction, and commits it while a sweep waits for that lock.
+/// Sweeps by hand wait for a second: when that was over before the commit, `put_back` restores the names, and once more.
+fn sweep_while_names_change(
+    database: &Database<'_>,
+    cluster: &Cluster,
+    renaming: &mut Client,
+    [rename, put_back]: [&str; 2],
+) {
+    for _ in 0..10 {
+        run(renaming, rename);
+        if sweep_waits_for_commit(database, cluster, renaming) {
+            return;
+        }
+        run(renaming, put_back);
+    }
+    panic!("no sweep was still waiting at the commit");
+}
+
+/// Sweeps in a session of its own until the transaction of `renaming` is committed; whether the sweep waited until then.
+fn sweep_waits_for_commit(database: &Database<'_>, cluster: &Cluster, renaming: &mut Client) -> bool {
     let mut client = database.connect();
     let sweeper = pid(&mut client);
-    let sweep = thread::spawn(move || {
-        sweep_away(&mut client, "victim");
-        client
+    let process = format!("[{sweeper}]");
+    let timeouts = || cluster.log_lines_with(&[&process, "lock timeout"]).len();
+    let committed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            run(&mut client, "SET rgrid_heartbeat.stale_threshold = '200ms'");
+            wait_until("the commit", || {
+                run(&mut client, "SELECT rgrid_sweep()");
+                committed.load(Ordering::Relaxed)
+            });
+        });
+        await_waiting(cluster, sweeper, "Lock");
+        run(renaming, "COMMIT");
+        committed.store(true, Ordering::Relaxed);
     });
-    await_waiting(cluster, sweeper, "Lock");
-    run(renaming, "COMMIT");
-    sweep.join().expect("the sweep goes on without this table");
+    timeouts() == 0
 }
 
 const JOB_COLUMNS: &str = "worker_id text, execution_error text, completed_at timestamp";
@@ -45,13 +72,13 @@ fn a_type_that_is_swapped_while_a_sweep_waits_is_refused() {
     );
     silent_worker(&mut client, "victim");
     let mut swapper = database.connect_as("swapper");
-    run(
-        &mut swapper,
+    let swap = [
         "BEGIN; LOCK TABLE theirs;
          ALTER SCHEMA words RENAME TO hidden; CREATE SCHEMA words;
          CREATE DOMAIN words.state AS text CHECK (swapper.climb(VALUE))",
-    );
-    sweep_while_names_change(&database, &cluster, &mut swapper);
+        "DROP SCHEMA words CASCADE; ALTER SCHEMA hidden RENAME TO words; UPDATE theirs SET status = 'running'",
+    ];
+    sweep_while_names_change(&database, &cluster, &mut swapper, swap);
     assert!(!is_superuser(&mut client, "swapper"));
     let refused = "could not settle jobs in table public.theirs: type \"words.state\" is not the one";
     assert_eq!(cluster.log_lines_with(&[refused]).len(), 1);
@@ -85,12 +112,12 @@ fn a_table_that_is_swapped_while_a_sweep_waits_is_refused() {
     );
     silent_worker(&mut client, "victim");
     let mut juggler = database.connect_as("juggler");
-    run(
-        &mut juggler,
-        "BEGIN; LOCK TABLE work.jobs;
-         ALTER SCHEMA work RENAME TO other; ALTER SCHEMA spare RENAME TO work; ALTER SCHEMA other RENAME TO spare",
-    );
-    sweep_while_names_change(&database, &cluster, &mut juggler);
+    let names = "ALTER SCHEMA work RENAME TO other; ALTER SCHEMA spare RENAME TO work; ALTER SCHEMA other RENAME TO spare";
+    let swap = [
+        format!("BEGIN; LOCK TABLE work.jobs; {names}"),
+        format!("{names}; UPDATE work.jobs SET status = 'running'"),
+    ];
+    sweep_while_names_change(&database, &cluster, &mut juggler, swap.each_ref().map(String::as_str));
     assert!(!is_superuser(&mut client, "juggler"));
     assert_eq!(
         ask::<String>(&mut client, "SELECT status FROM work.jobs", &[]),
