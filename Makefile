@@ -205,7 +205,7 @@ test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test it -- $(UPGRADE_TEST)::
 
 # PostgreSQL 15 has all tests in `make test`: what needs no server is not repeated, nor are the clients built again.
-SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts \
+SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts release::layers \
 	server_life::torture_checker server_life::torture_plan
 
 do-matrix:

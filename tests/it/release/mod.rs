@@ -2,6 +2,7 @@
 
 mod archived_scripts;
 mod extension_update;
+mod layers;
 mod metadata;
 mod pg_upgrade;
 mod version_mismatch;
