@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks import daemon_race, detection, fence, flush, heartbeat, million, settling, standby, sweep
+from benchmarks import daemon_race, detection, dynahash, fence, flush, heartbeat, million, settling, standby, sweep
 from harness.report import Report
 from harness.server import ServerProblem, Servers
 
@@ -33,6 +33,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Cheap ones first. The name, what is claimed, and the function that tries it.
 BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "heartbeat": ("What a heartbeat costs, beside a call that does nothing and beside an upsert", heartbeat.measure),
+    "dynahash": ("What the extension's table gains over PostgreSQL's own shared hash table", dynahash.measure),
     "standby": ("Heartbeats go on while a synchronous standby is away", standby.measure),
     "detection": ("A dead worker is found one sweep after the threshold, and never before it", detection.measure),
     "fence": ("A fence costs jobs that nobody gave up next to nothing", fence.measure),

@@ -7,20 +7,18 @@ function in C that does nothing; the opponent is the upsert that a heartbeat wou
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from harness import pgbench, rounds
+from harness import library, pgbench, rounds
 from harness.chart import Bar
 from harness.pgbench import Script
 from harness.report import Report
 from harness.server import Connection, Server, Servers, value_of, wait_until
 from harness.workers import FIRST_ID, beat_and_flush, deaths, make_known, next_xid, wal_position
 
-SOURCE = Path(__file__).resolve().parent.parent / "noop.c"
 CLIENTS = (2, 8)
 
 OURS = "rgrid_heartbeat()"
@@ -84,15 +82,8 @@ def measure(servers: Servers, report: Report) -> None:
 
 
 def set_up(server: Server, size: Size) -> Connection:
-    library = build_noop(server)
-    db = server.create_database(
-        "CREATE EXTENSION rgrid_heartbeat",
-        UPSERTED,
-        f"""
-        CREATE FUNCTION noop_heartbeat(worker_id text, hostname text DEFAULT NULL) RETURNS bigint
-        AS '{library}' LANGUAGE C
-        """,
-    )
+    db = server.create_database("CREATE EXTENSION rgrid_heartbeat", UPSERTED)
+    declare(db, library.build(server, "noop"), "noop_heartbeat")
     make_known(db, size.workers)
     rows = "SELECT n::text, NULL, clock_timestamp() FROM generate_series(%s::bigint, %s) AS n"
     db.execute(f"INSERT INTO upserted {rows}", (FIRST_ID, FIRST_ID + size.workers - 1))
@@ -100,12 +91,10 @@ def set_up(server: Server, size: Size) -> Connection:
     return db
 
 
-def build_noop(server: Server) -> Path:
-    headers = server.program("pg_config", "--includedir-server").strip()
-    library = server.directory / "noop.so"
-    command = ["gcc", "-O2", "-fPIC", "-shared", f"-I{headers}", str(SOURCE), "-o", str(library)]
-    subprocess.run(command, check=True, timeout=60)
-    return library
+def declare(db: Connection, file: Path, name: str) -> None:
+    """Has a function in C called as rgrid_heartbeat() is."""
+    arguments = "worker_id text, hostname text DEFAULT NULL"
+    db.execute(f"CREATE FUNCTION {name}({arguments}) RETURNS bigint AS '{file}' LANGUAGE C")
 
 
 def scripts(size: Size) -> dict[str, Script]:

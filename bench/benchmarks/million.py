@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from harness import pgbench, rounds
+from harness.memory import MEGABYTE, reserved_memory
 from harness.pgbench import Run, Script
 from harness.report import Report
 from harness.server import Connection, Server, ServerProblem, Servers, value_of, wait_until
 from harness.workers import FIRST_ID, clock, deaths, make_known, older_rows, provoke_flush, wal_position
 
 CLIENTS = 8
-MEGABYTE = 2**20
 
 # Every client takes each eighth worker in turn.
 TURNS = f"""
@@ -170,22 +170,6 @@ def tell_table(servers: Servers, size: Size, before: State, after: State, report
 
 def milliseconds(seconds: float) -> str:
     return f"{seconds * 1_000:.2f} ms"
-
-
-def reserved_memory(servers: Servers, server: Server) -> float | None:
-    """Bytes of shared memory that one more worker costs, from what the server would reserve for many and for few.
-
-    Not from pg_shmem_allocations: there, the entries of a hash table are among the anonymous allocations.
-    """
-    if not servers.has_shared_memory:
-        return None
-    few, many = 100_000, 1_100_000
-    reserved = [
-        int(server.program("postgres", "-D", str(server.data), "-C", "shared_memory_size",
-                           "-c", f"rgrid_heartbeat.max_workers={number}"))
-        for number in (few, many)
-    ]  # fmt: skip
-    return (reserved[1] - reserved[0]) * MEGABYTE / (many - few)
 
 
 def tell_memory(db: Connection, memory: float | None, report: Report) -> None:

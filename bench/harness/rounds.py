@@ -20,8 +20,12 @@ def side_by_side(variants: Mapping[str, Callable[[], float]], rounds: int) -> Me
 
 def ratio(measured: Measurements, name: str, reference: str) -> float:
     """The median of the ratios within a round: what slows a whole round down falls out."""
+    return statistics.median(ratios(measured, name, reference))
+
+
+def ratios(measured: Measurements, name: str, reference: str) -> list[float]:
     pairs = zip(measured[name], measured[reference], strict=True)
-    return statistics.median(value / max(against, 1e-9) for value, against in pairs)
+    return [value / max(against, 1e-9) for value, against in pairs]
 
 
 def median(measured: Measurements, name: str) -> float:
