@@ -79,6 +79,8 @@ pub enum Error {
     // Work that was not done.
     /// Something took longer than it may.
     TimedOut { limit: Duration },
+    /// A table that has ended or held up a sweeper is not touched for now, or not in a worker's session.
+    InQuarantine,
     /// A row of a job was locked by another session for longer than a second.
     JobsLocked { table: String },
     /// Another transaction has changed the same: to be rolled back and tried again.
@@ -245,6 +247,10 @@ impl Error {
             Self::TimedOut { limit } => {
                 Report::new(ERRCODE_QUERY_CANCELED, format!("no answer within {} s", limit.as_secs()))
             }
+            Self::InQuarantine => Report::new(
+                ERRCODE_QUERY_CANCELED,
+                "code of its owner has ended a sweeper or held it up, so it is left out for now",
+            ),
             Self::JobsLocked { table } => Report::new(
                 ERRCODE_LOCK_NOT_AVAILABLE,
                 format!("could not obtain lock on rows of job table \"{table}\""),

@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 use crate::pg::{self, commit};
-use crate::shmem::{buffer, observation, problems};
+use crate::shmem::{buffer, observation, problems, quarantine};
 
 /// The last statement of the extension's script; it drops this function again.
 ///
@@ -15,6 +15,7 @@ fn rgrid_installed() {
         let database = pg::current_database();
         buffer::forget(database);
         problems::forget(database);
+        quarantine::forget(database);
         observation::installed(pg::now());
     });
 }

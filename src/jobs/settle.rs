@@ -15,6 +15,7 @@ use crate::installation::Installation;
 use crate::pg::{report, scope};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::shmem::problems::{Place, Problem};
+use crate::shmem::quarantine::{self, Record};
 
 /// What became of the running jobs of some workers, and what could not be done.
 #[derive(Default)]
@@ -75,22 +76,59 @@ fn problem(table: &JobTable, error: &Error) -> Problem {
     if table.only { problem.in_part(&table.target) } else { problem }
 }
 
+/// Why jobs are settled, which decides whether a table is touched that has ended or held up a sweeper before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Workers are declared dead: if the process ends here, their deaths are lost until the next sweep.
+    Death,
+    /// Jobs of dead workers are left: a table can be tried again without holding up a death.
+    Orphans,
+}
+
+/// Whether a table is touched. One that has ended or held up a sweeper is never touched in a session.
+fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
+    match quarantine::record(table.watched.oid) {
+        Record::Clean => true,
+        _ if scope::statement_limit().is_none() => false,
+        Record::Settled => true,
+        Record::OnTrial => occasion == Occasion::Orphans,
+        Record::LeftOut => false,
+    }
+}
+
 /// Settles the running jobs of workers in all watched tables; locked rows stay for the next sweep.
-pub fn settle(installation: &Installation, workers: &[String], now: DateTime<Utc>) -> Result<Outcome> {
+pub fn settle(
+    installation: &Installation,
+    workers: &[String],
+    now: DateTime<Utc>,
+    occasion: Occasion,
+) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for table in parts(installation)? {
-        if table.is_foreign() {
+        if !may_touch(&table, occasion) {
+            outcome.add(&table, Err(Error::InQuarantine));
+        } else if table.is_foreign() {
             settle_foreign(&table, workers, now, &mut outcome);
-            continue;
+        } else {
+            let result = settle_here(&table, workers, now);
+            if result.as_ref().is_ok_and(|settled| !settled.is_empty()) {
+                quarantine::settled(table.watched.oid);
+            }
+            outcome.add(&table, result);
         }
-        let attempt = |locked| scope::subtransaction(|| table.settle(workers, now, locked));
-        let result = match attempt(Locked::Refuse) {
-            Err(error) if error.is_lock_not_available() => attempt(Locked::Skip),
-            result => result,
-        };
-        outcome.add(&table, result);
     }
     Ok(outcome)
+}
+
+fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<Settled>> {
+    let attempt = |locked| {
+        let settle = || scope::subtransaction(|| table.settle(workers, now, locked));
+        quarantine::at_work(table.watched.oid, settle)
+    };
+    match attempt(Locked::Refuse) {
+        Err(error) if error.is_lock_not_available() => attempt(Locked::Skip),
+        result => result,
+    }
 }
 
 /// How long a statement on another server may take. It cannot be told to skip locked rows, nor how long to wait
@@ -130,6 +168,7 @@ pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>)
     let mut outcome = Outcome::default();
     for table in parts(installation)? {
         let result = match table.is_foreign() {
+            _ if !may_touch(&table, Occasion::Death) => Err(Error::InQuarantine),
             true => {
                 scope::subtransaction_within(FOREIGN_LIMIT, || table.settle(&workers, now, Locked::Refuse))
             }
@@ -153,14 +192,18 @@ pub fn running(installation: &Installation, workers: &[String]) -> Result<Outcom
     if workers.is_empty() {
         return Ok(found);
     }
-    let (there, here): (Vec<_>, Vec<_>) = parts(installation)?.into_iter().partition(JobTable::is_foreign);
+    let (parts, left_out): (Vec<_>, Vec<_>) =
+        parts(installation)?.into_iter().partition(|table| may_touch(table, Occasion::Orphans));
+    left_out.iter().for_each(|table| found.add(table, Err(Error::InQuarantine)));
+    let (there, here): (Vec<_>, Vec<_>) = parts.into_iter().partition(JobTable::is_foreign);
     // All at once, which costs less, and each by itself only when one fails: there is nothing to undo.
-    let together = || here.iter().map(|table| table.running(workers)).collect::<Result<Vec<_>>>();
+    let read = |table: &JobTable| quarantine::at_work(table.watched.oid, || table.running(workers));
+    let together = || here.iter().map(read).collect::<Result<Vec<_>>>();
     match scope::subtransaction(together) {
         Ok(all) => here.iter().zip(all).for_each(|(table, jobs)| found.add(table, Ok(jobs))),
         Err(_) => {
             for table in &here {
-                found.add(table, scope::subtransaction(|| table.running(workers)));
+                found.add(table, scope::subtransaction(|| read(table)));
             }
         }
     }

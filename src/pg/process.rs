@@ -144,6 +144,14 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Asks it to end, at its next check for interrupts. Returns at once.
+    pub fn terminate(&self) {
+        // SAFETY: the handle is valid until dropped.
+        unsafe { pg_sys::TerminateBackgroundWorker(self.0) };
+    }
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
         // SAFETY: palloc'd by `start`, freed once.

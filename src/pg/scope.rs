@@ -24,8 +24,13 @@ pub fn limit_statements(limit: Duration) {
     STATEMENT_LIMIT.set(Some(limit));
 }
 
+/// How long a statement of this process may run that can set off code of a table's owner; `None` in a session.
+pub fn statement_limit() -> Option<Duration> {
+    STATEMENT_LIMIT.get()
+}
+
 fn has_limit() -> bool {
-    STATEMENT_LIMIT.get().is_some()
+    statement_limit().is_some()
 }
 
 /// Work to be done as another role, in a security-restricted operation and with settings of its own.
@@ -89,7 +94,7 @@ impl<'a> Scope<'a> {
         // Many rows, few expressions: compiling those takes longer than it saves.
         set_local(c"jit", c"off");
         self.settings.iter().for_each(|(name, value)| set_local(name, value));
-        let _bounded = STATEMENT_LIMIT.get().map(Timer::start);
+        let _bounded = statement_limit().map(Timer::start);
         work()
     }
 }

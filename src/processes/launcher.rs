@@ -18,6 +18,7 @@ use crate::pg::{self, process, process::Worker, report, scope, version};
 use crate::rules::schedule::{Intervals, Task, Visit};
 use crate::settings;
 use crate::shmem::problems::{self, Place, Problem};
+use crate::shmem::quarantine::{self, AtWork};
 use crate::shmem::{buffer, databases, launcher, observation};
 
 const KIND: &str = "rgrid_heartbeat launcher";
@@ -119,13 +120,15 @@ impl Launcher {
         self.watch_pause();
         self.watch_buffer();
         self.collect_ended();
-        match self.list_databases() {
+        let overdue_in = self.end_overdue();
+        let next = match self.list_databases() {
             Some(databases) => {
                 self.take_note(&databases);
                 self.start_due(&databases)
             }
             None => Duration::from_secs(1),
-        }
+        };
+        next.min(overdue_in)
     }
 
     /// After an interruption nobody's silence counts.
@@ -160,14 +163,32 @@ impl Launcher {
             if !sweeper.worker.has_ended() {
                 return true;
             }
-            databases::change(*oid, |state| {
+            let at_work = databases::change(*oid, |state| {
                 if state.rounds == sweeper.rounds {
                     state.failures = state.failures.saturating_add(1);
                     state.counters.errors += 1;
                 }
+                state.at_work.take()
             });
+            if let Some(AtWork { table, .. }) = at_work.flatten() {
+                quarantine::add(*oid, table);
+            }
             false
         });
+    }
+
+    /// Ends sweepers that a table's owner keeps from their end. Returns the time until the next one is overdue.
+    fn end_overdue(&self) -> Duration {
+        let now = pg::monotonic();
+        let mut next = Duration::MAX;
+        for (oid, sweeper) in &self.sweepers {
+            let Some(at_work) = databases::state(*oid).and_then(|state| state.at_work) else { continue };
+            match at_work.deadline.checked_sub(now).filter(|left| !left.is_zero()) {
+                Some(left) => next = next.min(left),
+                None => sweeper.worker.terminate(),
+            }
+        }
+        next
     }
 
     /// The databases that can be swept; `None` when they cannot be listed, which the next round tries again.
@@ -201,6 +222,7 @@ impl Launcher {
         if databases::keep(&oids, self.last_round) {
             buffer::retain(&oids);
             problems::retain(&oids);
+            quarantine::retain(&oids);
         }
         self.visits.retain(|oid, _| oids.contains(oid));
     }

@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 
 /// On a busy machine a process that should run again may have to wait so long.
-const USUAL_DELAY: Duration = Duration::from_secs(2);
+pub const USUAL_DELAY: Duration = Duration::from_secs(2);
 
 /// A worker whose last heartbeat is older than this is dead; `None` while nobody can be judged.
 ///

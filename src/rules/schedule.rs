@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::liveness::{delta, silence};
+use super::liveness::{USUAL_DELAY, delta, silence};
 
 /// A database of which nothing is known, or that lacks the extension, is looked at this often.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
@@ -16,6 +16,10 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What a sweep may be late by, beside another check interval, before somebody should be told.
 const SWEEP_TOLERANCE: Duration = Duration::from_secs(5);
+
+/// The longest time that a table is left out which has ended sweepers, or held them up. One that has been good for as long
+/// is judged anew.
+pub const LONGEST_QUARANTINE: Duration = Duration::from_secs(3_600);
 
 /// The longest pause before a database whose sweeper fails is tried again.
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(300);
@@ -127,8 +131,23 @@ impl Visit {
 
 /// The pause after the n-th failure in a row: one second, doubled each time, up to five minutes.
 fn retry_pause(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    Duration::from_secs(1 << doublings).min(LONGEST_RETRY_PAUSE)
+    doubled(Duration::from_secs(1), failures).min(LONGEST_RETRY_PAUSE)
+}
+
+/// How long a table is left out that has ended or held up a sweeper so many times in a row: half a minute, doubled each
+/// time, up to an hour.
+pub fn quarantine(times: u32) -> Duration {
+    doubled(Duration::from_secs(30), times).min(LONGEST_QUARANTINE)
+}
+
+/// When a sweeper is overdue whose statements end after `limit`, unless code of a table's owner keeps them from it: some
+/// time later, because a busy server may be slow to end them.
+pub fn overdue(limit: Duration) -> Duration {
+    limit + limit / 2 + USUAL_DELAY
+}
+
+fn doubled(first: Duration, times: u32) -> Duration {
+    first * (1 << times.saturating_sub(1).min(16))
 }
 
 #[cfg(test)]
@@ -244,6 +263,18 @@ mod tests {
     fn pauses_after_failures_grow_up_to_five_minutes() {
         let pauses: Vec<u64> = [1, 2, 3, 9, 10, 1_000].map(|n| retry_pause(n).as_secs()).into();
         assert_eq!(pauses, [1, 2, 4, 256, 300, 300]);
+    }
+
+    #[test]
+    fn a_table_that_ends_sweepers_is_left_out_for_longer_and_longer() {
+        let pauses: Vec<u64> = [1, 2, 3, 8, 1_000].map(|n| quarantine(n).as_secs()).into();
+        assert_eq!(pauses, [30, 60, 120, 3_600, 3_600]);
+    }
+
+    #[test]
+    fn a_sweeper_is_overdue_some_time_after_its_statement_should_have_ended() {
+        assert_eq!(overdue(Duration::from_secs(60)), Duration::from_secs(92));
+        assert_eq!(overdue(Duration::from_millis(100)), Duration::from_millis(2_150));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 
 use super::counters::Counters;
+use super::quarantine::AtWork;
 use super::{is_preloaded, launcher};
 use crate::pg::{self, commit};
 use crate::rules::intervals::Histogram;
@@ -54,6 +55,8 @@ pub struct State {
     pub from_the_future: u64,
     /// When there last were any, in Postgres' microseconds; 0 for never.
     pub from_the_future_at: i64,
+    /// What its sweeper is at, while code of a table's owner may be running; stays when that ends the sweeper.
+    pub at_work: Option<AtWork>,
     /// Running jobs of dead workers that the last sweep left alone because others had locked them.
     pub locked_jobs: u64,
     /// What operators read.
@@ -79,6 +82,7 @@ impl State {
             hold: None,
             from_the_future: 0,
             from_the_future_at: 0,
+            at_work: None,
             locked_jobs: 0,
             counters: Counters::since(pg::to_postgres(now)),
             intervals: Histogram::EMPTY,
@@ -236,6 +240,13 @@ pub fn looked(unwritten: &[pg_sys::Oid], at: DateTime<Utc>) {
         .iter_mut()
         .filter(|state| state.looked != 0 && !unwritten.contains(&state.oid))
         .for_each(|state| state.looked = at);
+}
+
+/// The sweeper of the current database begins or ends work that the launcher watches.
+pub fn set_at_work(at_work: Option<AtWork>) {
+    if is_preloaded() {
+        change(pg::current_database(), |state| state.at_work = at_work);
+    }
 }
 
 /// Old rows of the present database have been looked for.

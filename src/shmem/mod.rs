@@ -12,6 +12,7 @@ pub mod databases;
 pub mod launcher;
 pub mod observation;
 pub mod problems;
+pub mod quarantine;
 
 /// Whether this server was started with the library preloaded; written once, before any process is forked.
 static PRELOADED: AtomicBool = AtomicBool::new(false);
@@ -21,6 +22,7 @@ pub fn request() {
     launcher::request();
     databases::request();
     problems::request();
+    quarantine::request();
     buffer::request();
     PRELOADED.store(true, Relaxed);
 }

@@ -6,7 +6,7 @@ use super::log_lines::{counted, log_at_commit};
 use super::{Mode, Step, death};
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::jobs::settle::{self, Outcome, totals};
+use crate::jobs::settle::{self, Occasion, Outcome, totals};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
@@ -59,7 +59,7 @@ impl Sweep {
             Some(cutoff) => self.lock_silent(silent, cutoff)?,
             None => Vec::new(),
         };
-        let jobs = self.settle(&workers)?;
+        let jobs = self.settle(&workers, Occasion::Death)?;
         death::declare(&self.installation, &workers, Reason::Stale, self.now, &jobs)?;
         Ok(Step { workers, are_new: true, jobs })
     }
@@ -84,7 +84,7 @@ impl Sweep {
         // A client that writes its own row may be back without having asked for this lock.
         let returned = ids(&self.returned(&workers)?);
         workers.retain(|worker| !returned.contains(&worker.id));
-        let jobs = self.settle(&workers)?;
+        let jobs = self.settle(&workers, Occasion::Orphans)?;
         let mut lines = Vec::new();
         for (worker, settled) in jobs.by_worker() {
             let (failed, requeued) = totals(settled);
@@ -97,10 +97,10 @@ impl Sweep {
         Ok(Step { workers, are_new: false, jobs })
     }
 
-    fn settle(&self, workers: &[Worker]) -> Result<Outcome> {
+    fn settle(&self, workers: &[Worker], occasion: Occasion) -> Result<Outcome> {
         match workers {
             [] => Ok(Outcome::default()),
-            workers => settle::settle(&self.installation, &ids(workers), self.now),
+            workers => settle::settle(&self.installation, &ids(workers), self.now, occasion),
         }
     }
 
