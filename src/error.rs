@@ -81,6 +81,8 @@ pub enum Error {
     TimedOut { limit: Duration },
     /// A table that has ended or held up a sweeper is not touched for now, or not in a worker's session.
     InQuarantine,
+    /// A table of jobs was locked by another session for longer than a second, so that it cannot be read.
+    TableLocked { table: String },
     /// A row of a job was locked by another session for longer than a second.
     JobsLocked { table: String },
     /// Another transaction has changed the same: to be rolled back and tried again.
@@ -251,6 +253,12 @@ impl Error {
                 ERRCODE_QUERY_CANCELED,
                 "code of its owner has ended a sweeper or held it up, so it is left out for now",
             ),
+            Self::TableLocked { table } => Report::new(
+                ERRCODE_LOCK_NOT_AVAILABLE,
+                format!("could not obtain lock on job table \"{table}\""),
+            )
+            .detail("Another session has locked the table, so it is unknown whether the worker has running jobs in it.")
+            .hint("Try again; the session that holds the lock can be found with pg_blocking_pids()."),
             Self::JobsLocked { table } => Report::new(
                 ERRCODE_LOCK_NOT_AVAILABLE,
                 format!("could not obtain lock on rows of job table \"{table}\""),

@@ -12,7 +12,7 @@ use super::table::{JobTable, Locked, Settled};
 use super::watched;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{report, scope};
+use crate::pg::{advisory, report, scope};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::shmem::problems::{Place, Problem};
 use crate::shmem::quarantine::{self, Record};
@@ -157,7 +157,8 @@ fn may_be_locked(error: &Error) -> bool {
     error.is_lock_not_available() || matches!(error, Error::TimedOut { .. })
 }
 
-/// Settles all running jobs of a worker that waits for it: locked rows are waited for.
+/// Settles all running jobs of a worker that waits for it: locked rows are waited for. A table in which the worker runs
+/// nothing is only read.
 ///
 /// # Errors
 ///
@@ -167,23 +168,37 @@ pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>)
     let workers = [worker.to_owned()];
     let mut outcome = Outcome::default();
     for table in parts(installation)? {
-        let result = match table.is_foreign() {
-            _ if !may_touch(&table, Occasion::Death) => Err(Error::InQuarantine),
-            true => {
-                scope::subtransaction_within(FOREIGN_LIMIT, || table.settle(&workers, now, Locked::Refuse))
-            }
-            false => scope::subtransaction(|| table.settle(&workers, now, Locked::Wait)),
+        let result = match may_touch(&table, Occasion::Death) {
+            false => Err(Error::InQuarantine),
+            true => settle_in_session(&table, &workers, now),
         };
         match result {
             Err(error) if error.is_lock_not_available() => {
                 return Err(Error::JobsLocked { table: table.target });
             }
-            Err(error) if error.is_rollback() => return Err(error),
+            Err(error) if error.is_rollback() || matches!(error, Error::TableLocked { .. }) => {
+                return Err(error);
+            }
             result => outcome.add(&table, result),
         }
     }
     outcome.problems.drain(..).for_each(report::warn);
     Ok(outcome)
+}
+
+fn settle_in_session(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<Settled>> {
+    if table.is_foreign() {
+        return scope::subtransaction_within(FOREIGN_LIMIT, || table.settle(workers, now, Locked::Refuse));
+    }
+    match scope::subtransaction(|| table.running_latest(workers)) {
+        Ok(running) if running.is_empty() => return Ok(Vec::new()),
+        Err(error) if error.is_lock_not_available() => {
+            return Err(Error::TableLocked { table: table.target.clone() });
+        }
+        running => running?,
+    };
+    let settle = || scope::subtransaction(|| table.settle(workers, now, Locked::Wait));
+    advisory::without_leftovers(settle)?
 }
 
 /// What these workers are running, in all watched tables.

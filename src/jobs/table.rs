@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use super::columns::Columns;
@@ -126,15 +127,31 @@ impl JobTable {
 
     /// How many jobs each of these workers is running; workers that run none are left out.
     pub fn running(&self, workers: &[String]) -> Result<Vec<Settled>> {
+        self.running_by(workers, |statement, arguments, read| sql::read(statement, arguments, read))
+    }
+
+    /// The same at this moment, in whatever isolation level.
+    pub fn running_latest(&self, workers: &[String]) -> Result<Vec<Settled>> {
+        self.running_by(workers, |statement, arguments, read| sql::read_latest(statement, arguments, read))
+    }
+
+    fn running_by(
+        &self,
+        workers: &[String],
+        read: impl FnOnce(
+            &str,
+            &[DatumWithOid<'_>],
+            &mut dyn FnMut(sql::Row<'_>) -> Result<()>,
+        ) -> Result<Vec<()>>,
+    ) -> Result<Vec<Settled>> {
         let columns = self.columns()?;
         let statement = Statements::new(self, &columns, None).running();
         let mut jobs = Jobs::of(&self.watched);
-        self.as_owner(|| {
-            sql::read(&statement, &[arrays::of(workers)], |row| {
-                jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, None);
-                Ok(())
-            })
-        })?;
+        let mut add = |row: sql::Row<'_>| {
+            jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, None);
+            Ok(())
+        };
+        self.as_owner(|| read(&statement, &[arrays::of(workers)], &mut add))?;
         Ok(jobs.settled())
     }
 

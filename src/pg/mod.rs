@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 
+pub mod advisory;
 pub mod arrays;
 pub mod catalog;
 pub mod commit;
