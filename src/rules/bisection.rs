@@ -1,4 +1,4 @@
-//! Bisection: work on a batch that fails as a whole because of one of its parts is done in halves, so that the part
+//! Bisection: work on a batch that fails as a whole because of one of its parts is done in halves, so that this part
 //! keeps nothing else back.
 
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ impl RetryBudget {
         Self { failures, has_failed: false, until: None, limit: None }
     }
 
-    /// Whether nothing that may fail is tried any more.
+    /// Whether no more attempts are allowed.
     pub fn is_spent(&self) -> bool {
         self.failures == 0 || self.until.is_some_and(|until| Instant::now() >= until)
     }
@@ -40,8 +40,8 @@ impl RetryBudget {
     }
 }
 
-/// Does the work on a batch, and when that fails with an error that is `worth_bisecting`, on each half by itself, as long
-/// as the budget lasts. What is not tried any more, or fails by itself, is left undone.
+/// Does the work on a batch, and when that fails with an error that is `worth_bisecting`, on each half by itself, as
+/// long as the budget lasts. What is not tried any more, or fails by itself, is left undone.
 ///
 /// # Errors
 ///
@@ -52,7 +52,7 @@ pub fn bisect<T, E>(
     worth_bisecting: impl Fn(&E) -> bool + Copy,
     work: &mut impl FnMut(&[T]) -> Result<(), E>,
 ) -> Result<(), E> {
-    // Not the first attempt, which is the only one that could find no budget and no error to tell.
+    // Never the first attempt: without a failure, there would be no error to return for what is left undone.
     if batch.is_empty() || (budget.has_failed && budget.is_spent()) {
         return Ok(());
     }

@@ -40,7 +40,7 @@ pub struct HeartbeatIntervals {
 }
 
 impl Histogram {
-    /// Nothing seen yet.
+    /// No silence counted yet.
     pub const EMPTY: Self = Self { counts: [0; BUCKETS], halved_at: 0 };
 
     /// Counts silences, in microseconds, at a time in microseconds.
@@ -90,7 +90,7 @@ impl Histogram {
 }
 
 impl HeartbeatIntervals {
-    /// The shortest threshold that such workers do not come close to: three times the median, and twice what nearly all
+    /// The shortest threshold that such workers stay well below: three times the median, and twice what nearly all
     /// intervals stay below.
     pub fn safe_threshold(&self) -> Duration {
         (self.median * 3).max(self.p99 * 2)

@@ -1,4 +1,4 @@
-//! Who is dead at time t, and since when silence counts.
+//! Which worker is dead at time t, and since when silence counts.
 //!
 //! Knows no PostgreSQL and reads no clock; "now" is always an argument. Wall-clock times are
 //! `DateTime<Utc>`, moments of the monotonic clock are `Duration`s since an arbitrary start.
@@ -8,16 +8,16 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// The wall clock was set, or the machine slept, when it and the monotonic clock disagree by more than this. A
-/// heartbeat that is ahead of the server's clock by more is from the future.
+/// heartbeat may be ahead of the server's clock by as much.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 
 /// On a busy machine a process that should run again may have to wait so long.
 pub const USUAL_DELAY: Duration = Duration::from_secs(2);
 
-/// A worker whose last heartbeat is older than this is dead; `None` while nobody can be judged.
+/// A worker whose last heartbeat is older than this is dead; `None` while no worker can be judged.
 ///
 /// Silence counts only while the server was able to hear: from `observing_since`, when it began to listen
-/// without interruption. Until that is a whole `threshold` ago, silence proves nothing about anybody.
+/// without interruption. Until that is a whole `threshold` ago, silence proves nothing about any worker.
 pub fn cutoff(
     now: DateTime<Utc>,
     observing_since: DateTime<Utc>,
@@ -27,14 +27,14 @@ pub fn cutoff(
     (observing_since < cutoff).then_some(cutoff)
 }
 
-/// How long a worker has been silent; never negative, so that a timestamp from the future counts as now.
+/// How long a worker has been silent; never negative: a heartbeat that is ahead of the clock counts as now.
 pub fn silence(now: DateTime<Utc>, last_heartbeat_at: DateTime<Utc>) -> Duration {
     (now - last_heartbeat_at).to_std().unwrap_or(Duration::ZERO)
 }
 
-/// A heartbeat later than this cannot have been heard yet: another clock wrote it, or this one was set back. A
-/// client's clock may be a little ahead.
-pub fn future(now: DateTime<Utc>) -> DateTime<Utc> {
+/// The latest time that a heartbeat may have. A later one is ahead of the clock: another clock wrote it, or this one
+/// was set back. A client's clock may be a little ahead.
+pub fn latest_credible(now: DateTime<Utc>) -> DateTime<Utc> {
     now + CLOCK_TOLERANCE
 }
 
@@ -62,7 +62,7 @@ pub fn was_frozen(expected: Duration, woke: Duration, threshold: Duration) -> bo
 /// How many workers may die at once without being held back first.
 #[derive(Clone, Copy, Debug)]
 pub struct MassDeath {
-    /// This share of the living workers; with 1 nobody is ever held back.
+    /// This share of the living workers; with 1 no worker is ever held back.
     pub fraction: f64,
     /// And this number.
     pub minimum: usize,
@@ -87,11 +87,11 @@ pub struct Hold {
     pub since: DateTime<Utc>,
     /// How many were silent at the last look.
     pub workers: usize,
-    /// It has ended, by time or by an operator, and the sweeps that settle these workers are going on.
+    /// It was ended, by time or by an operator. Sweeps are settling these workers.
     pub is_over: bool,
 }
 
-/// Whether silent workers are held back: the hold that there is from now on, if any.
+/// Whether silent workers are held back: returns the hold that applies from now on, if any.
 ///
 /// A hold begins with a mass death and lasts for one `threshold` at most. When it is over, sweeps go ahead, and only
 /// after one has found no mass death any more can there be another hold.
@@ -110,7 +110,7 @@ pub fn hold(
     Some(Hold { workers: silent, is_over, ..hold })
 }
 
-/// A length of time as a chrono one. Each comes from a setting or a clock and fits; a longer one means "for ever".
+/// A length of time as a chrono one. Each comes from a setting or a clock and fits; a longer one means "forever".
 pub fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
@@ -126,19 +126,19 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_judged_before_the_server_listened_for_a_whole_threshold() {
+    fn no_worker_is_judged_before_the_server_listened_for_a_whole_threshold() {
         assert_eq!(cutoff(at(119), at(0), THRESHOLD), None);
         assert_eq!(cutoff(at(120), at(0), THRESHOLD), None);
         assert_eq!(cutoff(at(121), at(0), THRESHOLD), Some(at(1)));
     }
 
     #[test]
-    fn a_start_of_observation_in_the_future_judges_nobody() {
+    fn a_start_of_observation_ahead_of_the_clock_judges_no_worker() {
         assert_eq!(cutoff(at(0), at(3_600), THRESHOLD), None);
     }
 
     #[test]
-    fn a_timestamp_from_the_future_is_no_silence() {
+    fn a_timestamp_ahead_of_the_clock_is_no_silence() {
         assert_eq!(silence(at(0), at(60)), Duration::ZERO);
         assert_eq!(silence(at(60), at(0)), Duration::from_secs(60));
     }
@@ -161,8 +161,8 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_is_from_the_future_when_it_is_ahead_by_more_than_a_second() {
-        assert_eq!(future(at(0)), at(1));
+    fn a_heartbeat_may_be_ahead_of_the_clock_by_a_second() {
+        assert_eq!(latest_credible(at(0)), at(1));
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_share_of_one_nobody_is_held_back() {
+    fn with_a_share_of_one_no_worker_is_held_back() {
         let off = MassDeath { fraction: 1.0, minimum: 0 };
         assert_eq!(hold(None, &off, (1_000, 1_000), at(0), THRESHOLD), None);
     }

@@ -8,13 +8,13 @@ use chrono::{DateTime, Utc};
 
 use super::liveness::{USUAL_DELAY, delta, silence};
 
-/// A database of which nothing is known, or that lacks the extension, is looked at this often.
+/// An unknown database, or one without the extension, is looked at this often.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Old rows are looked for no more often than this, unless they are kept for a shorter time.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
 
-/// What a sweep may be late by, beside another check interval, before somebody should be told.
+/// What a sweep may be late by, beside another check interval, before an operator is told.
 const SWEEP_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// The longest time that a table is left out which has ended sweepers, or held them up. One that has been good for as long
@@ -24,7 +24,7 @@ pub const LONGEST_QUARANTINE: Duration = Duration::from_secs(3_600);
 /// The longest pause before a database whose sweeper fails is tried again.
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(300);
 
-/// What is older than this may be removed; `None` when nothing is, or when that was looked for just now.
+/// What is older than this may be removed; `None` when everything is kept, or when old rows were looked for just now.
 pub fn prune_horizon(
     now: DateTime<Utc>,
     last: Option<DateTime<Utc>>,
@@ -35,8 +35,8 @@ pub fn prune_horizon(
     is_due.then(|| now - delta(retention))
 }
 
-/// By how much a sweep is late that should have followed the one that began at `last`; `None` while it is not, give
-/// or take what a busy server needs.
+/// How late the sweep after the one that began at `last` is, or `None` within two intervals and a tolerance for a busy
+/// server.
 pub fn lateness(now: DateTime<Utc>, last: DateTime<Utc>, check_interval: Duration) -> Option<Duration> {
     let since = silence(now, last);
     (since > check_interval * 2 + SWEEP_TOLERANCE).then(|| since - check_interval)
@@ -45,7 +45,7 @@ pub fn lateness(now: DateTime<Utc>, last: DateTime<Utc>, check_interval: Duratio
 /// What is known of the extension in a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Nobody has looked yet.
+    /// No sweeper has looked yet.
     Unknown,
     /// The database does not have the extension.
     Absent,
@@ -58,7 +58,7 @@ pub enum Presence {
 pub enum Task {
     /// Write heartbeats to their rows.
     Flush,
-    /// That, and look for dead workers.
+    /// Write heartbeats to their rows, and look for dead workers.
     Sweep,
 }
 
@@ -83,21 +83,21 @@ impl Intervals {
 pub struct Visit {
     /// What the last sweeper found.
     pub presence: Presence,
-    /// When the last sweeper was started, for whatever.
+    /// When the last sweeper was started, for either task.
     pub last_started: Option<Duration>,
     /// When the last one was started to sweep.
     pub last_sweep: Option<Duration>,
     /// How many sweepers in a row have failed.
     pub failures: u32,
-    /// Somebody asked for a look: the extension was created, a worker registered.
+    /// A session asked for a look: the extension was created, or a worker registered.
     pub requested: bool,
     /// There are heartbeats in memory that are not in their rows.
     pub unwritten: bool,
 }
 
 impl Visit {
-    /// When a sweeper is due and for what; a time that has passed when it should already have been started, `None`
-    /// when nothing is to be done until something changes.
+    /// When a sweeper is due and for what. The time has passed if it should already have been started. `None` when
+    /// nothing is due until something changes.
     pub fn due(&self, intervals: &Intervals) -> Option<(Duration, Task)> {
         let retry_at = match (self.failures, self.last_started) {
             (1.., Some(last_started)) => last_started + retry_pause(self.failures),
@@ -182,7 +182,7 @@ mod tests {
     fn nothing_is_pruned_before_its_time() {
         let day = Duration::from_secs(86_400);
         assert_eq!(prune_horizon(at(86_400), None, Some(day)), Some(at(0)));
-        assert_eq!(prune_horizon(at(86_400), None, None), None, "kept for ever");
+        assert_eq!(prune_horizon(at(86_400), None, None), None, "kept forever");
     }
 
     #[test]

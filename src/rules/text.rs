@@ -1,6 +1,6 @@
-//! Texts for people: names that others have chosen, SQLSTATEs.
+//! Texts for people: names that users have chosen, SQLSTATEs.
 
-/// A name from a table that others write, fit for one line of the log: control characters are replaced.
+/// A name from a table that users write, fit for one line of the log: control characters are replaced.
 pub fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! Work in parts with delays between them, so that it leaves a processor to others.
+//! Work in parts with delays between them, so that most of a processor is left to other work.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 /// After each part, a delay of so many times what the part took: a quarter of a processor is used at most.
 const DELAY: u32 = 3;
 
-/// The time spent on work and on delays. All delays together have a limit; once it is reached, the work goes on without.
+/// The time spent on work and on delays. All delays together have a limit; once it is reached, the work goes on
+/// without.
 pub struct Throttle {
     since: Instant,
     worked: Duration,
@@ -15,12 +16,12 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Nothing is done yet. All delays together are to take no longer than `limit`.
+    /// Before the first part of the work. All delays together take no longer than `limit`.
     pub fn new(limit: Duration, now: Instant) -> Self {
         Self { since: now, worked: Duration::ZERO, delayed: Duration::ZERO, limit }
     }
 
-    /// A part of the work is done. How long to wait before the next one.
+    /// A part of the work is done. Returns how long to wait before the next one.
     pub fn work_ends(&mut self, now: Instant) -> Duration {
         let part = now - self.since;
         self.worked += part;
@@ -51,7 +52,7 @@ impl fmt::Display for Throttle {
 mod tests {
     use super::*;
 
-    /// Works in parts of so many milliseconds and waits as it is told to: the delays, and the whole in words.
+    /// Works in parts of so many milliseconds and waits as it is told to. Returns the delays, and the whole in words.
     fn throttled(limit: u64, parts: &[u64]) -> (Vec<u64>, String) {
         let mut now = Instant::now();
         let mut throttle = Throttle::new(Duration::from_millis(limit), now);

@@ -17,9 +17,9 @@ pub struct Counters {
     pub flushes: u64,
     /// Rows that flushes wrote.
     pub rows_flushed: u64,
-    /// Deaths in the ledger, of whatever reason.
+    /// Deaths in the ledger, for any reason.
     pub deaths: u64,
-    /// Workers that returned after they had been declared dead for their silence.
+    /// Workers that returned after they had been declared dead for being silent.
     pub false_deaths: u64,
     /// Jobs that were marked as failed.
     pub jobs_failed: u64,

@@ -1,7 +1,7 @@
 //! What the processes tell one another about each database, in shared memory.
 //!
 //! The launcher writes which databases there are; a sweeper, how its round ended; a backend, that a database
-//! should be looked at soon. One lock over everything, held for a copy at a time: nobody calls Postgres under it.
+//! should be looked at soon. One lock over everything, held for one copy or change at a time.
 //! A crash of the server empties it, and the launcher fills it again. Since when silence counts is in
 //! [`super::observation`], what could not be done in [`super::problems`].
 #![allow(unsafe_code, reason = "shared memory of our own")]
@@ -30,14 +30,15 @@ const HOUR: u64 = 3_600_000_000;
 pub struct State {
     /// The database; it keeps its OID when it is renamed.
     pub oid: pg_sys::Oid,
-    /// Whether the extension was there when last looked.
+    /// Whether the extension was there when a sweeper last looked.
     pub presence: Presence,
     /// Since when the server has been listening without interruption, in Postgres' microseconds. Silence
     /// before it proves nothing about a worker.
     pub(super) observing_since: i64,
-    /// No heartbeat can be heard for now: when last looked, the SQL objects were of another version than the library.
+    /// No heartbeat is taken for now: when a sweeper last looked, the SQL objects were of another version than the
+    /// library.
     pub(super) is_suspended: bool,
-    /// Somebody asked for a look at it.
+    /// A session asked for a look at it.
     pub requested: bool,
     /// Rounds that sweepers have finished; one that ends without counting here has failed.
     pub rounds: u64,
@@ -46,18 +47,19 @@ pub struct State {
     /// When the last sweep was begun and when it was done, in Postgres' microseconds; 0 for never.
     sweep_started: i64,
     sweep_finished: i64,
-    /// When somebody last looked for heartbeats to write, and when for old rows to remove; as above.
+    /// When the launcher or a flush last looked for heartbeats to write, and when a sweeper last looked for old rows to
+    /// remove; as above.
     looked: i64,
     pruned: i64,
     /// Silent workers that are held back because they are so many; `None` while there are none.
     pub hold: Option<Hold>,
-    /// Workers whose heartbeats were from the future, each time that they were.
-    pub from_the_future: u64,
+    /// Workers with a heartbeat that was ahead of the clock; a worker counts each time that it was.
+    pub ahead_of_clock: u64,
     /// When there last were any, in Postgres' microseconds; 0 for never.
-    pub from_the_future_at: i64,
+    pub ahead_of_clock_at: i64,
     /// What its sweeper is at, while code of a table's owner may be running; stays when that ends the sweeper.
     pub at_work: Option<AtWork>,
-    /// Running jobs of dead workers that the last sweep left alone because others had locked them.
+    /// Running jobs of dead workers that the last sweep left alone because other sessions had locked them.
     pub locked_jobs: u64,
     /// What operators read.
     pub counters: Counters,
@@ -80,8 +82,8 @@ impl State {
             looked: 0,
             pruned: 0,
             hold: None,
-            from_the_future: 0,
-            from_the_future_at: 0,
+            ahead_of_clock: 0,
+            ahead_of_clock_at: 0,
             at_work: None,
             locked_jobs: 0,
             counters: Counters::since(pg::to_postgres(now)),
@@ -117,24 +119,24 @@ fn moment(timestamp: i64) -> Option<DateTime<Utc>> {
 
 /// The table in shared memory; entries are in no order, the first `used` are valid.
 #[derive(Clone, Copy)]
-pub(super) struct Shared {
-    /// What the clocks said when somebody last looked at both; `None` until the first look.
+pub(super) struct DatabaseTable {
+    /// What the clocks said when a process last read both; `None` until the first time.
     pub(super) clocks: Option<Moment>,
     pub(super) used: usize,
     pub(super) states: [State; CAPACITY],
 }
 
 // SAFETY: plain values.
-unsafe impl PGRXSharedMemory for Shared {}
+unsafe impl PGRXSharedMemory for DatabaseTable {}
 
-impl Default for Shared {
+impl Default for DatabaseTable {
     fn default() -> Self {
         let unused = State::new(pg_sys::InvalidOid, DateTime::UNIX_EPOCH);
         Self { clocks: None, used: 0, states: [unused; CAPACITY] }
     }
 }
 
-impl Shared {
+impl DatabaseTable {
     fn find(&mut self, oid: pg_sys::Oid) -> Option<&mut State> {
         self.states[..self.used].iter_mut().find(|state| state.oid == oid)
     }
@@ -150,14 +152,14 @@ impl Shared {
 }
 
 // SAFETY: the name is this extension's own.
-pub(super) static DATABASES: PgLwLock<Shared> = unsafe { PgLwLock::new(c"rgrid_heartbeat_databases") };
+pub(super) static DATABASES: PgLwLock<DatabaseTable> = unsafe { PgLwLock::new(c"rgrid_heartbeat_databases") };
 
 /// Asks for the shared memory. Only while the library is being preloaded.
 pub fn request() {
     pgrx::pg_shmem_init!(DATABASES);
 }
 
-/// Forgets the databases that are not among these, and takes note of new ones; whether any was forgotten.
+/// Forgets the databases that are not among these, and adds new ones; returns whether any was forgotten.
 pub fn keep(databases: &[pg_sys::Oid], now: DateTime<Utc>) -> bool {
     let mut shared = DATABASES.exclusive();
     let mut kept = 0;
@@ -209,13 +211,13 @@ pub fn count(count: impl FnOnce(&mut Counters)) {
     }
 }
 
-/// A sweep of the present database begins.
+/// Records that a sweep of the current database begins.
 pub fn sweep_begins() {
     let now = pg::to_postgres(pg::now());
     change(pg::current_database(), |state| state.sweep_started = now);
 }
 
-/// The sweep of the present database is done.
+/// Records that the sweep of the current database is done.
 pub fn sweep_ends() {
     let now = pg::to_postgres(pg::now());
     change(pg::current_database(), |state| {
@@ -224,14 +226,14 @@ pub fn sweep_ends() {
     });
 }
 
-/// A flush of the present database looks for heartbeats now; when somebody last did.
+/// Records that a flush of the current database looks for heartbeats now; returns when a process last did.
 pub fn flush_begins(now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let now = pg::to_postgres(now);
     let last = change(pg::current_database(), |state| std::mem::replace(&mut state.looked, now));
     last.and_then(moment)
 }
 
-/// The launcher has looked for heartbeats, and found some in no other databases than these.
+/// Records that the launcher has looked for heartbeats, and found some in no other databases than these.
 pub fn looked(unwritten: &[pg_sys::Oid], at: DateTime<Utc>) {
     let at = pg::to_postgres(at);
     let mut shared = DATABASES.exclusive();
@@ -249,7 +251,7 @@ pub fn set_at_work(at_work: Option<AtWork>) {
     }
 }
 
-/// Old rows of the present database have been looked for.
+/// Records that old rows of the current database have been looked for.
 pub fn pruned(now: DateTime<Utc>) {
     change(pg::current_database(), |state| state.pruned = pg::to_postgres(now));
 }
@@ -259,22 +261,22 @@ pub fn change<T>(oid: pg_sys::Oid, change: impl FnOnce(&mut State) -> T) -> Opti
     DATABASES.exclusive().find(oid).map(change)
 }
 
-/// Takes note of workers of the present database whose heartbeats were from the future; whether that is news: a clock
-/// that is wrong stays wrong, and is talked of once an hour at most.
+/// Counts workers of the current database whose heartbeats were ahead of the clock. Returns whether that is news: a
+/// clock that is wrong stays wrong, and is reported once an hour at most.
 pub fn note_ahead(workers: usize, now: DateTime<Utc>) -> bool {
     if !is_preloaded() {
         return true;
     }
     let now = pg::to_postgres(now);
     let earlier = change(pg::current_database(), |state| {
-        state.from_the_future += workers as u64;
-        std::mem::replace(&mut state.from_the_future_at, now)
+        state.ahead_of_clock += workers as u64;
+        std::mem::replace(&mut state.ahead_of_clock_at, now)
     });
     earlier.is_none_or(|earlier| earlier == 0 || now.abs_diff(earlier) > HOUR)
 }
 
-/// Asks the launcher to look at the present database as soon as it can, unless it is known to have the extension:
-/// then it is looked at anyway, and a thousand workers that register at once are no reason for a thousand sweeps.
+/// Asks the launcher to look at the current database as soon as it can, unless the database is known to have the
+/// extension: then it is looked at anyway, and a thousand workers that register at once cause no thousand sweeps.
 pub fn request_visit() {
     if !is_preloaded() {
         return;

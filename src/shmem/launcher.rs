@@ -1,4 +1,4 @@
-//! What the launcher says of itself: where it can be woken, since when it is there, and what it lacks.
+//! What the launcher publishes about itself: where it can be woken, since when it has been running, and what it lacks.
 //!
 //! Written by the launcher, read by backends and sweepers, under a lock of its own.
 #![allow(unsafe_code, reason = "shared memory of our own")]
@@ -16,12 +16,12 @@ use crate::rules::liveness;
 
 #[derive(Clone, Copy)]
 struct Launcher {
-    /// Its latch; no process's while there is none.
+    /// Its latch; [`Latch::NONE`] before the first launcher.
     latch: Latch,
     /// Its process and its start, in Postgres' microseconds; 0 before the first.
     pid: i32,
     started: i64,
-    /// It could not start the last sweeper that it wanted to.
+    /// There was no worker slot for the last sweeper that it wanted to start.
     out_of_slots: bool,
     /// When it wants to be awake again, by the monotonic clock; `None` while it is.
     wakes_at: Option<Duration>,
@@ -44,14 +44,14 @@ pub fn request() {
     pgrx::pg_shmem_init!(LAUNCHER);
 }
 
-/// The launcher says where it can be woken, and that it is there.
+/// Publishes that this process is the launcher, and where it can be woken.
 pub fn announce() {
     let (pid, now) = (pg::process::my_pid(), pg::to_postgres(pg::now()));
     let mut launcher = LAUNCHER.exclusive();
     (launcher.latch, launcher.pid, launcher.started) = (Latch::mine(), pid, now);
 }
 
-/// The launcher's process, if it is there, and since when.
+/// The launcher's process, if it is running, and since when.
 pub fn running() -> Option<(i32, DateTime<Utc>)> {
     if !is_preloaded() {
         return None;
@@ -60,13 +60,13 @@ pub fn running() -> Option<(i32, DateTime<Utc>)> {
     (started != 0 && pg::process::exists(pid)).then(|| (pid, pg::from_postgres(started)))
 }
 
-/// Has the launcher begin its next round now.
+/// Wakes the launcher, which begins its next round.
 pub fn wake() {
     let latch = LAUNCHER.share().latch;
     latch.set();
 }
 
-/// The launcher says whether it could start the last sweeper that it wanted to.
+/// Records whether the launcher lacked a worker slot for the last sweeper that it wanted to start.
 pub fn set_out_of_slots(out_of_slots: bool) {
     LAUNCHER.exclusive().out_of_slots = out_of_slots;
 }
@@ -76,7 +76,7 @@ pub fn is_out_of_slots() -> bool {
     is_preloaded() && LAUNCHER.share().out_of_slots
 }
 
-/// The launcher says when it wants to be awake again; `None` when it is.
+/// Records when the launcher wants to be awake again; `None` while it is.
 pub fn set_wakes_at(at: Option<Duration>) {
     LAUNCHER.exclusive().wakes_at = at;
 }
@@ -86,7 +86,7 @@ pub fn overslept(now: Duration, threshold: Duration) -> Option<Duration> {
     LAUNCHER.share().wakes_at.filter(|at| liveness::was_frozen(*at, now, threshold))
 }
 
-/// A standstill has been dealt with. Whether this process is the first to say so.
+/// Records that a standstill was dealt with. Returns whether this process is the first to do so.
 pub fn forget_wakes_at(at: Duration) -> bool {
     let mut launcher = LAUNCHER.exclusive();
     let is_first = launcher.wakes_at == Some(at);

@@ -1,5 +1,5 @@
-//! What processes share. Everything here has a fixed size, is asked for while the library is being preloaded, and is
-//! emptied by a crash of the server: nothing of it has to survive.
+//! What processes share. Everything here has a fixed size and is requested while the library is being preloaded. A
+//! crash of the server empties it: nothing of it has to survive.
 //!
 //! Each module has locks of its own, and no two modules' locks are held together. No SPI, no memory context, no error
 //! of PostgreSQL under a lock: copy out, release, then work.

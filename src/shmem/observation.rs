@@ -1,21 +1,21 @@
-//! Since when the server has been able to hear the workers: silence before that proves nothing about anybody.
+//! Since when the server has been able to hear the workers: silence before that proves nothing about any worker.
 //!
-//! Kept for each database under the lock of [`super::databases`]. It starts anew when the extension is created or updated, when
-//! sweeping was switched off or on, when a clock was stepped, and when all processes stood still.
+//! Kept for each database under the lock of [`super::databases`]. It starts anew when the extension is created or
+//! updated, when sweeping was switched off or on, when a clock was stepped, and when all processes stood still.
 
 use chrono::{DateTime, Utc};
 
-use super::databases::{DATABASES, Shared, change, request_visit, state};
+use super::databases::{DATABASES, DatabaseTable, change, request_visit, state};
 use super::{is_preloaded, launcher};
 use crate::pg::{self, report};
 use crate::rules::liveness::{self, Moment};
 use crate::rules::schedule::Presence;
 use crate::settings;
 
-/// Since when the server has been able to hear the workers of the present database.
+/// Since when the server has been able to hear the workers of the current database.
 ///
-/// Without shared memory nobody keeps watch over interruptions, and the server's start has to do. With it, a
-/// database that the launcher has not seen yet, or in which nobody is heard, is observed from now on.
+/// Without shared memory no process notices interruptions, so this is the server's start. With it, a database that the
+/// launcher has not seen yet, or in which no heartbeat is taken, is observed from now on.
 pub fn observing_since() -> DateTime<Utc> {
     if !is_preloaded() {
         return pg::server_started_at();
@@ -26,7 +26,7 @@ pub fn observing_since() -> DateTime<Utc> {
     }
 }
 
-/// Functions refuse heartbeats in the current database, so no silence counts until [`resume`].
+/// Functions refuse heartbeats in the current database: no silence counts until [`resume`].
 pub fn suspend() {
     change(pg::current_database(), |state| state.is_suspended = true);
 }
@@ -40,8 +40,8 @@ pub fn resume(now: DateTime<Utc>) {
     });
 }
 
-/// The extension was created in the present database: silence before it proves nothing about anybody, and whatever
-/// was known of its absence is out of date.
+/// The extension was created in the current database: silence before that proves nothing about any worker, and whether
+/// the extension is there has to be looked up again.
 pub fn installed(now: DateTime<Utc>) {
     if is_preloaded() {
         change(pg::current_database(), |state| {
@@ -57,9 +57,9 @@ pub fn observe_all_from(now: DateTime<Utc>) {
     DATABASES.exclusive().observe_from(now);
 }
 
-/// Reads both clocks. If the wall clock was stepped since somebody last did, or all processes stood still, observation
-/// starts anew in all databases: by the launcher in each round and before each judgement, so that nobody judges by a
-/// clock that was stepped a moment ago.
+/// Reads both clocks. If the wall clock was stepped since a process last read them, or all processes stood still,
+/// observation starts anew in all databases. Called by the launcher in each round and before each judgement, so that no
+/// worker is judged by a clock that was stepped a moment ago.
 pub fn watch_clocks() -> Moment {
     let now = Moment { wall: pg::now(), monotonic: pg::monotonic() };
     if !is_preloaded() {
@@ -86,7 +86,7 @@ pub fn watch_clocks() -> Moment {
     now
 }
 
-impl Shared {
+impl DatabaseTable {
     /// Whether the wall clock was stepped since a process last looked at both clocks; true once for each step.
     fn was_stepped(&mut self, now: Moment) -> bool {
         let earlier = self.clocks.replace(now);

@@ -1,8 +1,8 @@
-//! What sweepers could not do, each thing kept apart from all others: what it is about, its SQLSTATE, its text, since
-//! when and how often.
+//! What sweepers could not do, each problem by itself: what it is about, its SQLSTATE, its text, since when and how
+//! often.
 //!
 //! Written by sweepers at the end of their rounds, read by `rgrid_health()` and the views, under a lock of its own. It
-//! is what decides whether a problem is worth a line in the log, which each problem is by itself.
+//! decides for each problem whether that is worth a line in the log.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
 use chrono::{DateTime, Utc};
@@ -13,7 +13,7 @@ use pgrx::{PgSqlErrorCode, pg_guard};
 
 use super::is_preloaded;
 use crate::pg;
-use crate::rules::news::Said;
+use crate::rules::news::LastReport;
 
 mod problem;
 
@@ -30,7 +30,7 @@ const TEXT: usize = 448;
 
 /// A problem as it is remembered.
 #[derive(Clone, Copy)]
-pub struct Known {
+pub struct KnownProblem {
     /// The database it was met in.
     pub database: pg_sys::Oid,
     /// What it is about.
@@ -39,17 +39,17 @@ pub struct Known {
     pub rounds: u64,
     /// The last round that looked for it did not meet it.
     pub is_over: bool,
-    /// When it was first and last met, in Postgres' microseconds.
+    /// When it was first met since it was last over, and when it was last met, in Postgres' microseconds.
     since: i64,
     last: i64,
-    said: Said,
+    last_report: LastReport,
     /// The beginning of its text, in bytes, and where in it the reason begins.
     length: usize,
     reason_at: usize,
     text: [u8; TEXT],
 }
 
-impl Known {
+impl KnownProblem {
     const NONE: Self = Self {
         database: pg_sys::InvalidOid,
         place: Place::Others,
@@ -57,18 +57,18 @@ impl Known {
         is_over: true,
         since: 0,
         last: 0,
-        said: Said { code: 0, words: 0, at: 0 },
+        last_report: LastReport { code: 0, words: 0, at: 0 },
         length: 0,
         reason_at: 0,
         text: [0; TEXT],
     };
 
-    fn new(database: pg_sys::Oid, problem: &Problem, said: Said) -> Self {
-        // Over until it is met.
-        Self { database, place: problem.place, said, ..Self::NONE }
+    fn new(database: pg_sys::Oid, problem: &Problem, last_report: LastReport) -> Self {
+        // Over until `meet` is called.
+        Self { database, place: problem.place, last_report, ..Self::NONE }
     }
 
-    /// When it was first met.
+    /// When it was first met since it was last over.
     pub fn since(&self) -> DateTime<Utc> {
         pg::from_postgres(self.since)
     }
@@ -80,29 +80,30 @@ impl Known {
 
     /// Its SQLSTATE.
     pub fn code(&self) -> PgSqlErrorCode {
-        PgSqlErrorCode::from(self.said.code)
+        PgSqlErrorCode::from(self.last_report.code)
     }
 
-    /// The whole of its text, as in the log.
+    /// Its text as in the log, as far as it is kept.
     pub fn message(&self) -> String {
         String::from_utf8_lossy(&self.text[..self.length]).into_owned()
     }
 
-    /// What was in the way.
+    /// What was in the way, as far as it is kept.
     pub fn reason(&self) -> String {
         String::from_utf8_lossy(&self.text[self.reason_at..self.length]).into_owned()
     }
 
-    /// The problem is met. Whether that is news.
-    fn meet(&mut self, text: &str, reason_at: usize, now: Said) -> bool {
+    /// Records that the problem is met. Returns whether that is news.
+    fn meet(&mut self, text: &str, reason_at: usize, now: LastReport) -> bool {
         let begins = self.is_over;
-        let is_news = begins || self.said.is_out_of_date(&now);
+        let is_news = begins || self.last_report.is_out_of_date(&now);
         if begins {
             (self.since, self.rounds) = (now.at, 0);
         }
         (self.rounds, self.last, self.is_over) = (self.rounds + 1, now.at, false);
-        // What was said stays until something else is: other words in between are not news of news.
-        self.said = if is_news { now } else { Said { code: now.code, ..self.said } };
+        // The last report stays until there is another one: words that change in between are compared with what was
+        // reported.
+        self.last_report = if is_news { now } else { LastReport { code: now.code, ..self.last_report } };
         self.length = text.floor_char_boundary(TEXT);
         self.reason_at = reason_at.min(self.length);
         self.text[..self.length].copy_from_slice(&text.as_bytes()[..self.length]);
@@ -112,22 +113,22 @@ impl Known {
 
 /// The table in shared memory; entries are in no order, the first `used` are valid.
 #[derive(Clone, Copy)]
-struct Shared {
+struct ProblemTable {
     used: usize,
-    known: [Known; CAPACITY],
+    known: [KnownProblem; CAPACITY],
 }
 
-impl Default for Shared {
+impl Default for ProblemTable {
     fn default() -> Self {
-        Self { used: 0, known: [Known::NONE; CAPACITY] }
+        Self { used: 0, known: [KnownProblem::NONE; CAPACITY] }
     }
 }
 
 // SAFETY: plain values.
-unsafe impl PGRXSharedMemory for Shared {}
+unsafe impl PGRXSharedMemory for ProblemTable {}
 
-impl Shared {
-    fn of(&mut self, database: pg_sys::Oid) -> impl Iterator<Item = &mut Known> {
+impl ProblemTable {
+    fn of(&mut self, database: pg_sys::Oid) -> impl Iterator<Item = &mut KnownProblem> {
         let used = self.used;
         self.known[..used].iter_mut().filter(move |known| known.database == database)
     }
@@ -140,20 +141,20 @@ impl Shared {
             .for_each(|known| known.is_over = true);
     }
 
-    /// Takes note of a problem. Whether that is news; `None` when there is no room for it.
+    /// Records a problem. Returns whether that is news; `None` when there is no room for it.
     fn meet(&mut self, database: pg_sys::Oid, problem: &Problem, now: i64) -> Option<bool> {
         let (beginning, reason) = (problem.beginning(), &problem.reason);
-        let said = Said::new(problem.code as i32, &format!("{beginning}{reason}"), now);
+        let report = LastReport::new(problem.code as i32, &format!("{beginning}{reason}"), now);
         let place = problem.place;
         if self.of(database).all(|known| known.place != place) {
-            *self.room(database, place)? = Known::new(database, problem, said);
+            *self.room(database, place)? = KnownProblem::new(database, problem, report);
         }
         let known = self.of(database).find(|known| known.place == place)?;
-        Some(known.meet(&problem.message(), beginning.len(), said))
+        Some(known.meet(&problem.message(), beginning.len(), report))
     }
 
     /// A place for another problem of a database: one that was never used, or that of a problem that is over.
-    fn room(&mut self, database: pg_sys::Oid, place: Place) -> Option<&mut Known> {
+    fn room(&mut self, database: pg_sys::Oid, place: Place) -> Option<&mut KnownProblem> {
         let limit = if place == Place::Others { LIMIT } else { LIMIT - 1 };
         let is_full = self.of(database).count() >= limit;
         if !is_full && self.used < CAPACITY {
@@ -180,15 +181,15 @@ impl Shared {
 }
 
 // SAFETY: the name is this extension's own.
-static PROBLEMS: PgLwLock<Shared> = unsafe { PgLwLock::new(c"rgrid_heartbeat_problems") };
+static PROBLEMS: PgLwLock<ProblemTable> = unsafe { PgLwLock::new(c"rgrid_heartbeat_problems") };
 
 /// Asks for the shared memory. Only while the library is being preloaded.
 pub fn request() {
     pgrx::pg_shmem_init!(PROBLEMS);
 }
 
-/// Takes note of what a round in a database has met; what was looked at without being met is over. Returns the
-/// problems that are news, worth a line in the log.
+/// Records the problems that a round in a database has met. A problem that was looked for and not met is over. Returns
+/// the problems that are news, worth a line in the log.
 pub fn note(
     database: pg_sys::Oid,
     mut met: Vec<Problem>,
@@ -213,8 +214,8 @@ pub fn note(
     met
 }
 
-/// What is known of the problems of all databases, those that are over included, the last one first.
-pub fn all() -> Vec<Known> {
+/// What is known of the problems of all databases, those that are over included, the latest first.
+pub fn all() -> Vec<KnownProblem> {
     if !is_preloaded() {
         return Vec::new();
     }
@@ -227,7 +228,7 @@ pub fn all() -> Vec<Known> {
 }
 
 /// What is known of the problems of the current database, as [`all`] has it.
-pub fn current() -> Vec<Known> {
+pub fn current() -> Vec<KnownProblem> {
     let database = pg::current_database();
     all().into_iter().filter(|known| known.database == database).collect()
 }

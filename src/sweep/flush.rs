@@ -10,7 +10,7 @@ use crate::pg::{self, process, report, scope, version};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::rules::throttle::Throttle;
 use crate::settings;
-use crate::shmem::buffer::{self, table::Unwritten};
+use crate::shmem::buffer::{self, table::PendingHeartbeat};
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::{Beats, HeartbeatTable};
 
@@ -31,7 +31,7 @@ pub fn flush() -> Result<()> {
     let mut outcome = Ok(());
     let mut count = 0;
     loop {
-        let batch: Vec<Unwritten> = heartbeats.by_ref().take(BATCH).collect();
+        let batch: Vec<PendingHeartbeat> = heartbeats.by_ref().take(BATCH).collect();
         count += batch.len();
         let result = bisect(&batch, &mut budget, |_| true, &mut flush_batch);
         let has_failed = result.is_err();
@@ -69,7 +69,7 @@ pub fn sample_intervals() {
 }
 
 /// Writes a batch in a transaction, and takes note of what became of it.
-fn flush_batch(batch: &[Unwritten]) -> Result<()> {
+fn flush_batch(batch: &[PendingHeartbeat]) -> Result<()> {
     let written = scope::transaction(|| write(batch))?;
     match written.left.is_empty() {
         true => buffer::written(batch),
@@ -94,7 +94,7 @@ struct BatchResult {
     gone: HashSet<String>,
 }
 
-fn write(batch: &[Unwritten]) -> Result<BatchResult> {
+fn write(batch: &[PendingHeartbeat]) -> Result<BatchResult> {
     let Some(installation) = Installation::find()? else { return Ok(BatchResult::default()) };
     let table = HeartbeatTable::open(&installation)?;
     let beats = Beats::new(batch);

@@ -90,7 +90,7 @@ impl Sweep {
 
     fn candidates(&self) -> Result<Candidates> {
         let dead = deaths::dead(&self.installation)?;
-        let limit = liveness::future(self.now);
+        let limit = liveness::latest_credible(self.now);
         let mut seen = self.heartbeats.silent_or_ahead(self.cutoff, &ids(&dead), limit)?;
         seen.iter_mut().for_each(Worker::renew);
         let is_ahead = |worker: &Worker| worker.last_heartbeat_at > limit;

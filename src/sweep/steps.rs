@@ -42,7 +42,7 @@ impl Sweep {
         if self.mode.is_dry_run() {
             return Ok(());
         }
-        let (limit, ids) = (liveness::future(self.now), ids(ahead));
+        let (limit, ids) = (liveness::latest_credible(self.now), ids(ahead));
         self.heartbeats.clamp_to_now(&ids, limit, self.now)?;
         deaths::clamp_to_now(&self.installation, &ids, limit, self.now)?;
         ids.iter().for_each(|id| buffer::clamp_to_now(id, limit, self.now));

@@ -16,7 +16,7 @@ use crate::jobs::statement::Statements;
 use crate::jobs::{Columns, JobTable, watched};
 use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
-use crate::shmem::problems::{self, Known};
+use crate::shmem::problems::{self, KnownProblem};
 use crate::tables::deaths;
 use crate::tables::heartbeats::HeartbeatTable;
 
@@ -102,7 +102,7 @@ fn fitness(check: String, table: &JobTable) -> Finding {
             "Alter the table, or what rgrid_watch_jobs() was told of it.",
         );
     }
-    let is_of_table = |problem: &Known| problem.place.job_table() == Some(table.relation.oid);
+    let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
     match problems::current().into_iter().find(|problem| is_of_table(problem) && !problem.is_over) {
         Some(problem) => Finding::error(
             check,

@@ -75,7 +75,7 @@ fn index(table: &HeartbeatTable) -> Result<Finding> {
 
 fn future(table: &HeartbeatTable) -> Result<Finding> {
     const CHECK: &str = "future heartbeats";
-    let (count, example) = table.heard_after(liveness::future(pg::now()))?;
+    let (count, example) = table.heard_after(liveness::latest_credible(pg::now()))?;
     let Some(worker) = example else {
         return Ok(Finding::good(CHECK, "None."));
     };

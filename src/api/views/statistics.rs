@@ -12,7 +12,7 @@ use crate::rules::schedule::Presence;
 use crate::settings;
 use crate::shmem::counters::Counters;
 use crate::shmem::databases::{self, State};
-use crate::shmem::problems::{self, Known};
+use crate::shmem::problems::{self, KnownProblem};
 use crate::shmem::{buffer, is_preloaded};
 use crate::sweep::mass_death;
 
@@ -78,7 +78,7 @@ type Row = (
     i64, i64, Option<f64>, Option<f64>, i64, i64, Option<String>, Time, i64, i64, Time,
 );
 
-fn row(state: &State, last: Option<&Known>, entries: u64) -> Row {
+fn row(state: &State, last: Option<&KnownProblem>, entries: u64) -> Row {
     let counters = &state.counters;
     let hold = state.hold.filter(|hold| !hold.is_over);
     let intervals = state.intervals.intervals(settings::flush_interval());
@@ -100,15 +100,15 @@ fn row(state: &State, last: Option<&Known>, entries: u64) -> Row {
         number(counters.jobs_failed),
         number(counters.jobs_requeued),
         number(state.locked_jobs),
-        number(state.from_the_future),
+        number(state.ahead_of_clock),
         number(counters.workers_pruned),
         number(counters.deaths_pruned),
         intervals.map(|intervals| seconds(intervals.median)),
         intervals.map(|intervals| seconds(intervals.p99)),
         number(counters.errors),
         i64::from(state.failures),
-        last.map(Known::message),
-        time(last.map(Known::last)),
+        last.map(KnownProblem::message),
+        time(last.map(KnownProblem::last)),
         number(entries),
         i64::try_from(settings::max_workers()).unwrap_or(i64::MAX),
         pg::timestamptz(pg::from_postgres(counters.since)),

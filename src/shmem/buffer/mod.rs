@@ -1,10 +1,10 @@
 //! Heartbeats in shared memory, written to their rows a little later.
 //!
 //! A heartbeat of a known, living worker is one store into one entry, under a shared lock: no row, no WAL, no
-//! transaction id. The entry is made when the transaction of the worker's first heartbeat has committed, and taken
-//! out as soon as somebody who holds the lock on the worker's row is about to give the worker up: from then on its
-//! heartbeats go to the row and wait there. So an entry says that the worker is alive and which incarnation it has.
-//! Used by backends and sweepers; the launcher asks where there is something to write.
+//! transaction id. The entry is made when the transaction of the worker's first heartbeat has committed. It is closed
+//! or removed as soon as a session that holds the lock on the worker's row is about to give the worker up: from then on
+//! the worker's heartbeats go to the row and wait there. So an open entry says that the worker is alive and which
+//! incarnation it has. Used by backends and sweepers; the launcher asks which databases have heartbeats to write.
 //!
 //! The structure and its locks are described in [`table`]. Nothing here calls Postgres while a lock is held.
 #![allow(unsafe_code, reason = "shared memory of our own")]
@@ -23,7 +23,9 @@ use crate::settings;
 
 pub mod table;
 
-use table::{Entry, Header, Key, Locks, PARTITIONS, Partition, Slot, Table, Tail, Unwritten, buckets_for};
+use table::{
+    Entry, Header, Key, Locks, PARTITIONS, Partition, PendingHeartbeat, Slot, Table, Tail, buckets_for,
+};
 
 const NAME: &CStr = c"rgrid_heartbeat_buffer";
 
@@ -77,7 +79,7 @@ impl PgSharedMemoryInitialization for Buffer {
         // SAFETY: called in the shmem_startup_hook, by the postmaster alone: no lock is needed yet.
         let block = unsafe { pg_sys::ShmemInitStruct(NAME.as_ptr(), Self::size(), &mut found) }.cast::<u8>();
         if !found {
-            // SAFETY: the block is that long, and nobody uses it yet.
+            // SAFETY: the block is that long, and no process uses it yet.
             unsafe { block.write_bytes(0, Self::size()) };
             // SAFETY: the block begins with the header, which is all zeroes, and Postgres aligns it to cache lines.
             unsafe { &*block.cast::<Header>() }.set_seed(RandomState::new().hash_one(0));
@@ -175,33 +177,33 @@ fn table() -> Option<&'static Table<'static, LwLocks>> {
     unsafe { TABLE.load(Relaxed).as_ref() }
 }
 
-/// The key of a worker of the present database; `None` when its id is too long.
+/// The key of a worker of the current database; `None` when its id is too long.
 fn key(id: &str) -> Option<Key> {
     Key::new(pg::current_database().to_u32(), id)
 }
 
-/// Takes a heartbeat of a worker of the present database and answers its incarnation; `None` when it has to be
-/// written to its row: the worker is not known here, names another host than before, or was given up.
+/// Takes a heartbeat of a worker of the current database and returns its incarnation; `None` when the heartbeat has to
+/// be written to its row: the worker is not known here, names another host than before, or may have been given up.
 pub fn beat(id: &str, hostname: Option<&str>) -> Option<i64> {
     let table = table()?;
     let hostname = hostname.map(|hostname| table.hash_hostname(hostname));
     table.beat(&key(id)?, hostname, pg::clock())
 }
 
-/// When a worker of the present database last beat, as far as is known here.
+/// When a worker of the current database last sent a heartbeat, as far as is known here.
 pub fn beat_at(id: &str) -> Option<DateTime<Utc>> {
     table()?.beat_at(&key(id)?).map(pg::from_postgres)
 }
 
-/// Has a worker of the present database whose last heartbeat is later than `limit` have beaten `now`.
+/// Sets the last heartbeat of a worker of the current database to `now` if it is later than `limit`.
 pub fn clamp_to_now(id: &str, limit: DateTime<Utc>, now: DateTime<Utc>) {
     if let Some((table, key)) = table().zip(key(id)) {
         table.clamp(&key, pg::to_postgres(limit), pg::to_postgres(now));
     }
 }
 
-/// Makes an entry for a worker once the present transaction has committed. Its row is locked, and says that it
-/// is alive.
+/// Makes an entry for a worker once the current transaction has committed. The caller holds the lock on the worker's
+/// row, and the worker is alive.
 pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
     let Some(table) = table() else { return };
     let Some(key) = key(id) else { return table.refuse() };
@@ -211,28 +213,30 @@ pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
     commit::at_commit(move || table.add(&key, Entry { beat_at, incarnation, hostname }, generation));
 }
 
-/// Has a worker's heartbeats go to its row from here on. Its row is locked, and it may be given up.
+/// Sends a worker's heartbeats to its row from here on. The caller holds the lock on the row, and may give the worker
+/// up.
 pub fn close(id: &str) {
     if let Some((table, key)) = table().zip(key(id)) {
         table.close(&key);
     }
 }
 
-/// Takes a worker's entry out once the present transaction has committed.
+/// Removes a worker's entry once the current transaction has committed.
 pub fn remove_at_commit(id: &str) {
     if let Some((table, key)) = table().zip(key(id)) {
         commit::at_commit(move || table.remove(&key));
     }
 }
 
-/// Takes a worker's entry out: its heartbeats go to its row from here on. Its row is locked.
+/// Removes a worker's entry: its heartbeats go to its row from here on.
 pub fn remove(id: &str) {
     if let Some((table, key)) = table().zip(key(id)) {
         table.remove(&key);
     }
 }
 
-/// Takes a worker's entry out unless it has beaten since the cutoff; whether it has no entry any more.
+/// Removes a worker's entry unless the worker has sent a heartbeat since the cutoff; returns whether it has no entry
+/// any more. The caller holds the lock on the worker's row.
 pub fn remove_silent(id: &str, cutoff: DateTime<Utc>) -> bool {
     match table().zip(key(id)) {
         Some((table, key)) => table.remove_silent(&key, pg::to_postgres(cutoff)),
@@ -240,8 +244,8 @@ pub fn remove_silent(id: &str, cutoff: DateTime<Utc>) -> bool {
     }
 }
 
-/// Forgets the workers of the present database who have not beaten since the cutoff and whose rows say so: a worker
-/// whose row was deleted would otherwise keep its place for ever.
+/// Forgets the workers of the current database that have sent no heartbeat since the cutoff and whose rows say so: a
+/// worker whose row was deleted would otherwise keep its place forever.
 pub fn forget_silent(cutoff: DateTime<Utc>) {
     if let Some(table) = table() {
         table.forget_silent(pg::current_database().to_u32(), pg::to_postgres(cutoff));
@@ -261,13 +265,13 @@ pub fn unwritten_databases() -> Vec<pg_sys::Oid> {
     databases.into_iter().map(pg_sys::Oid::from).collect()
 }
 
-/// The heartbeats of the present database that are not in their rows yet.
-pub fn unwritten() -> impl Iterator<Item = Unwritten> {
+/// The heartbeats of the current database that are not in their rows yet.
+pub fn unwritten() -> impl Iterator<Item = PendingHeartbeat> {
     table().into_iter().flat_map(|table| table.unwritten(pg::current_database().to_u32()))
 }
 
-/// How long workers of the present database who have beaten since then had been silent at a moment, in
-/// microseconds, for about as many of them as are asked for.
+/// How long workers of the current database had been silent at a moment, in microseconds: of the first `wanted`
+/// workers, those that have sent a heartbeat since.
 pub fn silences(moment: DateTime<Utc>, wanted: usize) -> Vec<i64> {
     let silences = |table: &Table<'_, LwLocks>| {
         table.silences(pg::current_database().to_u32(), pg::to_postgres(moment), wanted)
@@ -281,8 +285,8 @@ pub fn entries() -> HashMap<pg_sys::Oid, u64> {
     entries.into_iter().map(|(database, count)| (database.into(), count)).collect()
 }
 
-/// Takes note that heartbeats are in their rows.
-pub fn written<'a>(heartbeats: impl IntoIterator<Item = &'a Unwritten>) {
+/// Records that heartbeats are in their rows.
+pub fn written<'a>(heartbeats: impl IntoIterator<Item = &'a PendingHeartbeat>) {
     if let Some(table) = table() {
         heartbeats.into_iter().for_each(|heartbeat| table.written(heartbeat));
     }

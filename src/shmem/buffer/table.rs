@@ -10,9 +10,9 @@
 //!
 //! A slot number is stored plus one, so that memory of zeroes is an empty table.
 //!
-//! A heartbeat costs what it takes to fetch memory that no cache has: with many workers, each beats long after its
-//! entry was last looked at. So a slot is one cache line, with the beginning of the id in it; the rest of a long id
-//! is kept apart, in `tails`.
+//! A heartbeat costs what it takes to fetch memory that no cache has: with many workers, each heartbeat comes long
+//! after its entry was last looked at. So a slot is one cache line, with the beginning of the id in it; the rest of a
+//! long id is kept apart, in `tails`.
 //!
 //! # The states of an entry
 //!
@@ -27,9 +27,9 @@
 //! | `add` at commit, newer generation | no action | no action | no action |
 //! | `close` | no action, +1 | closed, +1 | no action, +1 |
 //! | `remove`; a flush finds no row | no action, +1 | none, +1 | none, +1 |
-//! | `remove_silent` | no action, +1 | none, +1; if it has beaten since, no action | as if open |
-//! | a flush has written its row | no action | the time noted as written | as if open |
-//! | `forget_silent` | no action | none, +1; if it has beaten since, or is not written, no action | as if open |
+//! | `remove_silent` | no action, +1 | none, +1; with a heartbeat since the cutoff, no action | as if open |
+//! | a flush has written its row | no action | the time recorded as written | as if open |
+//! | `forget_silent` | no action | none, +1; with a heartbeat since the cutoff or not written, no action | as if open |
 //! | `retain` without its database | no action | none, +1 | none, +1 |
 //! | rollback after `close`, or before `add` | no action | no action | no action: the next `add` opens it |
 //! | crash or restart of the server | none | none | none |
@@ -90,7 +90,7 @@ pub trait Locks {
 pub struct Entry {
     /// The last heartbeat, in Postgres' microseconds.
     pub beat_at: i64,
-    /// The answer to a heartbeat.
+    /// What a heartbeat returns.
     pub incarnation: i64,
     /// A hash of the hostname, to notice another one.
     pub hostname: u64,
@@ -111,7 +111,7 @@ pub struct Slot {
     beat_at: AtomicI64,
     /// The value of `beat_at` that the worker's row has. Stored by the flush, with the partition locked shared.
     written: AtomicI64,
-    /// The answer to a heartbeat; [`CLOSED`] when the row has to be asked.
+    /// What a heartbeat returns; [`CLOSED`] when heartbeats go to the row.
     incarnation: AtomicI64,
     /// A hash of the hostname.
     hostname: AtomicU64,
@@ -128,8 +128,8 @@ pub struct Tail {
 
 /// A heartbeat that is not in its row yet.
 #[derive(Clone, Debug)]
-pub struct Unwritten {
-    /// Whose it is.
+pub struct PendingHeartbeat {
+    /// The worker it is of.
     pub key: Key,
     /// When it came, in Postgres' microseconds.
     pub beat_at: i64,
@@ -184,7 +184,7 @@ impl<'a, L: Locks> Table<'a, L> {
         key::mixed(self.seed(), words, hostname.len() as u64)
     }
 
-    /// Stores the time of a heartbeat and answers the worker's incarnation; `None` when there is no entry, or the
+    /// Stores the time of a heartbeat and returns the worker's incarnation; `None` when there is no open entry, or the
     /// hostname is another one: then the row has to be written.
     pub fn beat(&self, key: &Key, hostname: Option<u64>, now: i64) -> Option<i64> {
         let hash = self.hash(key);
@@ -201,14 +201,14 @@ impl<'a, L: Locks> Table<'a, L> {
         Some(incarnation)
     }
 
-    /// When a worker last beat, as far as is known here.
+    /// When a worker last sent a heartbeat, as far as is known here.
     pub fn beat_at(&self, key: &Key) -> Option<i64> {
         let hash = self.hash(key);
         let _locked = self.locks.shared(Partition::of(hash));
         self.find(key, hash).map(|slot| slot.beat_at.load(Relaxed))
     }
 
-    /// Has a worker that beat after `limit`, by a clock that was set back since, have beaten `now`.
+    /// Sets a worker's last heartbeat to `now` if it is later than `limit`, as after the clock was set back.
     pub fn clamp(&self, key: &Key, limit: i64, now: i64) {
         let hash = self.hash(key);
         let _locked = self.locks.shared(Partition::of(hash));
@@ -252,8 +252,8 @@ impl<'a, L: Locks> Table<'a, L> {
         slot.hostname.store(entry.hostname, Relaxed);
     }
 
-    /// Has the worker's next heartbeats go to its row, and keeps what is known of the last one: the transaction that
-    /// asks for this may be rolled back.
+    /// Sends the worker's next heartbeats to its row, and keeps the time of the last one: the transaction that closes
+    /// the entry may be rolled back.
     pub fn close(&self, key: &Key) {
         let hash = self.hash(key);
         let partition = Partition::of(hash);
@@ -264,12 +264,12 @@ impl<'a, L: Locks> Table<'a, L> {
         self.header.generations[partition.0].fetch_add(1, Relaxed);
     }
 
-    /// Takes an entry out, so that the worker's next heartbeat goes to its row.
+    /// Removes an entry, so that the worker's next heartbeat goes to its row.
     pub fn remove(&self, key: &Key) {
         self.remove_if(key, |_| true);
     }
 
-    /// Takes an entry out unless it has beaten at or after `cutoff`; whether it is out, or never was in.
+    /// Removes an entry unless its last heartbeat is at or after `cutoff`; returns whether there is no entry any more.
     pub fn remove_silent(&self, key: &Key, cutoff: i64) -> bool {
         self.remove_if(key, |beat_at| beat_at < cutoff)
     }
@@ -288,19 +288,19 @@ impl<'a, L: Locks> Table<'a, L> {
         true
     }
 
-    /// Takes note that a heartbeat is in the worker's row.
-    pub fn written(&self, heartbeat: &Unwritten) {
-        let Unwritten { key, beat_at, number } = heartbeat;
+    /// Records that a heartbeat is in the worker's row.
+    pub fn written(&self, heartbeat: &PendingHeartbeat) {
+        let PendingHeartbeat { key, beat_at, number } = heartbeat;
         let hash = self.hash(key);
         let _locked = self.locks.shared(Partition::of(hash));
-        // Where it was found, unless the worker was taken out meanwhile.
+        // Where it was found, unless the worker's entry was removed meanwhile.
         let slot = self.slot(*number).filter(|slot| self.is(slot, *number, key, hash));
         if let Some(slot) = slot.or_else(|| self.find(key, hash)) {
             slot.written.store(*beat_at, Relaxed);
         }
     }
 
-    /// Takes note of a worker that cannot have an entry.
+    /// Counts a worker that cannot have an entry.
     pub fn refuse(&self) {
         self.header.refused.fetch_add(1, Relaxed);
     }
@@ -320,7 +320,7 @@ impl<'a, L: Locks> Table<'a, L> {
 }
 
 impl Header {
-    /// Chooses the seed of the hashes. Once, while nobody uses the table.
+    /// Chooses the seed of the hashes. Once, before any process uses the table.
     pub fn set_seed(&self, seed: u64) {
         self.seed.store(seed, Relaxed);
     }

@@ -85,13 +85,13 @@ impl From<Problem> for ErrorReport {
 }
 
 impl Problem {
-    /// What an error kept from being done.
+    /// Something that an error prevented; `attempt` is read after "could not".
     pub fn new(place: Place, attempt: impl Into<String>, error: &Error) -> Self {
         let Report { code, message, .. } = error.report();
         Self { place, code, attempt: attempt.into(), reason: message, count: None, detail: None, hint: None }
     }
 
-    /// The same, in a part of what was attempted.
+    /// The same problem, met in one part of what was attempted.
     #[must_use]
     pub fn in_part(self, part: &str) -> Self {
         Self { reason: format!("{part}: {}", self.reason), ..self }

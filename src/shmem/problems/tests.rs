@@ -14,14 +14,14 @@ fn problem(table: u32, text: &str) -> Problem {
 const DATABASE: pg_sys::Oid = pg_sys::Oid::INVALID;
 
 /// A boxed table, because it is large for a test's stack.
-fn empty() -> Box<Shared> {
+fn empty() -> Box<ProblemTable> {
     Box::default()
 }
 
 #[test]
 fn each_problem_is_news_by_itself_and_only_once() {
     let mut shared = empty();
-    let met = |shared: &mut Shared, table, text| shared.meet(DATABASE, &problem(table, text), 1);
+    let met = |shared: &mut ProblemTable, table, text| shared.meet(DATABASE, &problem(table, text), 1);
     assert_eq!(met(&mut shared, 1, "a"), Some(true));
     assert_eq!(met(&mut shared, 1, "a"), Some(false));
     assert_eq!(met(&mut shared, 2, "a"), Some(true));

@@ -8,7 +8,7 @@ use pgrx::datum::DatumWithOid;
 use super::HeartbeatTable;
 use crate::error::Result;
 use crate::pg::{arrays, sql};
-use crate::shmem::buffer::table::Unwritten;
+use crate::shmem::buffer::table::PendingHeartbeat;
 
 impl HeartbeatTable {
     /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
@@ -71,7 +71,7 @@ pub struct Beats {
 
 impl Beats {
     /// Reads the ids.
-    pub fn new(heartbeats: &[Unwritten]) -> Self {
+    pub fn new(heartbeats: &[PendingHeartbeat]) -> Self {
         Self {
             ids: heartbeats.iter().map(|heartbeat| heartbeat.key.id()).collect(),
             times: heartbeats.iter().map(|heartbeat| heartbeat.beat_at).collect(),

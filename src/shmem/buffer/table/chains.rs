@@ -32,7 +32,7 @@ impl<'a, L: Locks> Table<'a, L> {
         Some(slot)
     }
 
-    /// The number, plus one, of a slot that nobody uses.
+    /// The number, plus one, of a slot that is not in use.
     fn pop_free(&self) -> Option<u32> {
         let _locked = self.locks.free_list();
         let first = self.header.free.load(Relaxed);
@@ -46,7 +46,7 @@ impl<'a, L: Locks> Table<'a, L> {
         Some(fresh)
     }
 
-    /// Takes a slot out of its chain and puts it on the free list. Partition locked exclusively.
+    /// Removes a slot from its chain and puts it on the free list. Partition locked exclusively.
     pub(super) fn unlink(&self, slot: &Slot, hash: u64) {
         let mut link = self.bucket(hash);
         while let Some(candidate) = self.slot(link.load(Relaxed)) {
@@ -78,7 +78,7 @@ impl<'a, L: Locks> Table<'a, L> {
         self.tails.get(index(number).checked_sub(1)?)
     }
 
-    /// Whether a slot has this key; looks at no more of it than tells. Partition locked.
+    /// Whether a slot has this key; compares no more of it than needed. Partition locked.
     pub(super) fn is(&self, slot: &Slot, number: u32, key: &Key, hash: u64) -> bool {
         let same = |(stored, word): (&AtomicU64, &u64)| stored.load(Relaxed) == *word;
         let words = key.significant();

@@ -1,17 +1,17 @@
-//! Going through all entries: for flushes, for what operators read, and to take out many at once.
+//! Going through all entries: for flushes, for what operators read, and to remove many at once.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Locks, Partition, Slot, Table, Unwritten, index};
+use super::{Locks, Partition, PendingHeartbeat, Slot, Table, index};
 
 impl<'a, L: Locks> Table<'a, L> {
-    /// Takes out all entries of the databases that fail the test.
+    /// Removes all entries of the databases that fail the test.
     pub fn retain(&self, keep: impl Fn(u32) -> bool) {
         self.remove_all(|slot| !keep(slot.database.load(Relaxed)));
     }
 
-    /// Takes out the entries of a database that have not beaten since `cutoff` and have nothing left to write.
+    /// Removes the entries of a database whose last heartbeat is before `cutoff` and is in the worker's row.
     pub fn forget_silent(&self, database: u32, cutoff: i64) {
         self.remove_all(|slot| {
             slot.database.load(Relaxed) == database
@@ -25,8 +25,8 @@ impl<'a, L: Locks> Table<'a, L> {
         for slot in self.used().filter(|slot| is_used(slot) && condition(slot)) {
             let hash = slot.hash.load(Relaxed);
             let _locked = self.locks.exclusive(Partition::of(hash));
-            // Without the lock this was only a hint. If it is another worker's by now, the hash tells, mostly;
-            // otherwise that one is asked, too.
+            // Without the lock this was only a hint. The slot may be another worker's by now: mostly the hash tells,
+            // and where it is the same, the condition is checked for that worker.
             if slot.hash.load(Relaxed) == hash && is_used(slot) && condition(slot) {
                 self.unlink(slot, hash);
                 self.header.generations[Partition::of(hash).0].fetch_add(1, Relaxed);
@@ -48,21 +48,21 @@ impl<'a, L: Locks> Table<'a, L> {
 
     /// The heartbeats of a database that are not in their rows yet, as they are when each is asked for. Nothing is
     /// locked in between.
-    pub fn unwritten(&self, database: u32) -> impl Iterator<Item = Unwritten> {
+    pub fn unwritten(&self, database: u32) -> impl Iterator<Item = PendingHeartbeat> {
         let is_hinted = move |slot: &Slot| slot.database.load(Relaxed) == database && slot.is_unwritten();
         (1..).zip(self.used()).filter(move |(_, slot)| is_hinted(slot)).filter_map(move |(number, slot)| {
             let hash = slot.hash.load(Relaxed);
             let _locked = self.locks.shared(Partition::of(hash));
-            // Another worker's by now: it may be of another partition, where this lock means nothing.
+            // The slot may be another worker's by now, in another partition, which this lock does not protect.
             let is_same = slot.hash.load(Relaxed) == hash && slot.database.load(Relaxed) == database;
             let key = is_same.then(|| self.key(number)).flatten()?;
-            Some(Unwritten { key, beat_at: slot.beat_at.load(Relaxed), number })
+            Some(PendingHeartbeat { key, beat_at: slot.beat_at.load(Relaxed), number })
         })
     }
 
-    /// How long workers of a database who have beaten since then had been silent at a moment, of as many workers as are
-    /// asked for: the first, which a flush that takes long has read when it began. Nothing is locked: a slot that
-    /// changes hands meanwhile may give a wrong one.
+    /// How long workers of a database had been silent at a moment: of the first `wanted` workers, those that have sent
+    /// a heartbeat since. The first, because a flush that takes long has read these when it began. Nothing is locked: a
+    /// slot that another worker takes meanwhile may give a wrong number.
     pub fn silences(&self, database: u32, moment: i64, wanted: usize) -> Vec<i64> {
         self.used()
             .filter(|slot| slot.database.load(Relaxed) == database)

@@ -87,14 +87,14 @@ fn an_entry_takes_less_than_250_bytes_with_its_bucket() {
 }
 
 #[test]
-fn an_unknown_worker_is_not_heard_here() {
+fn a_heartbeat_of_an_unknown_worker_is_not_taken() {
     let memory = Memory::new(10);
     assert_eq!(memory.table().beat(&key("a"), None, 5), None);
     assert_eq!(memory.table().beat_at(&key("a")), None);
 }
 
 #[test]
-fn a_known_worker_is_heard_and_answered_its_incarnation() {
+fn a_heartbeat_of_a_known_worker_returns_its_incarnation() {
     let memory = Memory::new(10);
     let table = memory.table();
     table.add(&key("a"), Entry { incarnation: 3, ..entry(5) }, table.generation(&key("a")));
@@ -104,17 +104,17 @@ fn a_known_worker_is_heard_and_answered_its_incarnation() {
 }
 
 #[test]
-fn a_heartbeat_from_the_future_is_pulled_back_and_others_are_not() {
+fn a_heartbeat_ahead_of_the_clock_is_clamped_and_others_are_not() {
     let memory = Memory::new(10);
     let table = memory.table();
-    add(&table, &key("early"), 900);
+    add(&table, &key("ahead"), 900);
     add(&table, &key("late"), 5);
-    for worker in ["early", "late", "unknown"] {
+    for worker in ["ahead", "late", "unknown"] {
         table.clamp(&key(worker), 100, 99);
     }
-    assert_eq!(table.beat_at(&key("early")), Some(99));
+    assert_eq!(table.beat_at(&key("ahead")), Some(99));
     assert_eq!(table.beat_at(&key("late")), Some(5));
-    assert!(table.remove_silent(&key("early"), 100), "it can be given up");
+    assert!(table.remove_silent(&key("ahead"), 100), "it can be given up");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn chains_are_short_whatever_ids_look_like() {
 }
 
 #[test]
-fn a_flush_notes_nothing_for_whoever_has_the_slot_now() {
+fn a_flush_records_nothing_for_the_worker_that_has_the_slot_now() {
     let memory = Memory::new(2);
     let table = memory.table();
     add(&table, &key("a"), 5);
@@ -237,7 +237,7 @@ fn a_heartbeat_during_a_flush_is_flushed_by_the_next_one() {
 }
 
 #[test]
-fn a_worker_that_beat_since_the_cutoff_stays() {
+fn a_worker_with_a_heartbeat_since_the_cutoff_stays() {
     let memory = Memory::new(10);
     let table = memory.table();
     add(&table, &key("a"), 5);
@@ -265,7 +265,7 @@ fn a_closed_entry_sends_heartbeats_to_the_row_and_remembers_the_last_one() {
 }
 
 #[test]
-fn an_entry_is_not_added_when_one_was_taken_out_since_its_row_was_seen() {
+fn an_entry_is_not_added_when_one_was_removed_since_its_row_was_read() {
     let memory = Memory::new(10);
     let table = memory.table();
     let before = table.generation(&key("a"));
@@ -287,7 +287,7 @@ fn a_heartbeat_is_not_taken_back_by_an_older_transaction_that_commits_after_it()
 }
 
 #[test]
-fn a_slot_does_not_remember_who_had_it_before() {
+fn a_slot_does_not_remember_its_previous_worker() {
     let memory = Memory::new(1);
     let table = memory.table();
     add(&table, &key("a"), 9);
@@ -313,15 +313,15 @@ fn the_silent_are_forgotten_unless_something_is_left_to_write() {
 }
 
 #[test]
-fn the_silence_of_those_who_have_beaten_since_a_look_is_told() {
+fn the_silence_of_workers_with_a_heartbeat_since_a_look_is_returned() {
     let memory = Memory::new(10);
     let table = memory.table();
-    for id in ["beat since", "beat before", "silent", "new"] {
+    for id in ["heard since", "heard before", "silent", "new"] {
         add(&table, &key(id), 10);
     }
     add(&table, &Key::new(2, "elsewhere").unwrap(), 10);
-    table.beat(&key("beat since"), None, 60);
-    table.beat(&key("beat before"), None, 40);
+    table.beat(&key("heard since"), None, 60);
+    table.beat(&key("heard before"), None, 40);
     table.remove(&key("new"));
     add(&table, &key("new"), 70);
     table.beat(&key("new"), None, 80);
@@ -347,7 +347,7 @@ fn a_full_table_refuses_and_counts_until_a_slot_is_free() {
 }
 
 #[test]
-fn a_table_without_slots_refuses_everybody() {
+fn a_table_without_slots_refuses_every_worker() {
     let memory = Memory::new(0);
     add(&memory.table(), &key("a"), 5);
     assert_eq!((memory.table().beat_at(&key("a")), memory.table().refused()), (None, 1));
@@ -402,7 +402,7 @@ fn it_agrees_with_a_map_over_any_sequence_of_calls() {
 }
 
 #[test]
-fn no_heartbeat_is_lost_when_many_threads_beat_come_and_go() {
+fn no_heartbeat_is_lost_when_workers_of_many_threads_come_and_go() {
     let memory = Memory::new(64);
     std::thread::scope(|scope| {
         for thread in 0..4_u32 {
@@ -414,7 +414,7 @@ fn no_heartbeat_is_lost_when_many_threads_beat_come_and_go() {
                     match number / 10 % 8 {
                         0 => table.remove(&key),
                         _ if table.beat(&key, None, now).is_none() => {
-                            // Others take entries out of the same partition: then it is not added.
+                            // Other threads remove entries from the same partition: then it is not added.
                             add(&table, &key, now);
                         }
                         _ => assert_eq!(table.beat_at(&key), Some(now)),
