@@ -71,6 +71,6 @@ unsafe fn array(
             alignment as std::ffi::c_char,
         )
     };
-    // SAFETY: an array of that type, just made, in memory that the present statement keeps.
+    // SAFETY: an array of that type, just made, in memory that the current statement keeps.
     unsafe { DatumWithOid::new(pg_sys::Datum::from(array), array_type) }
 }

@@ -62,7 +62,7 @@ impl Column {
     }
 }
 
-/// What a relation is and whose.
+/// What a relation is, and which role owns it.
 #[derive(Clone, Copy, Debug)]
 pub struct Relation {
     /// Its OID.

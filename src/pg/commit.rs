@@ -1,6 +1,6 @@
 //! Work that waits for the commit of the current transaction.
 //!
-//! What waits is forgotten when the transaction, or the subtransaction in which it was asked for, is rolled back, and
+//! Waiting work is dropped when the transaction, or the subtransaction in which it was asked for, is rolled back, and
 //! also when the transaction is prepared: `COMMIT PREPARED`, perhaps years later in another session, calls nothing.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 

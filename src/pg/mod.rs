@@ -1,7 +1,7 @@
 //! The calls into Postgres that need `unsafe`, each behind a safe name.
 //!
 //! Everything here runs in the one thread of a Postgres process. An ERROR of Postgres leaves these functions
-//! as a panic that pgrx turns back into the ERROR, so none of them returns half done.
+//! as a panic that pgrx turns back into the ERROR: none of them returns half done.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::CStr;
@@ -70,7 +70,7 @@ pub fn to_postgres(time: DateTime<Utc>) -> i64 {
     time.timestamp_micros().saturating_sub(POSTGRES_EPOCH)
 }
 
-/// An SQL `timestamptz` as a time; the infinities become the ends of what can be told.
+/// An SQL `timestamptz` as a time; the infinities become the first and the last time that chrono has.
 pub fn time_of(timestamp: TimestampWithTimeZone) -> DateTime<Utc> {
     from_postgres(timestamp.into())
 }
@@ -124,7 +124,7 @@ pub fn is_standby() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// A setting of the server as text, whoever asks; empty when there is none of that name.
+/// A setting of the server as text, whatever the rights of the current role; empty when there is none of that name.
 pub fn setting(name: &CStr) -> String {
     // SAFETY: the name outlives the call; an unknown one gives null.
     let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };

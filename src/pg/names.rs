@@ -4,14 +4,14 @@
 //! whose code (a trigger, a view's function, a domain's check) would run with the rights of the watched table's owner.
 //!
 //! The check stands between the look-up of a statement's names and rewriting, planning and execution. It also sees the
-//! repeated look-up of a kept plan. Statements of others, such as those of a trigger that ours sets off, are told by
-//! their text and left alone.
+//! repeated look-up of a saved plan. Other statements, such as those of a trigger that ours sets off, are recognized by
+//! their text and not checked.
 //!
 //! # Which nodes are looked at for types
 //!
 //! Code of a type's owner runs when a value is converted to the type: a domain's check (`CoerceToDomain`), the check of
 //! a domain inside a composite, array or range that is read from text (`CoerceViaIO`, `ArrayCoerceExpr`), a cast's
-//! function (`FuncExpr`). `RelabelType` and `Const` run nothing, but tell that a name meant an unexpected type. A cast
+//! function (`FuncExpr`). `RelabelType` and `Const` run nothing, but show that a name meant an unexpected type. A cast
 //! that leads away from a type starts from a column of the allowed relations or from another conversion.
 //!
 //! Of the other nodes of an expression in PostgreSQL 15, none needs to be looked at:
@@ -29,8 +29,8 @@
 //!   statements have none
 //!
 //! A literal of a type that a name stands for would be read while the names are looked up, too early for this check: so
-//! our statements convert literals from text, which is a node. The types in a statement under EXPLAIN are not walked: it
-//! is planned and not run, and what is explained here converts only columns.
+//! our statements convert literals from text, which is a node. The types in a statement under EXPLAIN are not walked:
+//! it is planned and not run, and what is explained here converts only columns.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::{Cell, RefCell};
@@ -61,24 +61,24 @@ pub fn install() {
 
 /// Narrows what statements may name until the result is dropped.
 pub fn allow(relations: &[pg_sys::Oid]) -> impl Drop + use<> {
-    struct Restored(Option<Vec<pg_sys::Oid>>);
-    impl Drop for Restored {
+    struct RestoreOnDrop(Option<Vec<pg_sys::Oid>>);
+    impl Drop for RestoreOnDrop {
         fn drop(&mut self) {
             ALLOWED.replace(self.0.take());
         }
     }
-    Restored(ALLOWED.replace(Some(relations.to_vec())))
+    RestoreOnDrop(ALLOWED.replace(Some(relations.to_vec())))
 }
 
 /// Declares a statement as ours until the result is dropped.
 pub fn run(statement: &str) -> impl Drop + use<> {
-    struct Restored(Option<String>);
-    impl Drop for Restored {
+    struct RestoreOnDrop(Option<String>);
+    impl Drop for RestoreOnDrop {
         fn drop(&mut self) {
             STATEMENT.replace(self.0.take());
         }
     }
-    Restored(STATEMENT.replace(Some(statement.to_owned())))
+    RestoreOnDrop(STATEMENT.replace(Some(statement.to_owned())))
 }
 
 #[pg_guard]

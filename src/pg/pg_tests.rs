@@ -21,7 +21,7 @@ mod tests {
 
     #[pg_test]
     fn work_runs_as_the_role_with_settings_of_its_own() {
-        let role = role("somebody");
+        let role = role("another_role");
         Spi::run("SET search_path = public; SET row_security = on").unwrap();
         let inside = Scope::of(role, &[]).lock_timeout(c"1s").run(|| {
             text(
@@ -29,7 +29,7 @@ mod tests {
                   current_setting('row_security'), current_setting('lock_timeout'))",
             )
         });
-        assert_eq!(inside, "somebody; pg_catalog, pg_temp; off; 1s");
+        assert_eq!(inside, "another_role; pg_catalog, pg_temp; off; 1s");
         let after = text(
             "SELECT concat_ws('; ', current_user = session_user, current_setting('search_path'), \
              current_setting('row_security'), current_setting('lock_timeout'))",
@@ -39,7 +39,7 @@ mod tests {
 
     #[pg_test]
     fn an_error_in_the_work_puts_the_role_back() {
-        let role = role("somebody");
+        let role = role("another_role");
         let failed: Result<()> = scope::subtransaction(|| {
             Scope::of(role, &[]).run(|| sql::write("SELECT 1 / 0", &[]).map(|_| ()))
         });

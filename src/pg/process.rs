@@ -1,4 +1,4 @@
-//! What a background worker needs: registration, signals, its latch, how it shows itself.
+//! What a background worker needs: registration, signals, its latch, what `pg_stat_activity` shows of it.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::{CStr, CString};
@@ -66,7 +66,7 @@ impl Drop for Timer {
     }
 }
 
-/// A connection's latch: what `WaitLatch` sleeps on and others set to wake it.
+/// A process's latch: what `WaitLatch` sleeps on and other processes set to wake it.
 ///
 /// Lives in shared memory for as long as the server runs. When the process ends, the next one that takes its place in
 /// the array of processes owns the latch.
@@ -96,8 +96,8 @@ impl Latch {
     }
 }
 
-/// Registers the one static worker, which Postgres starts when recovery has finished and restarts a second
-/// after it ended.
+/// Registers the one static worker. Postgres starts it when recovery has finished, and restarts it a second after it
+/// has ended.
 pub fn register_launcher(kind: &str, function: &str) {
     BackgroundWorkerBuilder::new(kind)
         .set_library(LIBRARY)
@@ -135,7 +135,7 @@ impl Worker {
         started.then(|| Self(handle))
     }
 
-    /// Whether it has ended, or never came to run.
+    /// Whether it has ended, or could not be started.
     pub fn has_ended(&self) -> bool {
         let mut pid = 0;
         // SAFETY: the handle is valid until dropped.
@@ -201,7 +201,7 @@ pub fn connect(database: pg_sys::Oid) {
     }
 }
 
-/// Frees a worker of settings that postgresql.conf or ALTER DATABASE make for people, as autovacuum does.
+/// Overrides settings that postgresql.conf or ALTER DATABASE make for sessions of users, as autovacuum does.
 pub fn reset_session_settings() {
     let settings = [
         (c"search_path", c"pg_catalog, pg_temp"),
@@ -211,14 +211,14 @@ pub fn reset_session_settings() {
         (c"lock_timeout", c"1s"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"session_replication_role", c"origin"),
-        // Worker slots are for others.
+        // Worker slots are left to queries of other sessions.
         (c"max_parallel_workers_per_gather", c"0"),
     ];
     for (name, value) in settings.iter().chain(version::WORKER_SETTINGS) {
         set_for_worker(name, value);
     }
-    // As much as a VACUUM may have: a hundred thousand who died at once are sorted and hashed, which is slower on disk.
-    // SAFETY: plain settings, in kilobytes.
+    // As much as a VACUUM may have: a hundred thousand workers that died at once are sorted and hashed, which is slower
+    // on disk. SAFETY: plain settings, in kilobytes.
     let memory = unsafe { pg_sys::work_mem.max(pg_sys::maintenance_work_mem) };
     if let Ok(memory) = CString::new(format!("{memory}kB")) {
         set_for_worker(c"work_mem", &memory);
@@ -264,8 +264,8 @@ pub fn wait(timeout: Duration, event: u32) {
     super::check_for_interrupts();
 }
 
-/// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process. What else it is
-/// told meanwhile, it does at its next check for interrupts.
+/// Sleeps until the latch is set, the time is over, or the postmaster dies, which ends this process. Interrupts that
+/// arrive meanwhile are served at its next check for interrupts.
 ///
 /// `event` says why, for `pg_stat_activity`: see [`version::wait_event`].
 pub fn delay(timeout: Duration, event: u32) {
@@ -274,11 +274,11 @@ pub fn delay(timeout: Duration, event: u32) {
     let milliseconds = timeout.as_micros().div_ceil(1_000).try_into().unwrap_or(i64::from(i32::MAX));
     // SAFETY: this process's own latch.
     unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, event) };
-    // SAFETY: as above; before the work is looked for, so that no wake-up is lost.
+    // SAFETY: as above; before the process looks for work, so that no wake-up is lost.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
 }
 
-/// Reads the configuration again when a SIGHUP asked for it; says whether it did.
+/// Reads the configuration again when a SIGHUP asked for it; returns whether it did.
 pub fn reload_if_requested() -> bool {
     // SAFETY: a flag that a signal handler sets: read as volatile.
     if unsafe { (&raw const pg_sys::ConfigReloadPending).read_volatile() } == 0 {

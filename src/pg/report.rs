@@ -1,8 +1,8 @@
-//! What is said to clients and to the log without ending anything: everything below ERROR.
+//! What is reported to clients and to the log below ERROR: none of it ends the statement.
 //!
-//! PostgreSQL looks for interrupts at the end of each report. A cancel or a termination that came meanwhile would leave
-//! through frames of Rust that cannot be left that way, here as in pgrx's own reports. So interrupts are held while one
-//! is made, and served at the next look for them.
+//! PostgreSQL checks for interrupts at the end of each report. A cancel or a termination would then jump over frames of
+//! Rust, here as in pgrx's own reports, which must not happen. So interrupts are held during a report and served at the
+//! next check.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::{CString, c_char, c_int};
@@ -16,9 +16,9 @@ unsafe extern "C-unwind" {
 }
 
 /// Interrupts are held until this is dropped.
-struct InterruptsHeld;
+struct InterruptHold;
 
-impl InterruptsHeld {
+impl InterruptHold {
     fn new() -> Self {
         // SAFETY: a counter that only this thread writes, and not its signal handlers; what HOLD_INTERRUPTS() does.
         unsafe { pg_sys::InterruptHoldoffCount += 1 };
@@ -26,7 +26,7 @@ impl InterruptsHeld {
     }
 }
 
-impl Drop for InterruptsHeld {
+impl Drop for InterruptHold {
     fn drop(&mut self) {
         // An error sets the counter to zero. SAFETY: as above; what RESUME_INTERRUPTS() does.
         unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) };
@@ -34,7 +34,7 @@ impl Drop for InterruptsHeld {
 }
 
 fn say(level: PgLogLevel, report: ErrorReport) {
-    let _held = InterruptsHeld::new();
+    let _held = InterruptHold::new();
     report.report(level);
 }
 
@@ -45,7 +45,7 @@ fn say_plainly(level: PgLogLevel, text: &str) {
     );
 }
 
-/// Says an error as a warning.
+/// Reports an error as a warning.
 pub fn warn(error: impl Into<ErrorReport>) {
     say(PgLogLevel::WARNING, error.into());
 }
@@ -68,7 +68,7 @@ pub fn debug(text: &str) {
 /// Writes a line to the server's log alone, without the statement that led to it: it may lead to thousands of lines.
 pub fn log_to_server(line: String) {
     let Ok(line) = CString::new(line) else { return };
-    let _held = InterruptsHeld::new();
+    let _held = InterruptHold::new();
     // SAFETY: begins a report, which ends below.
     if !unsafe { pg_sys::errstart_cold(pg_sys::LOG_SERVER_ONLY as c_int, std::ptr::null()) } {
         return;
@@ -77,8 +77,8 @@ pub fn log_to_server(line: String) {
     unsafe { pg_sys::errmsg_internal(c"%s".as_ptr(), line.as_ptr()) };
     // SAFETY: a report has begun.
     unsafe { pg_sys::errhidestmt(true) };
-    // SAFETY: ends the report; no place in the source is told. An error in it, as of a hook of another library, becomes
-    // one of Rust's.
+    // SAFETY: ends the report, without a place in the source. An error in it, as of a hook of another library, becomes
+    // a panic of Rust.
     unsafe {
         pg_sys::ffi::pg_guard_ffi_boundary(|| errfinish(std::ptr::null(), 0, std::ptr::null()));
     }

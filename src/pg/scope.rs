@@ -18,8 +18,8 @@ thread_local! {
     static STATEMENT_LIMIT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
-/// Has each statement of this process that can set off code of a table's owner end after so long. For a process whose
-/// statements nobody else cancels: in it a cancelled statement is an error like any other.
+/// Cancels each statement of this process that can set off code of a table's owner after so long. For a process whose
+/// statements no user cancels: in it a cancelled statement is an error like any other.
 pub fn limit_statements(limit: Duration) {
     STATEMENT_LIMIT.set(Some(limit));
 }
@@ -35,14 +35,14 @@ fn has_limit() -> bool {
 
 /// Work to be done as another role, in a security-restricted operation and with settings of its own.
 ///
-/// Triggers, policies, defaults and functions that the work sets off have the role's rights and no more, can
-/// neither change the role nor leave anything behind in the session, and see a search_path in which nobody
-/// but the superuser creates objects. row_security is off, so a policy that would hide rows raises an error
-/// instead. The same protection as VACUUM and ANALYZE give to the owners' index expressions.
+/// Triggers, policies, defaults and functions that the work sets off have the role's rights and no more. They can
+/// neither change the role nor leave anything behind in the session, and see a search_path in which only superusers
+/// create objects. row_security is off, so a policy that would hide rows raises an error instead. VACUUM and ANALYZE
+/// protect themselves from the owners' index expressions in the same way.
 ///
-/// The statements of the work may name the relations of the scope, the types of their columns, and what is the system's.
-/// The owner of a schema can rename it at any moment and put another one in its place: then what a name means by now
-/// is refused before any of its code runs.
+/// The statements of the work may name the relations of the scope, the types of their columns, and objects of the
+/// system. The owner of a schema can rename it at any moment and put another one in its place: then the object that the
+/// name now means is refused before any of its code runs.
 #[must_use = "nothing is done before it is run"]
 pub struct Scope<'a> {
     role: pg_sys::Oid,
@@ -62,20 +62,20 @@ impl<'a> Scope<'a> {
         self
     }
 
-    /// Giving up on a lock that is not to be had for so long, whatever the session's own setting.
+    /// Waiting for a lock for no longer than this, whatever the session's own setting.
     pub fn lock_timeout(self, limit: &'static CStr) -> Self {
         self.set(c"lock_timeout", limit)
     }
 
-    /// With plans that look rows up by their keys, so that to write a part of a table costs what the part has rows,
+    /// With plans that look rows up by their keys: writing a part of a table costs as much as the part has rows,
     /// however large the rest is. Only the costs are changed: without an index for it, the planner still finds another
     /// way.
     pub fn by_keys(self) -> Self {
         self.set(c"random_page_cost", c"0.1")
     }
 
-    /// With plans for tables that are in memory, as those are which are read at every sweep: looking a few thousand
-    /// rows up is then cheaper than the planner thinks.
+    /// With plans for tables that are in memory, as tables are that every sweep reads: looking up a few thousand rows
+    /// is then cheaper than the planner thinks.
     pub fn in_memory(self) -> Self {
         self.set(c"random_page_cost", c"1.1")
     }
@@ -99,7 +99,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// Runs `work`, in which no lock is waited for longer than this, whatever the session's own setting.
+/// Runs `work` with this `lock_timeout`, whatever the session's own setting.
 pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
     // SAFETY: closed below, or by the abort of the (sub)transaction when an error passes.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
@@ -137,7 +137,7 @@ impl Drop for RoleGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // The abort of the (sub)transaction restores both, also after a panic of Rust, which `subtransaction` and
-            // `transaction` take for an error; in the middle of one nothing may be called.
+            // `transaction` treat as an error. While one unwinds, Postgres must not be called.
             return;
         }
         // SAFETY: the level that `enter` opened, and the scopes nest.
@@ -167,7 +167,7 @@ fn set_local(name: &CStr, value: &CStr) {
 
 /// Runs `work` in a subtransaction; an error in it undoes the work, and only the work.
 ///
-/// A cancelled statement is not an error of the work's own: it goes on up.
+/// A cancel is not an error of the work: it is raised again, unless this process limits its statements.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     subtransaction_unless(|error| is_cancel(error) && !has_limit(), work)
 }
@@ -176,7 +176,8 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 ///
 /// # Errors
 ///
-/// [`Error::TimedOut`] when it took longer. In a session with a `statement_timeout` of its own, that one counts.
+/// [`Error::TimedOut`] when it took longer. In a session with a running `statement_timeout` of its own, that one
+/// applies instead.
 pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let timer = Timer::start(limit);
     let is_foreign = |error: &CaughtError| is_cancel(error) && !timer.has_expired() && !has_limit();
@@ -198,7 +199,7 @@ fn subtransaction_unless<T>(
 ) -> Result<T> {
     // SAFETY: a global that only this thread writes; it says where results are to live.
     let context = unsafe { pg_sys::CurrentMemoryContext };
-    // SAFETY: as above; it says who owns what the work opens.
+    // SAFETY: as above; it names the owner of what the work opens.
     let owner = unsafe { pg_sys::CurrentResourceOwner };
     // SAFETY: ended by exactly one of the two branches below.
     unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
@@ -256,7 +257,7 @@ pub fn transaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         // SAFETY: ends whatever state the error left; without it the next transaction finds this one open.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
-    // SAFETY: outside of a transaction. Without it autovacuum never hears of the rows changed here.
+    // SAFETY: outside of a transaction. Without it autovacuum does not count the rows changed here.
     unsafe { pg_sys::pgstat_report_stat(true) };
     result
 }
@@ -268,8 +269,8 @@ fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
     }
 }
 
-/// Whether the statement was cancelled: not for the catcher, in a session. In a process that limits its statements it
-/// ends the work at hand like any error; code of a table's owner can raise it, too.
+/// Whether the statement was cancelled. In a session that is not the catcher's to handle. In a process that limits its
+/// statements it ends the work at hand like any error. Code of a table's owner can raise it, too.
 fn is_cancel(error: &CaughtError) -> bool {
     report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
 }

@@ -3,8 +3,8 @@
 //!
 //! - `read` sees what the caller's own statement sees, and changes nothing;
 //! - `read_latest` sees what was committed until this moment, whatever the isolation level, and changes nothing;
-//! - `write` sees the same, and changes or locks rows: a death, and a job claimed after it, are settled even if they are
-//!   newer than the caller's snapshot.
+//! - `write` sees the same, and changes or locks rows: a death, and a job claimed after it, are settled even if they
+//!   are newer than the caller's snapshot.
 #![allow(unsafe_code, reason = "pgrx's SPI takes the transaction's snapshot, and knows no other")]
 
 use std::cell::RefCell;
@@ -35,13 +35,13 @@ impl Row<'_> {
     }
 }
 
-/// Reads each row of the result by `read`, as the caller's own statement would see it.
+/// Reads each row of the result by `read`, as the caller's own statement sees it.
 pub fn read<T>(
     statement: &str,
     arguments: &[DatumWithOid<'_>],
     read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    rows(statement, arguments, Sight::Callers, read)
+    rows(statement, arguments, Visibility::Callers, read)
 }
 
 /// Reads each row of the result by `read`, as it is at this moment.
@@ -50,12 +50,12 @@ pub fn read_latest<T>(
     arguments: &[DatumWithOid<'_>],
     read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    rows(statement, arguments, Sight::Latest, read)
+    rows(statement, arguments, Visibility::Latest, read)
 }
 
-/// Changes or locks rows; how many.
+/// Changes or locks rows; returns how many.
 pub fn write(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
-    run(statement, Plan::OneShot, arguments, Sight::ToWrite, |result| Ok(result.processed))
+    run(statement, Plan::OneShot, arguments, Visibility::ToWrite, |result| Ok(result.processed))
 }
 
 /// Changes or locks rows, and reads each row that the statement returns by `read`.
@@ -64,21 +64,23 @@ pub fn write_returning<T>(
     arguments: &[DatumWithOid<'_>],
     read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    rows(statement, arguments, Sight::ToWrite, read)
+    rows(statement, arguments, Visibility::ToWrite, read)
 }
 
 fn rows<T>(
     statement: &str,
     arguments: &[DatumWithOid<'_>],
-    sight: Sight,
+    visibility: Visibility,
     mut read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    run(statement, Plan::OneShot, arguments, sight, |result| result.rows().map(|row| read(row?)).collect())
+    run(statement, Plan::OneShot, arguments, visibility, |result| {
+        result.rows().map(|row| read(row?)).collect()
+    })
 }
 
 /// How PostgreSQL would run a statement: the topmost node of its plan.
 pub fn plan(statement: &str) -> Result<serde_json::Value> {
-    // To SPI, an EXPLAIN is no reading. It changes nothing all the same.
+    // SPI refuses EXPLAIN in a read-only call, although it changes nothing.
     let plans = write_returning(&format!("EXPLAIN (FORMAT JSON) {statement}"), &[], |row| {
         let pgrx::Json(plans) = row.required(1, "plan")?;
         Ok(plans)
@@ -86,16 +88,16 @@ pub fn plan(statement: &str) -> Result<serde_json::Value> {
     plans.first().map(|plans| plans[0]["Plan"].clone()).ok_or(Error::MissingValue("plan"))
 }
 
-/// A statement of a worker's every call, whose plan is kept for the session. Not for arrays of any length: the
-/// plan does not know how long they are.
+/// A statement whose plan is kept for the session, for what every call of a worker runs. Not for arrays of any length:
+/// the plan does not know how long they are.
 pub struct SavedPlan {
     statement: String,
 }
 
 thread_local! {
     /// The saved plans by their statements, of which there are few: the texts differ in the extension's schema
-    /// and the shape of the table of heartbeats. One is freed when it is forgotten and nothing runs it any more, as a
-    /// statement may that is run again in a trigger of its own; at its end, the process goes without asking.
+    /// and the shape of the table of heartbeats. A plan is freed when it is forgotten and no caller runs it any more: a
+    /// trigger of a statement may run the same statement. The end of the process frees none.
     static PLANS: ManuallyDrop<RefCell<HashMap<String, Rc<KeptPlan>>>> = ManuallyDrop::new(RefCell::default());
 }
 
@@ -110,7 +112,7 @@ impl Drop for KeptPlan {
 }
 
 impl SavedPlan {
-    /// The plan of a statement, which is made when it is first run.
+    /// The plan of a statement, made when the statement is first run.
     pub fn new(statement: String) -> Self {
         Self { statement }
     }
@@ -121,7 +123,7 @@ impl SavedPlan {
         arguments: &[DatumWithOid<'_>],
         read: impl FnMut(Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        self.rows(arguments, Sight::Callers, read)
+        self.rows(arguments, Visibility::Callers, read)
     }
 
     /// As [`read_latest`], the function.
@@ -130,23 +132,23 @@ impl SavedPlan {
         arguments: &[DatumWithOid<'_>],
         read: impl FnMut(Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        self.rows(arguments, Sight::Latest, read)
+        self.rows(arguments, Visibility::Latest, read)
     }
 
-    /// Changes or locks rows; how many. In a transaction that keeps one snapshot, a row that is newer than it is a
-    /// serialization failure: a worker's call in such a transaction is to be repeated.
+    /// Changes or locks rows; returns how many. In a transaction that keeps one snapshot, a row that is newer than the
+    /// snapshot raises a serialization failure: the worker repeats its transaction.
     pub fn write(&self, arguments: &[DatumWithOid<'_>]) -> Result<usize> {
-        run(&self.statement, Plan::Saved, arguments, Sight::ToWrite, |result| Ok(result.processed))
+        run(&self.statement, Plan::Saved, arguments, Visibility::ToWrite, |result| Ok(result.processed))
     }
 
     fn rows<T>(
         &self,
         arguments: &[DatumWithOid<'_>],
-        sight: Sight,
+        visibility: Visibility,
         mut read: impl FnMut(Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let read = |result: &Outcome| result.rows().map(|row| read(row?)).collect();
-        run(&self.statement, Plan::Saved, arguments, sight, read)
+        run(&self.statement, Plan::Saved, arguments, visibility, read)
     }
 
     /// Makes a new plan the next time: one that a rule has made empty would otherwise never change again.
@@ -158,12 +160,12 @@ impl SavedPlan {
 
 /// What a statement sees.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sight {
+enum Visibility {
     /// What the caller's statement sees, and what this transaction has changed.
     Callers,
     /// What was committed until this moment. Nothing is changed.
     Latest,
-    /// The same, to change or lock it.
+    /// What was committed until this moment, to change or lock it.
     ToWrite,
 }
 
@@ -230,22 +232,22 @@ fn run<T>(
     statement: &str,
     plan: Plan,
     arguments: &[DatumWithOid<'_>],
-    sight: Sight,
+    visibility: Visibility,
     read: impl FnOnce(&Outcome) -> Result<T>,
 ) -> Result<T> {
     let _ours = names::run(statement);
     let arguments = Arguments::new(arguments);
     Spi::connect(|_client| {
-        let status = match (plan, sight) {
+        let status = match (plan, visibility) {
             (Plan::Saved, _) => {
                 let plan = saved_plan(statement, &arguments)?;
-                execute(plan.0, &arguments, sight)
+                execute(plan.0, &arguments, visibility)
             }
             // With one snapshot for the whole transaction, a latest one can only be given with a plan.
-            (Plan::OneShot, Sight::ToWrite) if scope::has_one_snapshot() => {
+            (Plan::OneShot, Visibility::ToWrite) if scope::has_one_snapshot() => {
                 execute_latest(prepare(statement, &arguments)?, &arguments)
             }
-            (Plan::OneShot, _) => execute_once(statement, &arguments, sight)?,
+            (Plan::OneShot, _) => execute_once(statement, &arguments, visibility)?,
         };
         Spi::check_status(status)?;
         // SAFETY: globals that the statement has just set.
@@ -256,32 +258,32 @@ fn run<T>(
 
 /// What SPI is told about reading: with true it takes the active snapshot as it is, in which changes of this very
 /// transaction cannot be seen.
-fn is_read_only(sight: Sight) -> bool {
-    match sight {
+fn is_read_only(visibility: Visibility) -> bool {
+    match visibility {
         // SAFETY: a look at this transaction's state.
-        Sight::Callers => unsafe { pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId },
-        Sight::Latest => true,
-        Sight::ToWrite => false,
+        Visibility::Callers => unsafe { pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId },
+        Visibility::Latest => true,
+        Visibility::ToWrite => false,
     }
 }
 
-/// With the latest snapshot as the active one, where it has to be.
-fn seeing<T>(sight: Sight, work: impl FnOnce() -> T) -> T {
-    if sight == Sight::Latest { scope::with_latest_snapshot(work) } else { work() }
+/// Runs `work` with the latest snapshot as the active one, where it has to be.
+fn seeing<T>(visibility: Visibility, work: impl FnOnce() -> T) -> T {
+    if visibility == Visibility::Latest { scope::with_latest_snapshot(work) } else { work() }
 }
 
-fn execute_once(statement: &str, arguments: &Arguments, sight: Sight) -> Result<i32> {
+fn execute_once(statement: &str, arguments: &Arguments, visibility: Visibility) -> Result<i32> {
     let text = CString::new(statement).map_err(|_| Error::MissingValue("statement"))?;
     let (mut types, mut values) = (arguments.types.clone(), arguments.values.clone());
     // SAFETY: connected; as many types, values and letters as arguments, which outlive the call; no limit.
-    Ok(seeing(sight, || unsafe {
+    Ok(seeing(visibility, || unsafe {
         pg_sys::SPI_execute_with_args(
             text.as_ptr(),
             arguments.count(),
             types.as_mut_ptr(),
             values.as_mut_ptr(),
             arguments.nulls(),
-            is_read_only(sight),
+            is_read_only(visibility),
             0,
         )
     }))
@@ -308,11 +310,11 @@ fn execute_latest(plan: pg_sys::SPIPlanPtr, arguments: &Arguments) -> i32 {
     }
 }
 
-fn execute(plan: pg_sys::SPIPlanPtr, arguments: &Arguments, sight: Sight) -> i32 {
+fn execute(plan: pg_sys::SPIPlanPtr, arguments: &Arguments, visibility: Visibility) -> i32 {
     let mut values = arguments.values.clone();
     // SAFETY: connected; a plan for these arguments, which outlive the call; no limit.
-    seeing(sight, || unsafe {
-        pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), arguments.nulls(), is_read_only(sight), 0)
+    seeing(visibility, || unsafe {
+        pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), arguments.nulls(), is_read_only(visibility), 0)
     })
 }
 

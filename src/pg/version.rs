@@ -1,4 +1,4 @@
-//! What differs between the major versions of PostgreSQL, 15 to 18: the only place that asks which one this is.
+//! What differs between the major versions of PostgreSQL, 15 to 18: the only place that depends on the version.
 //!
 //! Runs in the launcher and the sweepers. Naming a wait event takes a lock of Postgres' own, once a process.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
@@ -14,7 +14,7 @@ pub const WORKER_SETTINGS: &[(&CStr, &CStr)] = &[];
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const WORKER_SETTINGS: &[(&CStr, &CStr)] = &[(c"transaction_timeout", c"0")];
 
-/// Has this process handle a signal.
+/// Installs a handler for a signal in this process.
 ///
 /// # Safety
 ///
@@ -39,6 +39,6 @@ pub fn wait_event(_name: &'static CStr) -> u32 {
 /// A reason to wait, as `pg_stat_activity` shows it in `wait_event`. Until 16 every extension's is "Extension".
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub fn wait_event(name: &'static CStr) -> u32 {
-    // SAFETY: the name is static; a second call with the same name answers the same number.
+    // SAFETY: the name is static; a second call with the same name returns the same number.
     unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
 }
