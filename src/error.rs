@@ -24,7 +24,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug)]
 #[allow(missing_docs, reason = "of fields; each variant says what its own are")]
 pub enum Error {
-    // What a caller gives.
+    // Arguments of a caller.
     /// An argument that must be given is NULL; the payload names it ("worker id").
     NullArgument(&'static str),
     /// A worker id of no characters.
@@ -39,9 +39,9 @@ pub enum Error {
     // The library and its objects.
     /// Something that only exists when the server has loaded the library at its start.
     NotPreloaded,
-    /// The extension is not there, which a function of it can only see while it is being dropped.
+    /// The extension is not installed. Its own functions can only meet this while it is being dropped.
     NotInstalled,
-    /// The SQL objects are of another version than the library; theirs is told.
+    /// The SQL objects are of another version than the library: of `version`.
     ForeignVersion { version: String },
     /// The table of heartbeats was dropped or renamed.
     NoHeartbeatTable { table: String },
@@ -69,9 +69,9 @@ pub enum Error {
     ImpossibleValue { table: String, column: String, value: String, reason: Option<String> },
     /// Two statuses that must differ are the same.
     SameStatus { status: String },
-    /// A word for what becomes of jobs that is not one of those there are.
+    /// An `on_death` that is neither "fail" nor "requeue".
     UnknownPolicy { word: String },
-    /// Jobs are to be given back to the queue, but nothing counts how often.
+    /// Jobs go back to the queue, but no column counts how often.
     NoAttemptsColumn,
     /// A number of attempts that is less than zero.
     NegativeAttempts,
@@ -85,11 +85,11 @@ pub enum Error {
     TableLocked { table: String },
     /// A row of a job was locked by another session for longer than a second.
     JobsLocked { table: String },
-    /// Another transaction has changed the same: to be rolled back and tried again.
+    /// Another transaction has changed the same row: the caller rolls back and tries again.
     SerializationFailure,
     /// A rule or a trigger kept a row from being written.
     NotWritten { table: String },
-    /// A job that a sweep settled is to get a result after all.
+    /// A session stores the result of a job that was already settled.
     GivenUp { table: String },
     /// A name in a statement of ours now means another relation, `table`.
     Replaced { table: String },
@@ -97,7 +97,7 @@ pub enum Error {
     ReplacedType { name: String },
 
     // Warnings of a sweep.
-    /// So many workers have beaten later than the server's clock says, the example among them by `ahead`.
+    /// So many workers have a heartbeat that is ahead of the server's clock, the example among them by `ahead`.
     FutureHeartbeats { workers: usize, example: String, ahead: Duration },
     /// So many of the living workers are silent that they are held back, for `at_most`.
     MassDeath { silent: usize, living: usize, at_most: Duration },
@@ -303,7 +303,7 @@ impl Error {
                 let message = format!("{silent} of {living} living workers fell silent and are held back");
                 let seconds = at_most.as_secs_f64();
                 Report::new(ERRCODE_WARNING, message)
-                    .detail(format!("Those who are still silent after {seconds:.1} s are declared dead."))
+                    .detail(format!("Workers that are still silent after {seconds:.1} s are declared dead."))
                     .hint(
                         "Look at the network between workers and server. If the workers are really gone, \
                          call rgrid_sweep(force => true).",

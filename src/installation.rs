@@ -18,7 +18,7 @@ pub struct Installation {
     pub version: String,
     /// The schema's name, quoted where SQL needs it.
     quoted_schema: String,
-    /// The extension's own tables but that of the heartbeats.
+    /// The extension's own tables, except that of the heartbeats.
     tables: Vec<pg_sys::Oid>,
 }
 
@@ -73,8 +73,9 @@ impl Installation {
 
     /// A statement with the extension's schema in the place of `@extschema@`, as in an extension's script.
     ///
-    /// Nothing else is ever put into a statement's text but identifiers and literals from the catalog that
-    /// are quoted: what callers give is passed as parameters.
+    /// Nothing else is put into a statement's text but quoted identifiers and literals: names from the catalog, and the
+    /// columns and statuses that `rgrid_watch_jobs()` was given. All other arguments of callers are passed as
+    /// parameters.
     pub fn sql(&self, statement: &str) -> String {
         statement.replace("@extschema@", &self.quoted_schema)
     }

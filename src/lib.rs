@@ -1,13 +1,13 @@
 //! Finds dead workers and settles their jobs, inside PostgreSQL.
 //!
-//! Workers call `rgrid_heartbeat()`; background workers of this library look for those that have fallen silent,
-//! mark their running jobs as failed, and write each death into a ledger.
+//! Workers call `rgrid_heartbeat()`. Background workers of this library look for workers that have fallen silent, mark
+//! their running jobs as failed or give them back to the queue, and write each death into a ledger.
 //!
 //! # Layout
 //!
 //! Layers, the lowest first. Each imports only what is above it in this list; a test holds them to that.
 //!
-//! - [`rules`]: the rules in plain Rust: who is dead when, when to look again, what is news
+//! - [`rules`]: the rules in plain Rust: which worker is dead when, when to look again, what is news
 //! - [`error`]: every SQLSTATE, message, detail and hint
 //! - [`pg`]: the calls into PostgreSQL, each behind a safe name
 //! - [`settings`]: the settings, with typed getters

@@ -86,7 +86,7 @@ fn define_mass_death() {
     GucRegistry::define_float_guc(
         c"rgrid_heartbeat.max_dead_fraction",
         c"Share of the living workers above which deaths at the same time are held back.",
-        c"For one more stale_threshold at most; with 1 nobody is ever held back.",
+        c"For one more stale_threshold at most; with 1 no worker is ever held back.",
         &MAX_DEAD_FRACTION,
         0.0,
         1.0,
@@ -109,7 +109,7 @@ fn define_retention() {
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.retention",
         c"How long deaths stay in the ledger, and dead workers in the table of heartbeats.",
-        c"-1 keeps them for ever. What running jobs and the workers' incarnations need stays in any case.",
+        c"-1 keeps them forever. What running jobs and the workers' incarnations need stays in any case.",
         &RETENTION,
         -1,
         i32::MAX,
@@ -189,7 +189,7 @@ pub fn batch_size() -> usize {
     usize::try_from(BATCH_SIZE.get()).unwrap_or(1)
 }
 
-/// How long deaths and dead workers are kept; `None` for ever.
+/// How long deaths and dead workers are kept; `None` for forever.
 pub fn retention() -> Option<Duration> {
     u64::try_from(RETENTION.get()).ok().map(Duration::from_secs)
 }
