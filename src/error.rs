@@ -61,7 +61,7 @@ pub enum Error {
     NotWatched { table: String },
     /// A column is missing.
     UndefinedColumn { table: String, column: String },
-    /// A column has a type that cannot be used; `wanted` tells those that can, as a phrase.
+    /// A column has a type that cannot be used; `wanted` names those that can, as a phrase.
     ColumnType { table: String, column: String, wanted: &'static str },
     /// A column that settling sets to NULL does not allow it.
     ColumnNotNull { table: String, column: String },
@@ -287,7 +287,7 @@ impl Error {
 
             Self::FutureHeartbeats { workers, example, ahead } => {
                 let message = format!("heartbeats from the future were taken as of now: {workers}");
-                // Of a heartbeat at `infinity`, the seconds tell nothing.
+                // For a heartbeat at `infinity`, a number of seconds is no help.
                 let far = match *ahead < FAR_AHEAD {
                     true => format!("{:.1} s", ahead.as_secs_f64()),
                     false => "more than a year".into(),

@@ -18,8 +18,8 @@ thread_local! {
     static STATEMENT_LIMIT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
-/// Cancels each statement of this process that can set off code of a table's owner after so long. For a process whose
-/// statements no user cancels: in it a cancelled statement is an error like any other.
+/// Limits each statement of this process that can set off code of a table's owner: it is cancelled after `limit`. For a
+/// process whose statements no user cancels: in it a cancelled statement is an error like any other.
 pub fn limit_statements(limit: Duration) {
     STATEMENT_LIMIT.set(Some(limit));
 }

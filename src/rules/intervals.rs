@@ -1,5 +1,5 @@
-//! How long the intervals between the heartbeats of a worker really are, as far as that can be told without slowing a
-//! heartbeat down.
+//! How long the intervals between the heartbeats of a worker really are, as far as that can be measured without slowing
+//! a heartbeat down.
 //!
 //! A heartbeat only stores its time, so intervals are seen by the flush: of each worker with a heartbeat since the last
 //! look for heartbeats to write, it is known how long it had been silent at that look. A heartbeat followed, so this
@@ -19,7 +19,7 @@ const AN_OCTAVE: f64 = 4.0;
 /// Silences weigh half as much after this many microseconds.
 const HALF_LIFE: i64 = 3_600_000_000;
 
-/// Fewer silences than this tell nothing.
+/// Fewer silences than this are not enough to go by.
 const ENOUGH: u32 = 10;
 
 /// Silences that ended in a heartbeat, counted by length; in shared memory, under its owner's lock.

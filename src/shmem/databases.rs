@@ -1,4 +1,4 @@
-//! What the processes tell one another about each database, in shared memory.
+//! What processes share about each database.
 //!
 //! The launcher writes which databases there are; a sweeper, how its round ended; a backend, that a database
 //! should be looked at soon. One lock over everything, held for one copy or change at a time.

@@ -100,7 +100,7 @@ pub struct Entry {
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct Slot {
-    /// The key's hash, which tells the bucket. Changed with the partition locked exclusively, as all but `beat_at`
+    /// The key's hash, which gives the bucket. Changed with the partition locked exclusively, as all but `beat_at`
     /// and `written`.
     hash: AtomicU64,
     /// The database's OID; zero while the slot is free.

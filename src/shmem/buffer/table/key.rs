@@ -32,7 +32,7 @@ impl Key {
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 
-    /// The words that tell it from others: a word that ends with a zero is an id's last.
+    /// The words that the id takes up: a word that ends with a zero is an id's last.
     pub(super) fn significant(&self) -> &[u64] {
         let last = self.words.iter().position(|word| word & 0xff == 0);
         &self.words[..last.map_or(WORDS, |last| last + 1)]
@@ -45,7 +45,7 @@ impl Key {
     }
 }
 
-/// A hash of words. The last round spreads what tells apart ids that are counted up.
+/// A hash of words. The last round spreads the difference between ids that are counted up.
 pub(super) fn mixed(seed: u64, words: impl Iterator<Item = u64>, start: u64) -> u64 {
     let mix = |hash: u64, word: u64| {
         let product = u128::from(hash ^ word) * u128::from(seed | 1);
