@@ -1,5 +1,4 @@
-//! Servers whose wall clock can be stepped while they run, by a library that is preloaded into them, and servers that
-//! stand still.
+//! Servers whose wall clock can be stepped while they run, by the library `clock.c`, and servers that stand still.
 
 use super::{Cluster, programs};
 use std::fs;
@@ -17,26 +16,8 @@ impl Cluster {
         written.expect("the file of the clock can be written");
     }
 
-    fn clock_file(&self) -> PathBuf {
+    pub(super) fn clock_file(&self) -> PathBuf {
         self.dir.join("clock")
-    }
-
-    /// A program that sees the server's own clock, and so do all that it starts.
-    pub(super) fn program_with_own_clock(&self, name: &str) -> Command {
-        let library = self.clock_library().display().to_string();
-        let file = self.clock_file().display().to_string();
-        programs::server_program_with(&[("LD_PRELOAD", &library), ("TEST_CLOCK", &file)], name)
-    }
-
-    /// Compiled at the first use.
-    fn clock_library(&self) -> PathBuf {
-        let library = self.dir.join("clock.so");
-        if !library.exists() {
-            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/cluster/clock.c");
-            let mut compiler = Command::new("cc");
-            programs::run_program(compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source));
-        }
-        library
     }
 
     /// Has all processes of the server stand still while `meanwhile` runs, as in a frozen container or on a machine

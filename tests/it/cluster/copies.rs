@@ -67,7 +67,7 @@ impl Builder {
         let checksums: String = ask(&mut new.connect("postgres"), "SHOW data_checksums", &[]);
         let pg_config = env::var("OLD_PG_CONFIG").expect("OLD_PG_CONFIG says what to upgrade from");
         let (dir, bindir) = (programs::new_empty_directory(next_number()), programs::bindir_of(&pg_config));
-        let old = Cluster { dir, bindir, has_own_clock: false };
+        let old = Cluster { dir, bindir, interposed: None };
         let mut initdb = programs::as_server_user(&old.bindir.join("initdb"));
         initdb.args(["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
         initdb.args((checksums == "on").then_some("--data-checksums")).arg("-D").arg(old.data());

@@ -5,7 +5,8 @@
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and log,
 //! `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has their heartbeats one at a
 //! time, `standby` copies a server, `attack` makes roles that mean harm, `formation` has a primary and a standby under
-//! pg_auto_failover, `copies` dumps, restores and upgrades, `clock` steps a server's clock or stops it.
+//! pg_auto_failover, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
+//! system, `clock` steps a server's clock or stops it.
 
 mod attack;
 mod clock;
@@ -13,6 +14,7 @@ mod copies;
 mod database;
 mod formation;
 mod heartbeats;
+mod interposed;
 mod observe;
 mod programs;
 mod rgrid;

@@ -1,6 +1,7 @@
 //! A server from its configuration to its end, and the sessions on it.
 
 use super::database::{ask, run};
+use super::interposed::Interposed;
 use super::rgrid::{executions_table, rgrid_tables};
 use super::{Database, programs, wait_until};
 use postgres::{Client, Config, NoTls};
@@ -20,7 +21,7 @@ pub const SUPERUSER: &str = "postgres";
 pub struct Builder {
     preload: bool,
     settings: Vec<(String, String)>,
-    has_own_clock: bool,
+    interposed: Option<Interposed>,
 }
 
 impl Builder {
@@ -38,18 +39,25 @@ impl Builder {
 
     /// With a wall clock of its own, which [`Cluster::step_clock`] steps; see `clock.rs`.
     pub fn own_clock(mut self) -> Self {
-        self.has_own_clock = true;
+        self.interposed = Some(Interposed::Clock);
+        self
+    }
+
+    /// Whose processes are held up for a moment right after they asked the postmaster for something, as the launcher
+    /// for a sweeper; see `requests.c`.
+    pub fn held_up_after_requests(mut self) -> Self {
+        self.interposed = Some(Interposed::Requests);
         self
     }
 
     pub fn start(self) -> Cluster {
         let dir = programs::new_server_directory(next_number());
-        let has_own_clock = self.has_own_clock;
-        self.start_in(Cluster { dir, bindir: programs::bindir().into(), has_own_clock })
+        let interposed = self.interposed;
+        self.start_in(Cluster { dir, bindir: programs::bindir().into(), interposed })
     }
 
     pub(super) fn start_in(self, cluster: Cluster) -> Cluster {
-        if self.has_own_clock {
+        if self.interposed == Some(Interposed::Clock) {
             cluster.step_clock(0);
         }
         cluster.append_configuration(&self);
@@ -69,13 +77,13 @@ pub struct Cluster {
     pub(super) dir: PathBuf,
     /// Where its programs are.
     pub(super) bindir: PathBuf,
-    /// Whether its wall clock can be stepped.
-    pub(super) has_own_clock: bool,
+    /// What stands between it and the system.
+    pub(super) interposed: Option<Interposed>,
 }
 
 impl Cluster {
     pub fn builder() -> Builder {
-        Builder { preload: true, settings: Vec::new(), has_own_clock: false }
+        Builder { preload: true, settings: Vec::new(), interposed: None }
     }
 
     /// A server as most tests want it: sweeps every 200 ms, a worker is dead after two seconds of silence.
@@ -169,9 +177,9 @@ impl Cluster {
     }
 
     pub(super) fn pg_ctl(&self, action: &str) -> Command {
-        let mut command = match self.has_own_clock {
-            true => self.program_with_own_clock("pg_ctl"),
-            false => programs::as_server_user(&self.bindir.join("pg_ctl")),
+        let mut command = match self.interposed {
+            Some(interposed) => self.program_with(interposed, "pg_ctl"),
+            None => programs::as_server_user(&self.bindir.join("pg_ctl")),
         };
         command.arg(action).arg("-D").arg(self.data()).args(["-w", "-t", "60"]);
         command

@@ -8,7 +8,7 @@ impl Cluster {
     /// A hot standby of this server, with the same settings.
     pub fn standby(&self) -> Self {
         let dir = programs::new_empty_directory(next_number());
-        let standby = Self { dir, bindir: self.bindir.clone(), has_own_clock: false };
+        let standby = Self { dir, bindir: self.bindir.clone(), interposed: None };
         let mut copy = programs::server_program("pg_basebackup");
         copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-U", SUPERUSER, "-h"]);
         programs::run_program(copy.arg(&self.dir).arg("-D").arg(standby.data()));

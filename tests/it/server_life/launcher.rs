@@ -96,3 +96,23 @@ fn without_a_free_worker_slot_it_says_so_once_and_sweeps_by_hand_work() {
     assert_eq!(failed_jobs(&mut client, "victim"), 1);
     assert_eq!(complaints(), 1);
 }
+
+#[test]
+fn a_sweeper_that_ends_before_the_launcher_goes_on_has_not_failed() {
+    let cluster = Cluster::quick().held_up_after_requests().start();
+    let database = cluster.database("faster");
+    let mut client = database.connect();
+    let sql =
+        "SELECT sweeps, errors, failures_in_a_row FROM pg_stat_rgrid_heartbeat WHERE datname = 'faster'";
+    let mut numbers = || -> (i64, i64, i64) {
+        let row = client.query_one(sql, &[]).expect("the launcher knows the database");
+        (row.get(0), row.get(1), row.get(2))
+    };
+    // Sweepers that fail are started less and less often.
+    wait_until("twelve sweeps", || {
+        let (sweeps, errors, failures) = numbers();
+        assert_eq!((errors, failures), (0, 0), "after {sweeps} sweeps");
+        sweeps >= 12
+    });
+    await_sweep(&mut client, "victim");
+}

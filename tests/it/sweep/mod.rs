@@ -1,9 +1,11 @@
 //! How silent workers are found, and what a sweep does besides.
 
+mod cancellation;
 mod concurrent_sweeps;
 mod databases;
 mod mass_death;
 mod notification;
+mod problems;
 mod progress;
 mod protocol;
 mod retention;

@@ -7,6 +7,7 @@ mod cost;
 mod crashes;
 mod entries;
 mod flush;
+mod prepared;
 mod transactions;
 
 use crate::cluster::*;
