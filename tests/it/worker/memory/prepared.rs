@@ -9,26 +9,33 @@ fn entries(client: &mut Client) -> i64 {
     ask(client, sql, &[])
 }
 
-/// A call in a transaction that is prepared under this name; the session goes on to a transaction that commits.
+/// A call in a transaction that is prepared under this name.
 fn prepare(client: &mut Client, name: &str, call: &str) {
-    let prepare = format!("PREPARE TRANSACTION '{name}'");
-    for statement in ["BEGIN", call, &prepare, "CREATE TABLE commits ()", "DROP TABLE commits"] {
+    for statement in ["BEGIN", call, &format!("PREPARE TRANSACTION '{name}'")] {
         run(client, statement);
     }
+}
+
+/// A transaction that has to do with nothing.
+fn commit_something(client: &mut Client) {
+    run(client, "CREATE TABLE something ()");
+    run(client, "DROP TABLE something");
 }
 
 #[test]
 fn a_first_heartbeat_that_is_prepared_is_in_no_later_commit() {
     let cluster = still_server();
     let database = cluster.visited_database("two_phases");
-    let mut client = database.connect();
+    let (mut client, mut other) = (database.connect(), database.connect());
     prepare(&mut client, "two_phases", "SELECT rgrid_heartbeat('undone')");
+    commit_something(&mut client);
     assert_eq!(entries(&mut client), 0, "while it is prepared");
     run(&mut client, "ROLLBACK PREPARED 'two_phases'");
     assert_eq!((entries(&mut client), rows(&mut client, "undone")), (0, 0));
 
     prepare(&mut client, "two_phases", "SELECT rgrid_heartbeat('worker')");
-    run(&mut client, "COMMIT PREPARED 'two_phases'");
+    run(&mut other, "COMMIT PREPARED 'two_phases'");
+    commit_something(&mut client);
     assert_eq!((entries(&mut client), rows(&mut client, "worker")), (0, 1));
     let state = "SELECT state FROM rgrid_workers WHERE worker_id = 'worker'";
     assert_eq!(ask::<String>(&mut client, state, &[]), "alive");
@@ -38,44 +45,40 @@ fn a_first_heartbeat_that_is_prepared_is_in_no_later_commit() {
 }
 
 #[test]
-fn a_registration_that_is_prepared_and_rolled_back_leaves_nothing() {
+fn a_registration_that_is_prepared_is_in_no_later_commit() {
     let cluster = still_server();
-    let database = cluster.visited_database("unregistered");
-    let mut client = database.connect();
-    prepare(&mut client, "unregistered", "SELECT rgrid_register('worker')");
+    let database = cluster.visited_database("registered");
+    let (mut client, mut other) = (database.connect(), database.connect());
+    prepare(&mut client, "registered", "SELECT rgrid_register('worker')");
+    commit_something(&mut client);
     assert_eq!(entries(&mut client), 0, "while it is prepared");
-    run(&mut client, "ROLLBACK PREPARED 'unregistered'");
+    run(&mut client, "ROLLBACK PREPARED 'registered'");
     assert_eq!((entries(&mut client), rows(&mut client, "worker")), (0, 0));
-    let register = "SELECT incarnation FROM rgrid_register('worker')";
-    assert_eq!(ask::<i64>(&mut client, register, &[]), 1, "its first one");
-}
 
-#[test]
-fn a_deregistration_that_is_prepared_and_rolled_back_forgets_no_heartbeat() {
-    let cluster = still_server();
-    let database = cluster.visited_database("stays_known");
-    let mut client = database.connect();
-    known_worker(&mut client, "worker");
-    prepare(&mut client, "stays_known", "SELECT rgrid_deregister('worker')");
-    run(&mut client, "ROLLBACK PREPARED 'stays_known'");
+    prepare(&mut client, "registered", "SELECT rgrid_register('worker')");
+    run(&mut other, "COMMIT PREPARED 'registered'");
+    commit_something(&mut client);
+    assert_eq!((entries(&mut client), rows(&mut client, "worker")), (0, 1));
+    assert_eq!(beat(&mut client, "worker"), 1);
     assert_eq!(entries(&mut client), 1);
-    assert!(beats_in_memory(&mut client, "worker"));
 }
 
 #[test]
-fn a_prepared_sweep_is_neither_logged_nor_counted_by_a_later_commit() {
+fn a_deregistration_that_is_prepared_forgets_no_heartbeat_at_a_later_commit() {
     let cluster = still_server();
-    let database = cluster.visited_database("unswept");
-    let mut client = database.connect();
-    silent_worker(&mut client, "unswept");
-    run(&mut client, "SET rgrid_heartbeat.stale_threshold = '200ms'");
-    let found = "SELECT count(*) = 1 FROM rgrid_sweep(dry_run => true)";
-    wait_until("a sweep that may judge", || ask(&mut client, found, &[]));
-    prepare(&mut client, "unswept", "SELECT rgrid_sweep()");
-    run(&mut client, "ROLLBACK PREPARED 'unswept'");
-    let counted = "SELECT deaths FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
-    assert_eq!(ask::<i64>(&mut client, counted, &[]), 0);
-    assert_eq!(cluster.log_lines_with(&["\"unswept\"", "declared dead"]).len(), 0);
+    let database = cluster.visited_database("leaving");
+    let (mut client, mut other) = (database.connect(), database.connect());
+    known_worker(&mut client, "worker");
+    prepare(&mut client, "leaving", "SELECT rgrid_deregister('worker')");
+    run(&mut other, "COMMIT PREPARED 'leaving'");
+    assert_eq!(rows(&mut other, "worker"), 0);
+    // It is back.
+    known_worker(&mut other, "worker");
+    age_row(&mut other, "worker");
+    let before = server_time(&mut other);
+    assert!(beats_in_memory(&mut other, "worker"));
+    commit_something(&mut client);
+    assert!(last_heard(&mut other, "worker") >= Some(before));
 }
 
 #[test]
