@@ -73,7 +73,7 @@ fn nothing_of_the_extension_is_granted_to_public() {
                JOIN pg_extension x ON x.oid = d.refobjid AND x.extname = 'rgrid_heartbeat'
                WHERE d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
                  AND has_function_privilege('anybody', d.objid, 'EXECUTE')";
-    // A trigger function, which no role can call, and which a table's owner must be allowed to name.
+    // A trigger function, which a table's owner must be allowed to name; called by hand it only raises an error.
     assert_eq!(ask::<String>(&mut client, sql, &[]), "rgrid_fence_violated()");
     let sql = "SELECT coalesce(string_agg(d.objid::regclass::text, ', '), '') FROM pg_depend d
                JOIN pg_class c ON c.oid = d.objid

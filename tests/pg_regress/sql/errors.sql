@@ -24,6 +24,7 @@ SELECT * FROM refusal($$SELECT rgrid_register(repeat('x', 256), 'host')$$);
 SELECT * FROM refusal($$SELECT rgrid_deregister(NULL)$$);
 SELECT * FROM refusal($$SELECT rgrid_deregister('')$$);
 SELECT * FROM refusal($$SELECT rgrid_stale_workers('0 seconds')$$);
+SELECT * FROM refusal($$SELECT rgrid_fence_violated()$$);
 -- Since 18 the bounds have a unit.
 SELECT code, regexp_replace(message, '([(.] ?[0-9]+) ms', '\1', 'g') AS message
 FROM refusal($$SET rgrid_heartbeat.stale_threshold = '0'$$);

@@ -61,6 +61,8 @@ ALTER TABLE jobs OWNER TO regress_fencer;
 SET ROLE regress_fencer;
 SELECT rgrid_fence('jobs');
 RESET ROLE;
+-- Its function is for triggers alone.
+SELECT rgrid_fence_violated();
 -- The trigger depends on the extension.
 DROP FUNCTION rgrid_fence_violated();
 DROP TABLE jobs, unwatched;

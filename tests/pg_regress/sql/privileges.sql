@@ -19,7 +19,18 @@ SELECT rgrid_stale_workers();
 TABLE worker_heartbeats;
 TABLE rgrid_worker_deaths;
 TABLE rgrid_job_tables;
+TABLE pg_stat_rgrid_problems;
+SELECT rgrid_stat_problems();
 SET rgrid_heartbeat.stale_threshold = '1s';
+-- The function of fences is there to be named by the owner of a table, and does nothing but refuse.
+SELECT rgrid_fence_violated();
+ALTER FUNCTION rgrid_fence_violated() RENAME TO mine;
+GRANT EXECUTE ON FUNCTION rgrid_fence_violated() TO rgrid_regress_worker;
+CREATE TRIGGER mine BEFORE UPDATE ON executions FOR EACH ROW EXECUTE FUNCTION rgrid_fence_violated();
+CREATE TEMP TABLE mine AS SELECT 'w1' AS worker_id;
+CREATE TRIGGER mine BEFORE UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION rgrid_fence_violated();
+UPDATE mine SET worker_id = 'w2';
+DROP TABLE mine;
 -- A worker with EXECUTE alone can live its life.
 SET ROLE rgrid_regress_worker;
 SELECT rgrid_heartbeat('a', 'host');
@@ -60,6 +71,8 @@ RESET search_path;
 SET ROLE rgrid_regress_monitor;
 SELECT count(*) FROM rgrid_stale_workers();
 SELECT count(*) FROM rgrid_worker_deaths;
+SELECT has_table_privilege('pg_stat_rgrid_problems', 'SELECT') AS may_read,
+       has_function_privilege('rgrid_stat_problems()', 'EXECUTE') AS may_call;
 SELECT rgrid_heartbeat('a', 'host');
 SELECT rgrid_sweep();
 RESET ROLE;
