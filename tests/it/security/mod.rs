@@ -1,5 +1,6 @@
 //! What roles without rights try, and what they gain by it: nothing.
 
+mod containment;
 mod fuzz;
 mod name_shadowing;
 mod privilege_escalation;

@@ -1,0 +1,114 @@
+//! The owner of one watched table stops nothing but that table, whatever its triggers set, catch, lock or leave behind.
+
+use crate::cluster::*;
+use postgres::Client;
+
+/// Sweeps every 200 ms, whose statements end after half a second.
+fn quick() -> Cluster {
+    Cluster::quick().setting("rgrid_heartbeat.statement_timeout", "500ms").start()
+}
+
+/// A watched table `hostile.jobs` of the role `hostile`, with a trigger of this body and a running job of `victim`;
+/// `victim` also has a job in `executions`.
+fn hostile_table(client: &mut Client, role: &str, body: &str) {
+    let sql = format!(
+        "CREATE ROLE {role} LOGIN;
+         CREATE SCHEMA hostile AUTHORIZATION {role};
+         CREATE TABLE hostile.jobs (LIKE executions INCLUDING DEFAULTS);
+         INSERT INTO hostile.jobs SELECT * FROM executions WHERE worker_id = 'victim';
+         ALTER TABLE hostile.jobs OWNER TO {role};
+         CREATE FUNCTION hostile.act() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} RETURN NEW; END$$;
+         CREATE TRIGGER act BEFORE UPDATE ON hostile.jobs FOR EACH ROW EXECUTE FUNCTION hostile.act();
+         SELECT rgrid_watch_jobs('hostile.jobs')"
+    );
+    claim_jobs(client, "victim", 1);
+    run(client, &sql);
+}
+
+fn is_complained_of(client: &mut Client) -> bool {
+    let sql = "SELECT status = 'error' FROM rgrid_health() WHERE check_name = 'job table hostile.jobs'";
+    ask(client, sql, &[])
+}
+
+fn running(client: &mut Client) -> i64 {
+    ask(client, "SELECT count(*) FROM hostile.jobs WHERE status = 'running'", &[])
+}
+
+/// Both workers die although the table does what it does, the job in the other table is settled, and a check says so.
+fn deaths_are_declared_beside(body: &str, role: &str) -> (Cluster, Database) {
+    let cluster = quick();
+    let database = cluster.database(role);
+    let mut client = database.connect();
+    hostile_table(&mut client, role, body);
+    silent_worker(&mut client, "victim");
+    silent_worker(&mut client, "bystander");
+    await_death(&mut client, "victim");
+    await_death(&mut client, "bystander");
+    assert_eq!(failed_jobs(&mut client, "victim"), 1);
+    wait_until("the check to name the table", || is_complained_of(&mut client));
+    silent_worker(&mut client, "later");
+    await_death(&mut client, "later");
+    assert_eq!(running(&mut client), 1);
+    (cluster, database)
+}
+
+#[test]
+fn a_trigger_that_ends_the_sweeper_stops_only_its_table() {
+    let body = "PERFORM set_config('exit_on_error', 'on', false); RAISE EXCEPTION 'bye';";
+    let (cluster, database) = deaths_are_declared_beside(body, "ends_sweepers");
+    // Nor does it end the session of a worker that returns: a table that has ended a sweeper is left to sweepers.
+    let mut worker = database.connect();
+    assert_eq!(beat(&mut worker, "victim"), 2);
+    assert_eq!(beat(&mut worker, "victim"), 2);
+    assert_eq!(cluster.log_lines_with(&["could not settle jobs in table hostile.jobs", "left out"]).len(), 2);
+}
+
+#[test]
+fn a_trigger_that_outlives_every_timeout_stops_only_its_table() {
+    let body = "LOOP BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
+    deaths_are_declared_beside(body, "outlives_timeouts");
+}
+
+#[test]
+fn a_table_that_is_locked_for_an_index_keeps_no_worker_waiting() {
+    let cluster = quick();
+    let database = cluster.database("locked_for_index");
+    let (mut client, mut owner) = (database.connect(), database.connect());
+    hostile_table(&mut client, "locks_its_table", "");
+    silent_worker(&mut client, "victim");
+    silent_worker(&mut client, "idle");
+    await_death(&mut client, "victim");
+    await_death(&mut client, "idle");
+    run(&mut owner, "BEGIN; LOCK TABLE hostile.jobs IN SHARE MODE");
+    assert_eq!(beat(&mut client, "idle"), 2);
+    run(&mut client, "SELECT rgrid_register('new')");
+    assert!(ask::<bool>(&mut client, "SELECT rgrid_deregister('new')", &[]));
+    run(&mut owner, "LOCK TABLE hostile.jobs IN ACCESS EXCLUSIVE MODE");
+    let error = client.execute("SELECT rgrid_register('unreadable')", &[]).expect_err("it cannot be read");
+    let error = error.as_db_error().expect("an error of the server");
+    assert_eq!(error.code().code(), "55P03");
+    assert!(error.detail().is_some_and(|detail| detail.contains("has locked the table")), "{error:?}");
+}
+
+#[test]
+fn a_trigger_leaves_no_advisory_lock_in_a_workers_session() {
+    let cluster = quick();
+    let mut client = cluster.database("advisory_locks").connect();
+    run(&mut client, "SELECT rgrid_heartbeat('victim')");
+    hostile_table(
+        &mut client,
+        "takes_locks",
+        "PERFORM pg_advisory_lock(42), pg_advisory_lock(42), pg_advisory_lock_shared(7), pg_advisory_lock(-1, 3);",
+    );
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+    run(&mut client, "SELECT rgrid_register('victim')");
+    assert_eq!(running(&mut client), 0);
+    assert_eq!(ask::<i64>(&mut client, held, &[]), 0);
+    run(&mut client, "UPDATE executions SET status = 'queued'; SELECT pg_advisory_lock(1)");
+    run(&mut client, "ALTER TABLE hostile.jobs DISABLE TRIGGER act");
+    run(&mut client, "UPDATE hostile.jobs SET status = 'running'");
+    run(&mut client, "ALTER TABLE hostile.jobs ENABLE TRIGGER act");
+    run(&mut client, "SELECT rgrid_register('victim')");
+    assert_eq!(running(&mut client), 0);
+    assert_eq!(ask::<i64>(&mut client, held, &[]), 1, "the session's own stays");
+}
