@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 impl Cluster {
     /// Steps the server's wall clock so far ahead of the machine's; behind when negative. The monotonic clock goes on.
@@ -21,8 +22,8 @@ impl Cluster {
     }
 
     /// Has all processes of the server stand still while `meanwhile` runs, as in a frozen container or on a machine
-    /// that sleeps.
-    pub fn freeze(&self, meanwhile: impl FnOnce()) {
+    /// that sleeps. Returns when they began to go on: it takes a while until all of them do.
+    pub fn freeze(&self, meanwhile: impl FnOnce()) -> Instant {
         let pid_file =
             fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server has a pid file");
         let postmaster: i32 =
@@ -32,8 +33,10 @@ impl Cluster {
         let children = children_of(postmaster);
         children.iter().for_each(|pid| programs::signal(*pid, "STOP"));
         meanwhile();
+        let over = Instant::now();
         children.iter().for_each(|pid| programs::signal(*pid, "CONT"));
         programs::signal(postmaster, "CONT");
+        over
     }
 }
 

@@ -14,11 +14,14 @@ fn a_new_library_refuses_old_objects_until_the_update() {
         claim_jobs(&mut client, worker, 2);
     }
     update_to(&mut client, "0.0.1");
-    cluster.restart("fast");
+    cluster.stop("fast");
+    // A sweep may have come before the stop, and what was said is forgotten with it.
+    let before = complaints(&cluster, "0.0.1").len();
+    cluster.start();
     let mut client = database.connect();
     it_refuses(&mut client, "rgrid_heartbeat", "'healthy'");
     everything_else_is_refused(&mut client);
-    wait_until("the sweeper's complaint", || !complaints(&cluster, "0.0.1").is_empty());
+    wait_until("the sweeper's complaint", || complaints(&cluster, "0.0.1").len() > before);
     silence_beyond_the_threshold(&cluster, &mut client);
 
     let updated = server_time(&mut client);
@@ -31,7 +34,7 @@ fn a_new_library_refuses_old_objects_until_the_update() {
                WHERE worker_id = 'silent'";
     assert!(ask::<bool>(&mut client, sql, &[&updated]), "silence counts from the update");
     nobody_died_of_it(&mut client);
-    assert_eq!(complaints(&cluster, "0.0.1").len(), 1, "once is enough");
+    assert_eq!(complaints(&cluster, "0.0.1").len(), before + 1, "once is enough");
 }
 
 #[test]
