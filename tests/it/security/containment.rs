@@ -35,8 +35,7 @@ fn running(client: &mut Client) -> i64 {
 }
 
 /// Both workers die although the table does what it does, the job in the other table is settled, and a check says so.
-fn deaths_are_declared_beside(body: &str, role: &str) -> (Cluster, Database) {
-    let cluster = quick();
+fn await_deaths_beside<'a>(cluster: &'a Cluster, body: &str, role: &str) -> Database<'a> {
     let database = cluster.database(role);
     let mut client = database.connect();
     hostile_table(&mut client, role, body);
@@ -49,13 +48,14 @@ fn deaths_are_declared_beside(body: &str, role: &str) -> (Cluster, Database) {
     silent_worker(&mut client, "later");
     await_death(&mut client, "later");
     assert_eq!(running(&mut client), 1);
-    (cluster, database)
+    database
 }
 
 #[test]
 fn a_trigger_that_ends_the_sweeper_stops_only_its_table() {
     let body = "PERFORM set_config('exit_on_error', 'on', false); RAISE EXCEPTION 'bye';";
-    let (cluster, database) = deaths_are_declared_beside(body, "ends_sweepers");
+    let cluster = quick();
+    let database = await_deaths_beside(&cluster, body, "ends_sweepers");
     // Nor does it end the session of a worker that returns: a table that has ended a sweeper is left to sweepers.
     let mut worker = database.connect();
     assert_eq!(beat(&mut worker, "victim"), 2);
@@ -66,7 +66,7 @@ fn a_trigger_that_ends_the_sweeper_stops_only_its_table() {
 #[test]
 fn a_trigger_that_outlives_every_timeout_stops_only_its_table() {
     let body = "LOOP BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
-    deaths_are_declared_beside(body, "outlives_timeouts");
+    await_deaths_beside(&quick(), body, "outlives_timeouts");
 }
 
 #[test]
