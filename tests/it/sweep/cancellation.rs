@@ -58,6 +58,8 @@ fn no_harm_is_done(cluster: &Cluster, client: &mut Client, name: &str) {
     let lines = cluster.log_lines_with(&["declared dead", &format!("\"{name}-")]);
     assert_eq!(i64::try_from(lines.len()), Ok(SILENT));
     run(client, "BEGIN; CREATE TABLE usable (); ROLLBACK");
+    let still_cancellable = "SET statement_timeout = '1ms'; SELECT pg_sleep(30)";
+    assert_eq!(sqlstate(client, still_cancellable), "57014");
     for trouble in ["PANIC:", "was terminated by signal", "panicked"] {
         assert!(cluster.log_lines_with(&[trouble]).is_empty(), "{trouble}");
     }
