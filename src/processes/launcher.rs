@@ -69,6 +69,8 @@ struct Launcher {
     was_enabled: bool,
     /// Sweepers that have not been seen to end.
     sweepers: HashMap<pg_sys::Oid, Sweeper>,
+    /// The tables at which the last sweepers of these databases have ended without a word.
+    suspects: HashMap<pg_sys::Oid, pg_sys::Oid>,
     /// When the last sweepers of each database were started.
     visits: HashMap<pg_sys::Oid, LastVisits>,
     /// What was logged last about listing databases.
@@ -95,6 +97,8 @@ struct Sweeper {
     worker: Worker,
     /// Rounds that the database had seen when it was started.
     rounds: u64,
+    /// It was terminated because it took too long with a table.
+    is_overdue: bool,
 }
 
 impl Launcher {
@@ -105,6 +109,7 @@ impl Launcher {
             last_round: pg::now(),
             was_enabled: settings::enabled(),
             sweepers: HashMap::new(),
+            suspects: HashMap::new(),
             visits: HashMap::new(),
             listing_problem: None,
             out_of_slots: false,
@@ -159,33 +164,40 @@ impl Launcher {
 
     /// Lets go of sweepers that have ended; one that did not count its round has failed.
     fn collect_ended(&mut self) {
-        self.sweepers.retain(|oid, sweeper| {
-            if !sweeper.worker.has_ended() {
-                return true;
-            }
-            let at_work = databases::change(*oid, |state| {
-                if state.rounds == sweeper.rounds {
+        let ended = self.sweepers.extract_if(|_, sweeper| sweeper.worker.has_ended());
+        for (oid, sweeper) in ended {
+            let failure = databases::change(oid, |state| {
+                let at_work = state.at_work.take();
+                let has_failed = state.rounds == sweeper.rounds;
+                if has_failed {
                     state.failures = state.failures.saturating_add(1);
                     state.counters.errors += 1;
                 }
-                state.at_work.take()
+                has_failed.then_some(at_work).flatten()
             });
-            if let Some(AtWork { table, .. }) = at_work.flatten() {
-                quarantine::add(*oid, table);
+            let Some(AtWork { table, .. }) = failure.flatten() else {
+                self.suspects.remove(&oid);
+                continue;
+            };
+            // An operator may have terminated it once.
+            if self.suspects.insert(oid, table) == Some(table) || sweeper.is_overdue {
+                quarantine::add(oid, table);
             }
-            false
-        });
+        }
     }
 
     /// Ends sweepers that a table's owner keeps from their end. Returns the time until the next one is overdue.
-    fn end_overdue(&self) -> Duration {
+    fn end_overdue(&mut self) -> Duration {
         let now = pg::monotonic();
         let mut next = Duration::MAX;
-        for (oid, sweeper) in &self.sweepers {
+        for (oid, sweeper) in &mut self.sweepers {
             let Some(at_work) = databases::state(*oid).and_then(|state| state.at_work) else { continue };
             match at_work.deadline.checked_sub(now).filter(|left| !left.is_zero()) {
                 Some(left) => next = next.min(left),
-                None => sweeper.worker.terminate(),
+                None => {
+                    sweeper.is_overdue = true;
+                    sweeper.worker.terminate();
+                }
             }
         }
         next
@@ -309,7 +321,7 @@ impl Launcher {
         if task == Task::Sweep {
             last.sweep = Some(now);
         }
-        self.sweepers.insert(database.oid, Sweeper { worker, rounds });
+        self.sweepers.insert(database.oid, Sweeper { worker, rounds, is_overdue: false });
         true
     }
 
