@@ -15,12 +15,12 @@ use crate::sweep::death;
 use crate::tables::deaths;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 
-/// "I am alive." Answers the worker's incarnation.
+/// "I am alive." Returns the worker's incarnation.
 ///
-/// The number grows by one whenever the worker is given up. A worker that gets another number than before was
-/// declared dead meanwhile and must drop its jobs: they have been settled, and others may be running them.
-/// `hostname` is for people. NULL leaves the one that is known; a worker of which none is known gets the client's
-/// address, or the server's name on a Unix socket.
+/// The number grows by one whenever the worker is given up. A worker that gets another number than before was declared
+/// dead meanwhile and must drop its jobs: they have been settled, and other workers may be running them. `hostname` is
+/// for people. With NULL the stored one stays; a new worker gets the client's address, or the server's name on a Unix
+/// socket.
 ///
 /// Liveness, not data: the heartbeat of a known, living worker is one store in shared memory, and counts even if the
 /// caller's transaction is rolled back. Its row is written a little later.
@@ -44,26 +44,26 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
     known.map_or_else(|| beat_in_row(worker_id, hostname), Ok)
 }
 
-/// The heartbeat of a worker that has no entry in shared memory: its row tells whether it is alive.
+/// A heartbeat that shared memory does not take: writes the worker's row, and reads in the ledger whether it is dead.
 fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
     databases::count(|counters| counters.heartbeats_in_row += 1);
-    // The row is locked now, after whoever had it: what the ledger says stays true until this commits.
-    let standing = deaths::standing(&caller.installation, caller.id)?;
-    if standing.dead {
+    // The row is locked now, so what the ledger says stays true until this commits.
+    let record = deaths::worker_record(&caller.installation, caller.id)?;
+    if record.dead {
         death::close_on_return(&caller.installation, caller.id)?;
     }
-    buffer::add_at_commit(caller.id, hostname, standing.incarnation);
-    Ok(standing.incarnation)
+    buffer::add_at_commit(caller.id, hostname, record.incarnation);
+    Ok(record.incarnation)
 }
 
-/// "We are alive", from one agent for the many workers of a host. Answers their incarnations in the same order.
+/// "We are alive", from one agent for the many workers of a host. Returns their incarnations in the same order.
 ///
 /// # Errors
 ///
-/// Those of [`rgrid_heartbeat`]. A NULL array or a bad element refuses the whole call before any worker of it is
-/// heard.
+/// Those of [`rgrid_heartbeat`]. A NULL array or a bad element refuses the whole call before any heartbeat of it
+/// counts.
 #[pg_extern(name = "rgrid_heartbeat")]
 fn rgrid_heartbeats(
     worker_ids: Option<Array<'_, &str>>,
@@ -94,14 +94,14 @@ fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> Result<Vec<i
     Ok(incarnations)
 }
 
-/// A worker starts. Answers its id, made up when none is given, and its incarnation.
+/// A worker starts. Returns its id, generated when none is given, and its incarnation.
 ///
-/// Whatever still ran under that id is settled first: a worker that registers is a new process, and an earlier
-/// one of that id, alive or not, is given up (reason 'restarted').
+/// Jobs still running under that id are settled first: a worker that registers is a new process, and an earlier one
+/// with that id, alive or not, is given up (reason 'restarted').
 ///
 /// # Errors
 ///
-/// Those of [`rgrid_heartbeat`], but NULL as the worker id asks for a new one.
+/// Those of [`rgrid_heartbeat`], but a NULL worker id generates a new one.
 #[pg_extern]
 fn rgrid_register(
     worker_id: default!(Option<&str>, "NULL"),
@@ -121,11 +121,11 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, 
     let Caller { installation, heartbeats, id, .. } = &caller;
     let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
-    // From here on the earlier process, if it beats, waits for the row.
+    // From here on heartbeats of the earlier process wait for the row.
     buffer::close(id);
-    let standing = deaths::standing(installation, id)?;
-    let mut incarnation = standing.incarnation;
-    if standing.dead {
+    let record = deaths::worker_record(installation, id)?;
+    let mut incarnation = record.incarnation;
+    if record.dead {
         death::close_on_return(installation, id)?;
     } else {
         let always = earlier.is_some();
@@ -139,10 +139,10 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, 
     Ok(((*id).to_owned(), incarnation))
 }
 
-/// Ids that are made up before it is the table that is to blame: with a million workers, one of 4,000 is taken.
+/// How many ids are generated before the table is blamed: with a million workers, one id in 4,000 is taken.
 const IDS_TRIED: usize = 20;
 
-/// Registers under an id that nobody has used.
+/// Registers under a generated id that no worker has used, as far as the tables know.
 fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
     let mut refused = None;
     for _ in 0..IDS_TRIED {
@@ -150,7 +150,7 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
         let caller = Caller::new(Some(&id), hostname)?;
         let is_unused = !deaths::has_died(&caller.installation, &id)?;
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
-            let incarnation = deaths::standing(&caller.installation, &id)?.incarnation;
+            let incarnation = deaths::worker_record(&caller.installation, &id)?.incarnation;
             buffer::add_at_commit(&id, hostname, incarnation);
             return Ok((id, incarnation));
         }
@@ -160,9 +160,9 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
     Err(Error::NotWritten { table: refused.unwrap_or_default() })
 }
 
-/// A worker stops on purpose. Answers whether it was known.
+/// A worker stops on purpose. Returns whether it had a row.
 ///
-/// Its row goes and no death is declared. Jobs that it still ran are settled at once; only then is there a row
+/// Its row is deleted and no death is declared. Jobs that it still runs are settled at once; only then there is a row
 /// in the ledger (reason 'deregistered').
 ///
 /// # Errors
@@ -178,7 +178,7 @@ fn deregister(worker_id: Option<&str>) -> Result<bool> {
     let Caller { installation, heartbeats, id, .. } = &Caller::new(worker_id, None)?;
     let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
     buffer::close(id);
-    if deaths::standing(installation, id)?.dead {
+    if deaths::worker_record(installation, id)?.dead {
         death::settle_dead(installation, id, pg::now())?;
     } else {
         death::end_for_leaving(installation, &worker)?;
@@ -188,7 +188,7 @@ fn deregister(worker_id: Option<&str>) -> Result<bool> {
     Ok(true)
 }
 
-/// Who calls, checked, and what it takes to serve it.
+/// The calling worker, with checked arguments, and the tables that serve it.
 struct Caller<'a> {
     installation: Installation,
     heartbeats: HeartbeatTable,
@@ -211,13 +211,13 @@ impl<'a> Caller<'a> {
         self.hostname.as_deref()
     }
 
-    /// The caller as a row that was written just now.
+    /// The caller as a worker with a heartbeat just now.
     fn worker(&self) -> Worker {
         Worker { id: self.id.to_owned(), hostname: self.hostname.clone(), last_heartbeat_at: pg::now() }
     }
 }
 
-/// What stands in for a hostname that a new worker does not name.
+/// The hostname of a new worker that gives none.
 fn default_hostname() -> Result<String> {
     Ok(client_address()?.unwrap_or_else(pg::server_hostname))
 }
@@ -236,7 +236,7 @@ fn check_hostname(hostname: Option<&str>) -> Result<()> {
     }
 }
 
-/// Checks a worker id against the table that takes it. SQL in it is no fault: it is never part of a statement.
+/// Checks a worker id against the table that stores it. SQL in it is harmless: it is never part of a statement.
 fn check_worker_id(id: &str, limit: usize) -> Result<()> {
     if id.is_empty() {
         return Err(Error::EmptyWorkerId);

@@ -1,28 +1,33 @@
-//! The numbers of the incarnations that the ledger no longer tells, in `rgrid_incarnations`.
+//! The numbers of the incarnations that the ledger no longer has, in `rgrid_incarnations`.
 //!
-//! A worker's number is one more than that of its last death. When the last row of a worker is pruned from the
-//! ledger, its number would start again at 1; so from then on every worker of whom nothing is known gets a number that
-//! is higher than that of any death that was pruned. Workers that are alive and have never died must keep the number
-//! that they were told before: they are written down by name. The common number grows seldom: at first from 1 to 2,
-//! and then only when a worker is pruned that has died more often than any before it.
+//! A worker's number is one more than that of its last death. When the last row of a worker is pruned from the ledger,
+//! its number would start again at 1. So unknown workers get the floor, a number that is higher than that of any death
+//! that was pruned. Workers that are alive and have never died must keep the number that they were given before, so
+//! they have rows of their own. The floor rises seldom: first from 1 to 2, and then only when a pruned worker has died
+//! more often than any before it.
 //!
-//! Whoever tells a worker its number has read this table, and so holds a share lock on it until its transaction
-//! ends. Whoever changes the numbers, or removes the last row of a worker from the ledger, holds it exclusively: then no
-//! number is on its way to anybody, and nobody waits, because the lock is taken only if it is free.
+//! A session that gives a worker its number has read this table, and so holds a share lock on it until its transaction
+//! ends. A session that changes the numbers, or removes the last row of a worker from the ledger, locks it exclusively:
+//! then no uncommitted transaction has given out a number. That lock is taken only if it is free, so no session waits
+//! for it.
 
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{catalog, sql};
 use crate::tables::heartbeats::HeartbeatTable;
 
-/// Keeps everybody from being told a number until the transaction ends; false when somebody is being told one.
+/// The number of an unknown worker, as an SQL expression. The row with the empty id has it; without that row it is 1.
+pub const FLOOR: &str =
+    "coalesce((SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), 1)";
+
+/// Locks the numbers until the transaction ends, so that no worker is given one; false when one is being given out.
 pub fn try_lock(installation: &Installation) -> bool {
     catalog::relation_named(installation.schema, "rgrid_incarnations")
         .is_some_and(|table| catalog::try_lock_exclusively(table.oid))
 }
 
-/// Sees to it that workers of whom nothing is known get a higher number than this one, and that nobody else's
-/// changes. The numbers are locked.
+/// Raises the floor above this number, so that unknown workers get a higher one. No other worker's number changes. The
+/// caller has locked the numbers.
 pub fn raise_floor(installation: &Installation, pruned: i64, heartbeats: &HeartbeatTable) -> Result<()> {
     if floor(installation)? > pruned {
         return Ok(());
@@ -36,8 +41,8 @@ pub fn raise_floor(installation: &Installation, pruned: i64, heartbeats: &Heartb
     Ok(())
 }
 
-/// Forgets the numbers of these workers, who have died since they were written down and whose deaths were pruned: from
-/// now on nothing is known of them. The numbers are locked.
+/// Removes the numbers of these workers, which have died since they got a row here and whose deaths were pruned. From
+/// now on they are unknown workers. The caller has locked the numbers.
 pub fn forget(installation: &Installation, workers: &[String]) -> Result<()> {
     let statement =
         installation.sql("DELETE FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ANY ($1)");
@@ -45,18 +50,15 @@ pub fn forget(installation: &Installation, workers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The number of a worker of whom nothing is known.
+/// Reads the floor.
 fn floor(installation: &Installation) -> Result<i64> {
-    let statement = installation.sql(
-        "SELECT coalesce((SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ''), 1)",
-    );
+    let statement = installation.sql(&format!("SELECT {FLOOR}"));
     let numbers =
         installation.as_owner(|| sql::read_latest(&statement, &[], |row| row.required(1, "incarnation")))?;
     Ok(numbers.into_iter().next().unwrap_or(1))
 }
 
-/// Writes down the present numbers of these workers, as far as the ledger does not tell them, and forgets those of
-/// others.
+/// Stores the numbers of those of these workers that have no death in the ledger, and removes those of all others.
 fn keep(installation: &Installation, workers: &[String]) -> Result<()> {
     let statement = installation.sql(
         "DELETE FROM @extschema@.rgrid_incarnations n \

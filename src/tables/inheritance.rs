@@ -1,5 +1,5 @@
 //! The inheritance tree of a table: the table and what is below it, as partitions or by inheritance. Looked up before a
-//! table of another owner is used.
+//! table that may have another owner is used.
 
 use pgrx::pg_sys;
 
@@ -25,12 +25,12 @@ pub fn tree(relation: &Relation) -> Result<Vec<Relation>> {
     Ok(oids.into_iter().filter_map(catalog::relation).collect())
 }
 
-/// Checks that the owner of each part of a table has the rights of the table's owner: a part's owner can put triggers on
-/// it, which run as the table's owner.
+/// Checks that the owner of each part of a table has the rights of the table's owner. A part's owner can put triggers
+/// on it, and they run as the table's owner.
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for a part of another role's.
+/// `insufficient_privilege` when another role owns a part.
 pub fn check_owners(relation: &Relation, name: &str) -> Result<()> {
     let others = |part: &Relation| !catalog::has_rights_of(part.owner, relation.owner);
     match tree(relation)?.into_iter().find(others) {

@@ -12,7 +12,7 @@ use crate::pg::sql;
 pub enum OnDeath {
     /// They are marked as failed.
     Fail,
-    /// They go back to the queue, until their attempts are used up.
+    /// They go back to the queue until their attempts are used up, and then fail.
     Requeue,
 }
 
@@ -56,17 +56,18 @@ pub struct JobMapping {
     pub on_death: OnDeath,
     /// The status of a job that waits for a worker.
     pub queued_status: String,
-    /// Attempts that are used up.
+    /// Counts the attempts that a job has used up.
     pub attempts_column: Option<String>,
-    /// Attempts that a job has.
+    /// The attempts that a job may use up.
     pub max_attempts_column: Option<String>,
-    /// The same for jobs without such a column, or with NULL in it.
+    /// The same where there is no such column, or it is NULL.
     pub max_attempts: i32,
     /// When the current attempt was started.
     pub started_column: Option<String>,
 }
 
-/// RGrid's table of jobs, with the words that its daemon used. The defaults of `rgrid_watch_jobs()` are the same.
+/// RGrid's table of jobs, with the column names and values that its daemon used. The defaults of `rgrid_watch_jobs()`
+/// are the same.
 impl Default for JobMapping {
     fn default() -> Self {
         Self {
@@ -91,9 +92,9 @@ impl Default for JobMapping {
 pub struct Entry {
     /// The table, which may have been dropped since.
     pub table: pg_sys::Oid,
-    /// Whether it is watched; the table that is watched without an entry can be switched off by one.
+    /// Whether it is watched. False switches off the table that is watched without an entry.
     pub is_watched: bool,
-    /// How.
+    /// How it is watched.
     pub mapping: JobMapping,
 }
 

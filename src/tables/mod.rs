@@ -1,5 +1,5 @@
-//! The extension's tables, a module for each: statements and rows, no policy. Every statement runs with the rights of the
-//! table's owner.
+//! The extension's tables, a module for each: statements and rows, no policy. Every statement runs with the rights of
+//! the table's owner.
 
 pub mod deaths;
 pub mod heartbeats;

@@ -1,5 +1,5 @@
-//! The workers as operators read them: the silent ones, and all of them. Both look at the rows and into memory, lock
-//! nothing, and work on a standby. They run in the caller's backend.
+//! The workers as operators read them: the silent ones, and all of them. Both read rows and memory, lock nothing,
+//! and work on a standby. They run in the caller's backend.
 
 use std::collections::HashSet;
 
@@ -18,8 +18,8 @@ use crate::tables::heartbeats::{HeartbeatTable, Worker};
 
 /// The workers silent for longer than a threshold, the configured one when NULL, the longest silence first.
 ///
-/// By the plain clock: a worker is listed as 'stale' as soon as its last heartbeat is older than the threshold,
-/// even while a sweep would not judge it yet, and as 'dead' from its death until it comes back.
+/// Only the clock counts: a worker is listed as 'stale' as soon as its last heartbeat is older than the threshold, even
+/// while a sweep would not judge it yet, and as 'dead' from its death until it comes back.
 ///
 /// # Errors
 ///
@@ -55,11 +55,11 @@ fn rgrid_stale_workers(
     })))
 }
 
-/// Every worker that has a row in the table of heartbeats, and what is known of it; for the view `rgrid_workers`.
+/// Every worker that has a row in the table of heartbeats, with its state; for the view `rgrid_workers`.
 ///
 /// A worker is 'dead' from its death until it comes back, 'stale' when it is not dead and its last heartbeat is older
-/// than the threshold, and 'alive' otherwise. `incarnation` is the number that its heartbeats answer; of a dead worker,
-/// the one that it will be told when it comes back.
+/// than the threshold, and 'alive' otherwise. `incarnation` is the number that its heartbeats return; of a dead worker,
+/// the one that it gets when it comes back.
 #[pg_extern]
 #[allow(clippy::type_complexity, reason = "the columns of the result")]
 fn rgrid_worker_states() -> Result<
@@ -81,10 +81,10 @@ fn rgrid_worker_states() -> Result<
     let installation = Installation::of_caller()?;
     let mut workers = HeartbeatTable::open(&installation)?.all()?;
     workers.iter_mut().for_each(Worker::renew);
-    let standings = deaths::views::standings(&installation)?;
+    let records = deaths::views::worker_records(&installation)?;
     let stale = now - liveness::delta(settings::stale_threshold());
     Ok(TableIterator::new(workers.into_iter().map(move |worker| {
-        let (incarnation, died_at) = standings.of(&worker.id);
+        let (incarnation, died_at) = records.of(&worker.id);
         let state = match died_at {
             Some(_) => "dead",
             None if worker.last_heartbeat_at < stale => "stale",
@@ -120,7 +120,7 @@ fn stale_workers(
     Ok((workers, dead))
 }
 
-/// The time an interval ago; months and days are what the calendar makes of them.
+/// The time an interval ago. Months and days are calendar months and days.
 fn cutoff(now: chrono::DateTime<chrono::Utc>, threshold: Interval) -> Result<chrono::DateTime<chrono::Utc>> {
     let cutoffs = sql::read(
         "SELECT $1 OPERATOR(pg_catalog.-) $2",

@@ -1,7 +1,8 @@
-//! The ledger of deaths, `rgrid_worker_deaths`: every death once, and who is dead now.
+//! The ledger of deaths, `rgrid_worker_deaths`: every death once, and which workers are dead now.
 //!
 //! A worker is dead while one of its rows has no `returned_at`; a unique index allows one such row a worker.
-//! Whoever adds or closes a row of a worker holds the lock on its row of `worker_heartbeats`, when it has one.
+//! A session that adds or closes a row of a worker holds the lock on the worker's row of `worker_heartbeats`, if there
+//! is one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,6 +13,7 @@ use crate::installation::Installation;
 use crate::pg::{self, arrays, sql};
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::Worker;
+use crate::tables::incarnations::FLOOR;
 
 pub mod prune;
 pub mod views;
@@ -23,7 +25,7 @@ pub enum Reason {
     Stale,
     /// Another process registered under its id.
     Restarted,
-    /// It said good-bye while jobs of it were still running.
+    /// It deregistered while it still had running jobs.
     Deregistered,
 }
 
@@ -38,17 +40,17 @@ impl Reason {
     }
 }
 
-/// What the ledger says of one worker.
+/// What the ledger says about one worker.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
-    /// The present incarnation: one more than the number of its last death; see [`crate::tables::incarnations`] for a worker of
-    /// whom no death is known.
+pub struct WorkerRecord {
+    /// The current incarnation: one more than the number of its last death. Without a known death it comes from
+    /// [`crate::tables::incarnations`].
     pub incarnation: i64,
     /// Whether it is dead now.
     pub dead: bool,
 }
 
-/// A death to be written down.
+/// A death to be recorded.
 #[derive(Clone, Debug)]
 pub struct Death {
     /// The worker as it was last seen.
@@ -59,30 +61,30 @@ pub struct Death {
     pub declared_dead_at: DateTime<Utc>,
     /// Running jobs that were marked as failed.
     pub jobs_failed: i64,
-    /// Running jobs that were given back to the queue.
+    /// Running jobs that were returned to the queue.
     pub jobs_requeued: i64,
-    /// When it came back; at once, when another process took its id over.
+    /// When it came back. Equal to `declared_dead_at` when another process took over its id.
     pub returned_at: Option<DateTime<Utc>>,
 }
 
-/// What the ledger, and the numbers that outlive it, say of a worker. Call with its row of `worker_heartbeats` locked.
+/// What the ledger, and the numbers that outlive it, say about a worker. The caller has locked its row of
+/// `worker_heartbeats`.
 ///
-/// The lock orders this with sweeps only if it sees what they committed before the lock was had: so it looks at
-/// this moment, whatever the caller's isolation level.
-pub fn standing(installation: &Installation, worker: &str) -> Result<Standing> {
-    let statement = installation.sql(
+/// The lock orders this with sweeps only if this sees what they committed before the lock was taken. So it uses a new
+/// snapshot, whatever the caller's isolation level.
+pub fn worker_record(installation: &Installation, worker: &str) -> Result<WorkerRecord> {
+    let statement = installation.sql(&format!(
         "SELECT coalesce(pg_catalog.max(d.incarnation) + 1, \
-                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), \
-                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ''), 1), \
+                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {FLOOR}), \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
-    );
-    let standing = |row: sql::Row<'_>| {
-        Ok(Standing { incarnation: row.required(1, "incarnation")?, dead: row.required(2, "death")? })
+    ));
+    let record = |row: sql::Row<'_>| {
+        Ok(WorkerRecord { incarnation: row.required(1, "incarnation")?, dead: row.required(2, "death")? })
     };
     let plan = sql::SavedPlan::new(statement);
-    let standings = installation.as_owner(|| plan.read_latest(&[worker.into()], standing))?;
-    standings.into_iter().next().ok_or(Error::MissingValue("standing"))
+    let records = installation.as_owner(|| plan.read_latest(&[worker.into()], record))?;
+    records.into_iter().next().ok_or(Error::MissingValue("worker record"))
 }
 
 /// Whether the ledger has a death of this worker.
@@ -104,22 +106,22 @@ pub fn dead(installation: &Installation) -> Result<Vec<Worker>> {
     installation.as_owner(|| sql::read(&statement, &[], dead_worker))
 }
 
-/// Of these workers, the ones that are dead at this moment. Their rows of `worker_heartbeats` are locked, so
-/// the answer stays true.
+/// Of these workers, the ones that are dead at this moment. That stays true until the transaction ends only if the
+/// caller has locked their rows of `worker_heartbeats`.
 pub fn dead_among(installation: &Installation, workers: &[String]) -> Result<HashSet<String>> {
     let statement = installation.sql(
         "SELECT d.worker_id FROM @extschema@.rgrid_worker_deaths d \
          WHERE d.worker_id = ANY ($1) AND d.returned_at IS NULL",
     );
-    // The latest, because the row locks may have been waited for.
+    // The latest snapshot, because the caller may have waited for the row locks.
     let dead = installation.as_owner(|| {
         sql::read_latest(&statement, &[arrays::of(workers)], |row| row.required(1, "worker id"))
     })?;
     Ok(dead.into_iter().collect())
 }
 
-/// Of these workers, the ones that are still dead; their rows stay locked until the transaction ends, and
-/// those that somebody else has locked are left out.
+/// Of these workers, the ones that are still dead. Their rows of the ledger stay locked until the transaction ends.
+/// Rows that another session has locked are left out.
 pub fn lock_dead(installation: &Installation, workers: &[String]) -> Result<Vec<Worker>> {
     let statement = installation.sql(
         "SELECT d.worker_id, d.hostname, d.last_heartbeat_at \
@@ -135,17 +137,16 @@ fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
     Ok(Worker { id: row.required(1, "worker id")?, hostname: row.optional(2)?, last_heartbeat_at: time })
 }
 
-/// Writes deaths down, each with the worker's next number. Returns the workers whose death is new, and its number.
+/// Records deaths, each with the worker's current incarnation. Returns the workers whose death is new, and its number.
 ///
-/// Two sessions can only try to write down the same death when the worker has no row in `worker_heartbeats`
-/// to lock; then the second one's is no death.
+/// Two sessions can only try to record the same death when the worker has no row in `worker_heartbeats` to lock. Then
+/// only the first one records it.
 pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<String, i64>> {
-    let statement = installation.sql(
+    let statement = installation.sql(&format!(
         "INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
               jobs_failed, jobs_requeued, returned_at) \
-         SELECT n.worker_id, coalesce(d.incarnation + 1, i.incarnation, \
-                    (SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), 1), \
+         SELECT n.worker_id, coalesce(d.incarnation + 1, i.incarnation, {FLOOR}), \
                 n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
                 n.jobs_failed, n.jobs_requeued, n.returned_at \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
@@ -157,7 +158,7 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
              ON d.worker_id = n.worker_id \
          LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = n.worker_id \
          ON CONFLICT DO NOTHING RETURNING worker_id, incarnation",
-    );
+    ));
     let column = |value: fn(&Death) -> &str| arrays::texts(deaths.iter().map(value));
     let time = |value: fn(&Death) -> Option<DateTime<Utc>>| {
         deaths.iter().map(|death| value(death).and_then(pg::timestamptz)).collect::<Vec<_>>()
@@ -215,8 +216,8 @@ pub fn add_jobs(installation: &Installation, worker: &str, failed: i64, requeued
     Ok(())
 }
 
-/// Those of these dead workers whose last heartbeat is later than `limit`, by a clock that was set back since, get `now`:
-/// their next heartbeat would seem older than their last otherwise.
+/// Sets the last heartbeat of those of these dead workers that have one later than `limit` to `now`. Such a heartbeat
+/// comes from a clock that was set back since. Otherwise their next heartbeat would seem older than their last.
 pub fn clamp_to_now(
     installation: &Installation,
     workers: &[String],
@@ -232,7 +233,7 @@ pub fn clamp_to_now(
     Ok(())
 }
 
-/// Writes down that dead workers came back. Returns those for whom this is news.
+/// Records that dead workers came back. Returns those whose return was not recorded yet.
 pub fn close(
     installation: &Installation,
     workers: &[&str],

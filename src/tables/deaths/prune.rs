@@ -1,4 +1,4 @@
-//! Removing old deaths from the ledger, for the sweeper. Rows that somebody has locked are skipped.
+//! Removing old deaths from the ledger, for the sweeper. Rows that another session has locked are skipped.
 
 use chrono::{DateTime, Utc};
 
@@ -7,7 +7,8 @@ use crate::installation::Installation;
 use crate::pg::{self, sql};
 use crate::shmem::{counters, databases};
 
-/// Removes at most so many deaths that were over before the horizon and were not the last of their worker. How many.
+/// Removes at most `limit` deaths that were over before the horizon and were not the last of their worker. Returns how
+/// many.
 pub fn prune_superseded(installation: &Installation, horizon: DateTime<Utc>, limit: usize) -> Result<usize> {
     let statement = installation.sql(
         "DELETE FROM @extschema@.rgrid_worker_deaths d WHERE d.ctid = ANY (ARRAY( \
@@ -23,7 +24,7 @@ pub fn prune_superseded(installation: &Installation, horizon: DateTime<Utc>, lim
     Ok(pruned)
 }
 
-/// The workers of whom no death is younger than the horizon.
+/// The workers whose last death, and return if there was one, is before the horizon.
 pub fn last_died_before(installation: &Installation, horizon: DateTime<Utc>) -> Result<Vec<String>> {
     let statement = installation.sql(
         "SELECT DISTINCT d.worker_id FROM @extschema@.rgrid_worker_deaths d \
@@ -36,8 +37,8 @@ pub fn last_died_before(installation: &Installation, horizon: DateTime<Utc>) -> 
     installation.as_owner(|| sql::read(&statement, &horizon, |row| row.required(1, "worker id")))
 }
 
-/// Of these workers, removes the only death of each if it was over before the horizon and nobody has locked it. The
-/// numbers of the deaths that were removed.
+/// Removes the only death of each of these workers, unless it or the return is later than the horizon, or another
+/// session has locked the row. Returns the numbers of the removed deaths.
 pub fn prune_last(
     installation: &Installation,
     workers: &[String],

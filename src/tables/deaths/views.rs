@@ -1,4 +1,4 @@
-//! What the ledger tells people. With the caller's snapshot: nothing is decided by it.
+//! What the views and health checks read from the ledger. With the caller's snapshot: nothing is decided by it.
 
 use std::collections::HashMap;
 
@@ -8,48 +8,57 @@ use super::Reason;
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, sql};
+use crate::tables::incarnations::FLOOR;
 
 /// A worker's number, and when it died if it is dead.
-type Standing = (i64, Option<DateTime<Utc>>);
+type Record = (i64, Option<DateTime<Utc>>);
 
-/// What the ledger, and the numbers that outlive it, say of every worker.
-pub struct Standings {
-    /// The numbers of those who have died or are written down, and when they died if they are dead.
-    known: HashMap<String, Standing>,
-    /// The number of all others.
-    common: i64,
+/// What the ledger, and the numbers that outlive it, say about every worker.
+pub struct WorkerRecords {
+    /// Of the workers that have died or have a number of their own.
+    known: HashMap<String, Record>,
+    /// The number of all other workers.
+    floor: i64,
 }
 
-impl Standings {
+impl WorkerRecords {
     /// A worker's number, and when it died if it is dead.
-    pub fn of(&self, worker: &str) -> Standing {
-        self.known.get(worker).copied().unwrap_or((self.common, None))
+    pub fn of(&self, worker: &str) -> Record {
+        self.known.get(worker).copied().unwrap_or((self.floor, None))
     }
 }
 
-/// Reads what is known of every worker.
-pub fn standings(installation: &Installation) -> Result<Standings> {
-    let statement = installation.sql(
+/// Reads what is known about every worker.
+pub fn worker_records(installation: &Installation) -> Result<WorkerRecords> {
+    let statement = installation.sql(&format!(
         "SELECT d.worker_id, pg_catalog.max(d.incarnation) + 1, \
                 pg_catalog.max(d.declared_dead_at) FILTER (WHERE d.returned_at IS NULL) \
          FROM @extschema@.rgrid_worker_deaths d GROUP BY d.worker_id \
          UNION ALL \
          SELECT n.worker_id, n.incarnation, NULL FROM @extschema@.rgrid_incarnations n \
-         WHERE NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id)",
-    );
-    let rows: Vec<(String, Standing)> = installation.as_owner(|| {
+         WHERE n.worker_id <> '' \
+           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id) \
+         UNION ALL \
+         SELECT NULL, {FLOOR}, NULL",
+    ));
+    let rows: Vec<(Option<String>, Record)> = installation.as_owner(|| {
         sql::read(&statement, &[], |row| {
             let died_at = row.optional(3)?.map(pg::time_of);
-            Ok((row.required(1, "worker id")?, (row.required(2, "incarnation")?, died_at)))
+            Ok((row.optional(1)?, (row.required(2, "incarnation")?, died_at)))
         })
     })?;
-    let mut known: HashMap<_, _> = rows.into_iter().collect();
-    let common = known.remove("").map_or(1, |(incarnation, _)| incarnation);
-    Ok(Standings { known, common })
+    let mut records = WorkerRecords { known: HashMap::new(), floor: 1 };
+    for (worker, record) in rows {
+        match worker {
+            Some(worker) => drop(records.known.insert(worker, record)),
+            None => records.floor = record.0,
+        }
+    }
+    Ok(records)
 }
 
-/// How many workers that were declared dead for silence since this time have returned, and the one that died last
-/// with the seconds that it had been silent for.
+/// How many deaths for silence since this time turned out false, because the worker returned. With the worker that died
+/// last among them, and the seconds that it had been silent for.
 pub fn false_deaths_since(
     installation: &Installation,
     time: DateTime<Utc>,

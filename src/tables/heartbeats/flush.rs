@@ -11,8 +11,9 @@ use crate::pg::{arrays, sql};
 use crate::shmem::buffer::table::PendingHeartbeat;
 
 impl HeartbeatTable {
-    /// Writes heartbeats that were kept in memory, and gives up when somebody has locked one of the rows. Rows
-    /// that are newer stay; ones from the future, which only a set clock can explain, do not. The number of rows.
+    /// Writes heartbeats that were kept in memory, and gives up when another session has locked one of the rows. Newer
+    /// rows stay. Rows ahead of the clock do not: only a clock that was set can explain them. Returns the number of
+    /// rows written.
     pub fn write_all(&self, beats: &Beats) -> Result<usize> {
         let statement = self.sql(&format!(
             "UPDATE @table@ h SET last_heartbeat_at = {at} \
@@ -24,7 +25,7 @@ impl HeartbeatTable {
         self.by_keys(c"50ms", || sql::write(&statement, &beats.arrays()))
     }
 
-    /// Writes heartbeats to the rows that nobody has locked.
+    /// Writes heartbeats to the rows that no other session has locked.
     pub fn write_unlocked(&self, beats: &Beats) -> Result<usize> {
         let statement = self.sql(&format!(
             "WITH unlocked AS MATERIALIZED ( \
@@ -39,7 +40,7 @@ impl HeartbeatTable {
         self.by_keys(c"1s", || sql::write(&statement, &beats.arrays()))
     }
 
-    /// Of these heartbeats, the workers whose rows are older still, and those who have no row.
+    /// The workers of these heartbeats whose rows are still older, and those that have no row.
     pub fn unwritten(&self, beats: &Beats) -> Result<(HashSet<String>, HashSet<String>)> {
         let statement = self.sql(&format!(
             "SELECT b.id, h.worker_id IS NULL \

@@ -1,6 +1,6 @@
 //! The rows of `worker_heartbeats`, one a worker: the extension's own table or an adopted one.
 //!
-//! An adopted table belongs to somebody else, who may alter it at any time. So it is looked at anew in each
+//! An adopted table belongs to another role, which may alter it at any time. So it is looked up again in each
 //! transaction, and every statement on it runs with its owner's rights.
 
 use std::cmp::min;
@@ -35,12 +35,12 @@ pub struct Worker {
     pub id: String,
     /// The host that it named or that it was seen on; always `None` in a table without that column.
     pub hostname: Option<String>,
-    /// When it was last heard of, by the server's clock.
+    /// When it sent its last heartbeat, by the server's clock.
     pub last_heartbeat_at: DateTime<Utc>,
 }
 
 impl Worker {
-    /// The newer of row and memory is the truth.
+    /// Takes over the heartbeat in memory if it is newer than that of the row.
     pub fn renew(&mut self) {
         if let Some(beat_at) = buffer::beat_at(&self.id) {
             self.last_heartbeat_at = self.last_heartbeat_at.max(beat_at);
@@ -112,13 +112,13 @@ impl HeartbeatTable {
         })
     }
 
-    /// Writes down that a worker is alive. Waits for a sweep that has its row. A hostname that is not given
-    /// leaves the one that is there; a new row gets `elsewise`.
+    /// Writes a heartbeat of a worker to its row. Waits for a sweep that has locked the row. Without a hostname the
+    /// stored one stays, and a new row gets `default_hostname`.
     pub fn beat(
         &self,
         id: &str,
         hostname: Option<&str>,
-        elsewise: impl FnOnce() -> Result<String>,
+        default_hostname: impl FnOnce() -> Result<String>,
     ) -> Result<()> {
         let now = self.stored("pg_catalog.clock_timestamp()");
         let assignment = match hostname {
@@ -126,20 +126,20 @@ impl HeartbeatTable {
             _ => "",
         };
         let renewal = format!("UPDATE SET last_heartbeat_at = {now}{assignment}");
-        match self.insert_or(&renewal, id, hostname, elsewise)? {
+        match self.insert_or(&renewal, id, hostname, default_hostname)? {
             0 => Err(Error::NotWritten { table: self.name.clone() }),
             _ => Ok(()),
         }
     }
 
-    /// Makes the row of a new worker; false when there is one already, also one that was not committed yet.
+    /// Inserts the row of a new worker; false when there is one already. Waits for a transaction that is inserting it.
     pub fn insert(
         &self,
         id: &str,
         hostname: Option<&str>,
-        elsewise: impl FnOnce() -> Result<String>,
+        default_hostname: impl FnOnce() -> Result<String>,
     ) -> Result<bool> {
-        Ok(self.insert_or("NOTHING", id, hostname, elsewise)? == 1)
+        Ok(self.insert_or("NOTHING", id, hostname, default_hostname)? == 1)
     }
 
     fn insert_or(
@@ -147,7 +147,7 @@ impl HeartbeatTable {
         on_conflict: &str,
         id: &str,
         hostname: Option<&str>,
-        elsewise: impl FnOnce() -> Result<String>,
+        default_hostname: impl FnOnce() -> Result<String>,
     ) -> Result<usize> {
         let (column, value) = if self.has_hostname { (", hostname", ", $2") } else { ("", "") };
         let now = self.stored("pg_catalog.clock_timestamp()");
@@ -157,7 +157,7 @@ impl HeartbeatTable {
         ));
         let hostname = match hostname {
             Some(hostname) => hostname.to_owned(),
-            None if self.has_hostname => elsewise()?,
+            None if self.has_hostname => default_hostname()?,
             None => String::new(),
         };
         let hostname: String = hostname.chars().take(self.hostname_limit).collect();
@@ -170,7 +170,8 @@ impl HeartbeatTable {
         Ok(count)
     }
 
-    /// Locks a worker's row, waiting for whoever has it, and reads it and memory; `None` when there is none.
+    /// Locks a worker's row, waiting for the session that has it locked, and reads row and memory; `None` without a
+    /// row.
     pub fn lock(&self, id: &str) -> Result<Option<Worker>> {
         let statement = self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = $1 FOR UPDATE");
         let mut rows = self.as_owner(|| sql::write_returning(&statement, &[id.into()], worker))?;
@@ -187,7 +188,7 @@ impl HeartbeatTable {
         }
     }
 
-    /// The workers last heard of before `cutoff`, those in `except` apart, in the order of their ids.
+    /// The workers whose last heartbeat is before `cutoff`, without those in `except`, in the order of their ids.
     pub fn silent_since(&self, cutoff: DateTime<Utc>, except: &[String]) -> Result<Vec<Worker>> {
         let statement = self.sql(&format!(
             "SELECT @columns@ FROM @table@ h \
@@ -199,8 +200,8 @@ impl HeartbeatTable {
         self.as_owner(|| sql::read(&statement, &arguments, worker))
     }
 
-    /// The workers last heard of before `cutoff`, those in `except` apart, and all whose last heartbeat is later than
-    /// `limit`, in the order of their ids. Without a cutoff only the latter.
+    /// The workers whose last heartbeat is before `cutoff`, without those in `except`, and all whose last heartbeat is
+    /// later than `limit`, in the order of their ids. Without a cutoff only the latter.
     pub fn silent_or_ahead(
         &self,
         cutoff: Option<DateTime<Utc>>,
@@ -220,7 +221,7 @@ impl HeartbeatTable {
         self.as_owner(|| sql::read(&statement, &arguments, worker))
     }
 
-    /// How many workers have a row, those in `except` apart.
+    /// How many workers have a row, without those in `except`.
     pub fn count(&self, except: &[String]) -> Result<usize> {
         let statement = self.sql("SELECT pg_catalog.count(*) FROM @table@ h WHERE h.worker_id <> ALL ($1)");
         let counts: Vec<i64> =
@@ -228,7 +229,7 @@ impl HeartbeatTable {
         Ok(counts.first().and_then(|count| usize::try_from(*count).ok()).unwrap_or(0))
     }
 
-    /// Of these workers, those whose rows are later than `limit` get `now`; rows that another session has locked stay.
+    /// Sets the rows of these workers that are later than `limit` to `now`. Rows that another session has locked stay.
     pub fn clamp_to_now(&self, ids: &[String], limit: DateTime<Utc>, now: DateTime<Utc>) -> Result<()> {
         let statement = self.sql(&format!(
             "WITH unlocked AS MATERIALIZED ( \
@@ -244,7 +245,7 @@ impl HeartbeatTable {
         Ok(())
     }
 
-    /// Of these workers, locks and reads the ones last heard of before `cutoff` whose rows nobody has locked.
+    /// Locks and reads those of these workers' rows that are older than `cutoff` and that no other session has locked.
     pub fn lock_silent(&self, ids: &[String], cutoff: DateTime<Utc>) -> Result<Vec<Worker>> {
         let statement = self.sql(&format!(
             "SELECT @columns@ FROM @table@ h \
@@ -256,7 +257,8 @@ impl HeartbeatTable {
         self.scope().in_memory().run(|| sql::write_returning(&statement, &arguments, worker))
     }
 
-    /// Of these dead workers, as they were when they were given up, the ones heard of since, and since `cutoff`.
+    /// Of these dead workers, as they were when they were given up, the ones with a later heartbeat that is not older
+    /// than `cutoff`.
     pub fn heard_since(&self, cutoff: DateTime<Utc>, dead: &[Worker]) -> Result<Vec<Worker>> {
         let statement = self.sql(&format!(
             "SELECT @columns@ FROM unnest($1::text[]) AS d (id) JOIN @table@ h ON h.worker_id = d.id \

@@ -1,5 +1,5 @@
-//! Removing rows of workers that are long dead, for the sweeper. It looks with snapshots of the moment, and skips rows
-//! that somebody has locked.
+//! Removing rows of workers that are long dead, for the sweeper. Reads with the latest snapshot, and skips rows that
+//! another session has locked.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ impl HeartbeatTable {
         self.as_owner(|| sql::read_latest(&statement, &[], |row| row.required(1, "worker id")))
     }
 
-    /// Of these workers, the ones that have a row; with a horizon, only if they were heard of since.
+    /// Of these workers, the ones that have a row. With a horizon, only those with a heartbeat since then.
     pub fn kept(&self, ids: &[String], horizon: Option<DateTime<Utc>>) -> Result<HashSet<String>> {
         let statement = self.sql(&format!(
             "SELECT h.worker_id::text FROM @table@ h WHERE h.worker_id = ANY ($1) AND h.last_heartbeat_at >= {}",
@@ -29,7 +29,8 @@ impl HeartbeatTable {
         Ok(kept.into_iter().collect())
     }
 
-    /// Removes the rows of these workers that are older than the horizon and that nobody has locked. How many.
+    /// Removes the rows of these workers that are older than the horizon and that no session has locked. Returns how
+    /// many.
     pub fn prune(&self, ids: &[String], horizon: DateTime<Utc>) -> Result<usize> {
         let statement = self.sql(&format!(
             "WITH old AS MATERIALIZED ( \

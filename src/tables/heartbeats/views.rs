@@ -1,4 +1,4 @@
-//! What the rows tell people. With the caller's snapshot, and nothing is locked.
+//! What the views and health checks read from the rows. With the caller's snapshot, and nothing is locked.
 
 use std::collections::HashSet;
 
@@ -27,7 +27,7 @@ impl HeartbeatTable {
         Ok(found.into_iter().collect())
     }
 
-    /// How many workers have a row from after this time, and one of them.
+    /// How many workers have a heartbeat later than this time in their row, and one of them.
     pub fn heard_after(&self, time: DateTime<Utc>) -> Result<(i64, Option<String>)> {
         let statement = self.sql(&format!(
             "SELECT pg_catalog.count(*), pg_catalog.min(h.worker_id)::text FROM @table@ h \
