@@ -5,21 +5,21 @@ use pgrx::prelude::*;
 
 use crate::error::Error;
 use crate::installation::Installation;
-use crate::jobs::Settled;
+use crate::jobs::SettledJobs;
 use crate::pg::{self, report, scope};
 use crate::sweep::{Mode, Step, sweep};
 use crate::tables::heartbeats::Worker;
 
 /// A row of the result: a dead worker, and its jobs in one table if it had any.
-type Line = (Worker, Option<Settled>);
+type Line = (Worker, Option<SettledJobs>);
 
 /// One sweep of the current database now, or what one would do.
 ///
 /// Follows the rules of the sweeper: no worker is dead before the server has listened for a whole threshold, and a mass
-/// death is held back, unless `force` is true. Waits for no lock longer than a second. Returns
-/// a row for each dead worker and job table in which it had running jobs, or one with a NULL `job_table` for
-/// one that had none; then rows for jobs left over from earlier deaths. The version in the name here is the one in which
-/// it got its second argument.
+/// death is held back, unless `force` is true. Waits for no lock longer than a second. Returns a row for each worker
+/// that it declared dead and each job table in which that had running jobs, or one row with a NULL `job_table` for a
+/// worker without running jobs; then rows for orphaned jobs. The Rust name has the version in which the function got
+/// its second argument.
 #[pg_extern(name = "rgrid_sweep")]
 #[allow(clippy::type_complexity, reason = "the columns of the result")]
 fn rgrid_sweep_0_2(
@@ -60,7 +60,7 @@ fn rgrid_sweep_0_2(
     })))
 }
 
-/// Workers that had no jobs have a line of their own only if they are dead since just now.
+/// Workers without jobs have a line of their own only if this step declared them dead.
 fn lines_of(step: &Step) -> Vec<Line> {
     let by_worker = step.jobs.by_worker();
     let mut lines = Vec::new();
@@ -74,9 +74,9 @@ fn lines_of(step: &Step) -> Vec<Line> {
     lines
 }
 
-/// What `rgrid_sweep(dry_run)` calls in a database that has the objects of 0.1.0: they are to be updated first.
-/// A function that gets another argument gets another name in the library, because the objects of a version may
-/// meet every later library.
+/// What `rgrid_sweep(dry_run)` calls in a database that has the objects of 0.1.0, which must be updated first. A
+/// function that gets another argument gets another name in the library, because the objects of a version may be used
+/// with every later library.
 #[pg_extern(sql = false)]
 fn rgrid_sweep(_dry_run: bool) -> Result<(), ErrorReport> {
     let Installation { version, .. } = Installation::of_caller()?;

@@ -1,7 +1,7 @@
-//! The columns of a watched table: whether they are there and of types that will do.
+//! The columns of a watched table: whether they exist and have usable types.
 //!
-//! Looked at before each use, because the owner may have altered the table since it was watched, and more closely
-//! when it is watched.
+//! Checked before each use, because the owner may have altered the table since it was watched, and more closely when it
+//! is watched.
 
 use pgrx::{pg_sys, spi};
 
@@ -17,7 +17,7 @@ use crate::tables::job_tables::OnDeath;
 pub struct ColumnRef {
     /// Its name, quoted where SQL needs it.
     pub name: String,
-    /// What the catalog says of it.
+    /// Its entry in the catalog.
     pub column: Column,
 }
 
@@ -32,18 +32,18 @@ pub struct Columns {
     pub error: Option<ColumnRef>,
     /// Where the time goes: a date, or a timestamp with or without time zone.
     pub finished: Option<ColumnRef>,
-    /// Those that giving back needs; `None` where jobs are failed.
+    /// Those needed to requeue jobs; `None` where jobs are failed.
     pub requeue: Option<Requeue>,
 }
 
-/// What giving back to the queue needs beside the rest.
+/// The columns that only requeueing needs.
 #[derive(Clone, Debug)]
 pub struct Requeue {
-    /// Attempts that are used up: an integer.
+    /// Attempts that a job has used up: an integer.
     pub attempts: ColumnRef,
-    /// Attempts that there are: an integer.
+    /// Attempts that a job may use up: an integer.
     pub max_attempts: Option<ColumnRef>,
-    /// When the present attempt was started: of any type.
+    /// When the current attempt was started: of any type.
     pub started: Option<ColumnRef>,
 }
 
@@ -52,7 +52,7 @@ impl Columns {
     ///
     /// # Errors
     ///
-    /// When one of them is missing or of a type that cannot be used.
+    /// When one of them is missing or has a type that cannot be used.
     pub fn of(table: &JobTable) -> Result<Self> {
         let mapping = &table.mapping;
         let find = |name: &String| table.column(name);
@@ -97,8 +97,9 @@ impl Columns {
         Ok(())
     }
 
-    /// What only matters when a table is watched, since the table would say it itself later: whether the values are
-    /// possible, and the columns that are cleared allow NULL. As the table's owner, whose domains are asked.
+    /// Checks that the columns can hold the values, and that those which are cleared allow NULL. Only when a table is
+    /// watched: later the table itself would raise the error. Runs as the table's owner, because a domain's
+    /// checks are the owner's code.
     pub fn check_values(&self, table: &JobTable) -> Result<()> {
         let mapping = &table.mapping;
         self.check_status(table, &mapping.running_status)?;

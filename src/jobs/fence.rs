@@ -1,8 +1,8 @@
 //! Fences: a row trigger on a table of jobs that refuses a late result of a job that a sweep has given up.
 //!
-//! Runs in the sessions of operators, who put a fence up and take it down, and of workers, whose statements meet it.
-//! The trigger's WHEN clause does the test, so a job that nobody gave up costs a comparison; only a violation calls
-//! the function. Putting it up waits for the table's writers, as each CREATE TRIGGER does.
+//! Runs in the sessions of operators, which put a fence up and take it down, and of workers, whose statements meet it.
+//! The trigger's WHEN clause does the test, so a job that was not given up costs one comparison. Only a violation calls
+//! the function. Putting a fence up waits for the table's writers, as each CREATE TRIGGER does.
 
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -18,8 +18,8 @@ use crate::tables::job_tables::OnDeath;
 /// The trigger's name; one a table.
 const TRIGGER: &str = "rgrid_fence";
 
-/// Makes a fence anew when its table's watch has changed; does nothing when there is none. Takes it down when the
-/// table is not watched any more. The caller has checked who may do so.
+/// Creates a fence again when its table's mapping has changed; does nothing when there is none. Takes it down when the
+/// table is not watched any more. The caller has checked the rights.
 pub fn renew(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> {
     if !take_down(job_table)? {
         return Ok(());
@@ -31,7 +31,7 @@ pub fn renew(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> 
     }
 }
 
-/// Puts a fence up at a watched table, or renews the one that is there. The caller has checked who may do so.
+/// Puts a fence up at a watched table, or renews the one that is there. The caller has checked the rights.
 ///
 /// # Errors
 ///
@@ -50,7 +50,7 @@ fn function_of(job_table: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
     Ok(found.into_iter().next())
 }
 
-/// The extension's own trigger function, by the schema's OID: a name may mean another one by now.
+/// The extension's own trigger function, found by the schema's OID: its name may mean another schema by now.
 fn violated(installation: &Installation) -> Result<Option<pg_sys::Oid>> {
     let statement = "SELECT p.oid FROM pg_catalog.pg_proc p \
                      WHERE p.pronamespace OPERATOR(pg_catalog.=) $1 \
@@ -67,7 +67,7 @@ fn is_partition(job_table: pg_sys::Oid) -> Result<bool> {
     Ok(found.into_iter().next().unwrap_or(false))
 }
 
-/// Takes the fence of a table down; whether there was one.
+/// Takes the fence of a table down. Returns whether there was one.
 pub fn take_down(job_table: pg_sys::Oid) -> Result<bool> {
     let found = catalog::relation(job_table).zip(catalog::qualified_name(job_table));
     let Some((relation, name)) = found else { return Ok(false) };
@@ -79,8 +79,9 @@ pub fn take_down(job_table: pg_sys::Oid) -> Result<bool> {
     Ok(true)
 }
 
-/// An AFTER trigger, since any BEFORE trigger has each row locked before it is updated, which costs a quarter of the
-/// UPDATE. But a row that moves to another partition sets off no AFTER UPDATE trigger.
+/// Creates an AFTER trigger: with a BEFORE trigger PostgreSQL locks each row before it updates it, which costs a
+/// quarter of the UPDATE. But a row that moves to another partition fires no AFTER UPDATE trigger, so partitions get a
+/// BEFORE trigger.
 fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
     let timing = if is_partition(jobs.relation.oid)? { "BEFORE" } else { "AFTER" };
     let function = installation.sql("@extschema@.rgrid_fence_violated()");
@@ -91,7 +92,7 @@ fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
         condition(jobs)?,
     );
     Scope::of(jobs.relation.owner, &[jobs.relation.oid]).run(|| sql::write(&statement, &[]))?;
-    // Whoever owns the schema may have put another table or function in the place of ours.
+    // The owner of the schema may have put another table or function in the place of ours.
     let (made, ours) = (function_of(jobs.relation.oid)?, violated(installation)?);
     if made.is_none() || made != ours {
         return Err(Error::Replaced { table: jobs.watched.name.clone() });
@@ -99,9 +100,9 @@ fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
     Ok(())
 }
 
-/// When an update is refused: the job is as a sweep has left it, and is to become neither queued nor claimed, nor to
-/// stay as it is. What a sweep leaves is told by the status and, where there is a column for it, the error message, or
-/// as much of it as the column takes.
+/// The condition under which an update is refused: the job is as a sweep left it, and the update neither queues it, nor
+/// claims it, nor leaves it as it is. A sweep's result is recognised by the status and, where there is a column for it,
+/// by the error message, or as much of it as fits in the column.
 fn condition(jobs: &JobTable) -> Result<String> {
     let mapping = &jobs.mapping;
     let status = quote_identifier(&mapping.status_column);

@@ -1,8 +1,8 @@
 //! The watched tables of jobs, and settling the running jobs of workers that are gone.
 //!
-//! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have
-//! altered the table since it was watched. Which tables there are is in [`watched`], one of them in [`table`], what it
-//! needs in [`columns`], the texts of the statements in [`statement`], all of them together in [`settle`].
+//! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have altered
+//! the table since it was watched. [`watched`] says which tables there are, [`table`] is one of them, [`columns`] has
+//! what it needs, [`statement`] has the texts of the statements, and [`settle`] works on all tables together.
 
 pub mod columns;
 pub mod fence;
@@ -13,4 +13,4 @@ pub mod watched;
 
 pub use columns::Columns;
 pub use settle::Outcome;
-pub use table::{JobTable, Settled};
+pub use table::{JobTable, SettledJobs};

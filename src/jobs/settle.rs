@@ -1,14 +1,14 @@
 //! Settling the running jobs of workers that are gone, over all watched tables.
 //!
-//! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table
-//! whose parts are on several servers is several tables here.
+//! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table with
+//! parts on other servers counts as several tables here.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::table::{JobTable, Locked, Settled};
+use super::table::{JobTable, LockPolicy, SettledJobs};
 use super::watched;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -21,13 +21,13 @@ use crate::shmem::quarantine::{self, Record};
 #[derive(Default)]
 pub struct Outcome {
     /// The jobs, one entry for each worker and watched table.
-    pub settled: Vec<Settled>,
+    pub settled: Vec<SettledJobs>,
     /// Tables that failed.
     pub problems: Vec<Problem>,
 }
 
 impl Outcome {
-    fn add(&mut self, table: &JobTable, result: Result<Vec<Settled>>) {
+    fn add(&mut self, table: &JobTable, result: Result<Vec<SettledJobs>>) {
         match result {
             Ok(settled) if table.only => settled.into_iter().for_each(|jobs| self.add_part(jobs)),
             Ok(mut settled) => self.settled.append(&mut settled),
@@ -36,8 +36,8 @@ impl Outcome {
     }
 
     /// Adds a worker's jobs in a part of a table to those in its other parts.
-    fn add_part(&mut self, mut jobs: Settled) {
-        let is_same = |other: &&mut Settled| other.worker == jobs.worker && other.table == jobs.table;
+    fn add_part(&mut self, mut jobs: SettledJobs) {
+        let is_same = |other: &&mut SettledJobs| other.worker == jobs.worker && other.table == jobs.table;
         match self.settled.iter_mut().find(is_same) {
             Some(other) => {
                 other.failed += jobs.failed;
@@ -49,8 +49,8 @@ impl Outcome {
     }
 
     /// The jobs of each worker.
-    pub fn by_worker(&self) -> HashMap<&str, Vec<&Settled>> {
-        let mut by_worker: HashMap<&str, Vec<&Settled>> = HashMap::new();
+    pub fn by_worker(&self) -> HashMap<&str, Vec<&SettledJobs>> {
+        let mut by_worker: HashMap<&str, Vec<&SettledJobs>> = HashMap::new();
         for jobs in &self.settled {
             by_worker.entry(&jobs.worker).or_default().push(jobs);
         }
@@ -64,7 +64,7 @@ impl Outcome {
 }
 
 /// How many of these jobs were failed, and how many requeued.
-pub fn totals<'a>(settled: impl IntoIterator<Item = &'a Settled>) -> (i64, i64) {
+pub fn totals<'a>(settled: impl IntoIterator<Item = &'a SettledJobs>) -> (i64, i64) {
     settled
         .into_iter()
         .fold((0, 0), |(failed, requeued), jobs| (failed + jobs.failed, requeued + jobs.requeued))
@@ -76,12 +76,12 @@ fn problem(table: &JobTable, error: &Error) -> Problem {
     if table.only { problem.in_part(&table.target) } else { problem }
 }
 
-/// Why jobs are settled, which decides whether a table is touched that has ended or held up a sweeper before.
+/// Why jobs are settled. It decides whether a table is touched that has ended or held up a sweeper before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occasion {
     /// Workers are declared dead: if the process ends here, their deaths are lost until the next sweep.
     Death,
-    /// Jobs of dead workers are left: a table can be tried again without holding up a death.
+    /// Dead workers have orphaned jobs: a table can be tried again without holding up a death.
     Orphans,
 }
 
@@ -96,7 +96,7 @@ fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
     }
 }
 
-/// Settles the running jobs of workers in all watched tables; locked rows stay for the next sweep.
+/// Settles the running jobs of workers in all watched tables. Locked rows stay for the next sweep.
 pub fn settle(
     installation: &Installation,
     workers: &[String],
@@ -120,19 +120,19 @@ pub fn settle(
     Ok(outcome)
 }
 
-fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<Settled>> {
+fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<SettledJobs>> {
     let attempt = |locked| {
         let settle = || scope::subtransaction(|| table.settle(workers, now, locked));
         quarantine::at_work(table.watched.oid, settle)
     };
-    match attempt(Locked::Refuse) {
-        Err(error) if error.is_lock_not_available() => attempt(Locked::Skip),
+    match attempt(LockPolicy::Refuse) {
+        Err(error) if error.is_lock_not_available() => attempt(LockPolicy::Skip),
         result => result,
     }
 }
 
-/// How long a statement on another server may take. It cannot be told to skip locked rows, nor how long to wait
-/// for them, so this bounds the wait.
+/// How long a statement on another server may take. That server cannot be told to skip locked rows, nor how long to
+/// wait for them, so this bounds the wait.
 const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
 
 /// How many statements on one table of another server may take too long in one sweep: enough to find two locked rows
@@ -140,11 +140,11 @@ const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
 const FOREIGN_FAILURES: u32 = 24;
 
 /// Settles jobs on another server. When that takes too long, each half of the workers is tried by itself, so that a
-/// locked row keeps back the jobs of one worker.
+/// locked row delays the jobs of one worker only.
 fn settle_foreign(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {
     let mut budget = RetryBudget::of_failures(FOREIGN_FAILURES);
     let result = bisect(workers, &mut budget, may_be_locked, &mut |workers: &[String]| {
-        let attempt = || table.settle(workers, now, Locked::Refuse);
+        let attempt = || table.settle(workers, now, LockPolicy::Refuse);
         scope::subtransaction_within(FOREIGN_LIMIT, attempt).map(|settled| outcome.add(table, Ok(settled)))
     });
     if let Err(error) = result {
@@ -157,13 +157,13 @@ fn may_be_locked(error: &Error) -> bool {
     error.is_lock_not_available() || matches!(error, Error::TimedOut { .. })
 }
 
-/// Settles all running jobs of a worker that waits for it: locked rows are waited for. A table in which the worker runs
-/// nothing is only read.
+/// Settles all running jobs of a worker whose session waits for that. Waits for locked rows. A table in which the
+/// worker has no running jobs is only read.
 ///
 /// # Errors
 ///
-/// When a row stays locked; of one on another server, only if that server says so. A table that fails otherwise is
-/// warned of and left alone: no worker must stay away because of it.
+/// When a row stays locked; for a row on another server, only if that server says so. Any other failure of a table is
+/// only a warning: it must not keep a worker away.
 pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Outcome> {
     let workers = [worker.to_owned()];
     let mut outcome = Outcome::default();
@@ -186,9 +186,11 @@ pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>)
     Ok(outcome)
 }
 
-fn settle_in_session(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<Settled>> {
+fn settle_in_session(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<SettledJobs>> {
     if table.is_foreign() {
-        return scope::subtransaction_within(FOREIGN_LIMIT, || table.settle(workers, now, Locked::Refuse));
+        return scope::subtransaction_within(FOREIGN_LIMIT, || {
+            table.settle(workers, now, LockPolicy::Refuse)
+        });
     }
     match scope::subtransaction(|| table.running_latest(workers)) {
         Ok(running) if running.is_empty() => return Ok(Vec::new()),
@@ -197,7 +199,7 @@ fn settle_in_session(table: &JobTable, workers: &[String], now: DateTime<Utc>) -
         }
         running => running?,
     };
-    let settle = || scope::subtransaction(|| table.settle(workers, now, Locked::Wait));
+    let settle = || scope::subtransaction(|| table.settle(workers, now, LockPolicy::Wait));
     advisory::without_leftovers(settle)?
 }
 
@@ -211,7 +213,7 @@ pub fn running(installation: &Installation, workers: &[String]) -> Result<Outcom
         parts(installation)?.into_iter().partition(|table| may_touch(table, Occasion::Orphans));
     left_out.iter().for_each(|table| found.add(table, Err(Error::InQuarantine)));
     let (there, here): (Vec<_>, Vec<_>) = parts.into_iter().partition(JobTable::is_foreign);
-    // All at once, which costs less, and each by itself only when one fails: there is nothing to undo.
+    // All in one subtransaction, which costs less, and each in its own only when one fails: there is nothing to undo.
     let read = |table: &JobTable| quarantine::at_work(table.watched.oid, || table.running(workers));
     let together = || here.iter().map(read).collect::<Result<Vec<_>>>();
     match scope::subtransaction(together) {
@@ -228,7 +230,7 @@ pub fn running(installation: &Installation, workers: &[String]) -> Result<Outcom
     Ok(found)
 }
 
-/// The tables that are settled each by itself.
+/// The tables of [`JobTable::parts`], of all watched tables.
 fn parts(installation: &Installation) -> Result<Vec<JobTable>> {
     let mut parts = Vec::new();
     for table in watched::watched(installation)? {

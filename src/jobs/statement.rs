@@ -7,10 +7,10 @@
 use pgrx::{pg_sys, spi};
 
 use super::columns::{ColumnRef, Columns, Requeue};
-use super::table::{JobTable, Locked};
+use super::table::{JobTable, LockPolicy};
 use crate::pg::catalog::Column;
 
-/// The words of a table's statements.
+/// The statements of one table.
 pub struct Statements<'a> {
     table: &'a JobTable,
     columns: &'a Columns,
@@ -18,43 +18,44 @@ pub struct Statements<'a> {
 }
 
 impl<'a> Statements<'a> {
-    /// For a table; `key` is the column that tells a job from others, if there is one.
+    /// For a table; `key` is the column that identifies a job, if there is one.
     pub fn new(table: &'a JobTable, columns: &'a Columns, key: Option<&str>) -> Self {
         Self { table, columns, key: key.map(spi::quote_identifier) }
     }
 
-    /// The running jobs: the worker of each, and whether the job would be given back.
+    /// The running jobs: the worker of each, and whether the job would be requeued.
     pub fn running(&self) -> String {
-        let again = self.again().unwrap_or_else(|| "false".into());
+        let requeues = self.has_attempts_left().unwrap_or_else(|| "false".into());
         let (worker, target, jobs) = (self.worker(), self.target(), self.running_jobs());
-        format!("SELECT {worker}, {again} FROM {target} WHERE {jobs}")
+        format!("SELECT {worker}, {requeues} FROM {target} WHERE {jobs}")
     }
 
-    /// Locks the running jobs, waiting for whoever has them.
+    /// Locks the running jobs. Waits for sessions that have locked some.
     pub fn lock(&self) -> String {
         format!("SELECT FROM {} WHERE {} FOR UPDATE", self.target(), self.running_jobs())
     }
 
-    /// Settles the running jobs and returns for each its worker, whether it was given back, and its key.
+    /// Settles the running jobs and returns for each its worker, whether it was requeued, and its key.
     ///
-    /// Where a row has to be locked before it is changed, to skip those that others have or to know the worker that
-    /// is wiped, the two steps are joined by row identity, so that exactly the rows that were locked are changed.
-    pub fn settle(&self, locked: Locked) -> String {
+    /// A row has to be locked before it is changed in two cases: to skip rows that other sessions have locked, and to
+    /// read the worker before it is cleared. Then the two steps are joined by row identity, so that exactly the locked
+    /// rows are changed.
+    pub fn settle(&self, locked: LockPolicy) -> String {
         let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
         let key = self.key.as_ref().map_or("NULL::text".into(), |key| format!("j.{key}::text"));
-        if locked != Locked::Skip && self.columns.requeue.is_none() {
+        if locked != LockPolicy::Skip && self.columns.requeue.is_none() {
             let worker = self.worker();
             return format!(
                 "UPDATE {target} SET {assignments} WHERE {jobs} RETURNING {worker}, false, {key}"
             );
         }
-        let skip = if locked == Locked::Skip { " SKIP LOCKED" } else { "" };
+        let skip = if locked == LockPolicy::Skip { " SKIP LOCKED" } else { "" };
         // Another server is asked for the rows again, and locks what it is asked for.
-        let again = if self.table.is_foreign() { format!("{jobs} AND ") } else { String::new() };
+        let recheck = if self.table.is_foreign() { format!("{jobs} AND ") } else { String::new() };
         format!(
             "WITH mine AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c, {worker} AS worker \
                  FROM {target} WHERE {jobs} FOR UPDATE OF j{skip}) \
-             UPDATE {target} SET {assignments} FROM mine WHERE {again}j.ctid = mine.c AND j.tableoid = mine.t \
+             UPDATE {target} SET {assignments} FROM mine WHERE {recheck}j.ctid = mine.c AND j.tableoid = mine.t \
              RETURNING mine.worker, {requeued}, {key}",
             worker = self.worker(),
             requeued = self.is_requeued(),
@@ -97,8 +98,8 @@ impl<'a> Statements<'a> {
         }
     }
 
-    /// The condition for a job that is given back: it has attempts left. `None` where jobs are failed.
-    fn again(&self) -> Option<String> {
+    /// The condition for a job that is requeued: it has attempts left. `None` where jobs are failed.
+    fn has_attempts_left(&self) -> Option<String> {
         let requeue = self.columns.requeue.as_ref()?;
         Some(format!("({} < {})", used(requeue), self.maximum(requeue)))
     }
@@ -122,17 +123,17 @@ impl<'a> Statements<'a> {
         }
     }
 
-    /// What becomes of a job.
+    /// The new values of a job's columns.
     fn assignments(&self) -> String {
         let mapping = &self.table.mapping;
         let dead = self.status(&mapping.dead_status);
         let message = "$2".to_owned();
-        let assignments = match self.columns.requeue.as_ref().zip(self.again()) {
+        let assignments = match self.columns.requeue.as_ref().zip(self.has_attempts_left()) {
             None => self.outcome(dead, message, |time| time),
-            Some((requeue, again)) => {
+            Some((requeue, requeues)) => {
                 let queued = self.status(&mapping.queued_status);
-                let either = |again_value: &str, value: &str| {
-                    format!("CASE WHEN {again} THEN {again_value} ELSE {value} END")
+                let either = |requeued: &str, failed: &str| {
+                    format!("CASE WHEN {requeues} THEN {requeued} ELSE {failed} END")
                 };
                 let (used, maximum) = (used(requeue), self.maximum(requeue));
                 let counted = either(&format!("{used} + 1"), &used);
@@ -153,7 +154,7 @@ impl<'a> Statements<'a> {
         assignments.join(", ")
     }
 
-    /// Status, error and finish time. Too long a message is cut to what the column takes.
+    /// Status, error and finish time. A message that is too long for the column is cut.
     fn outcome(
         &self,
         status: String,
@@ -182,8 +183,8 @@ fn finish_time(finished: &ColumnRef) -> &'static str {
     }
 }
 
-/// A literal or parameter as a value of a column's type. Of a literal the type is said to be text first: the type itself
-/// would read it while its name is looked up, and so before it is known which type the name means.
+/// A literal or parameter as a value of a column's type. A literal is typed as text first. Otherwise the type's input
+/// function would read it while the type's name is looked up, before it is known which type the name means.
 pub fn converted(text: &str, column: &Column) -> String {
     format!("CAST(({text})::pg_catalog.text AS {})", column.type_name())
 }

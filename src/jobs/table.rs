@@ -16,8 +16,8 @@ use crate::tables::job_tables::JobMapping;
 
 /// What to do about job rows that another session has locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Locked {
-    /// Wait 50 ms, and fail. Nearly always nobody has locked any, and this is the cheapest way to find out.
+pub enum LockPolicy {
+    /// Wait 50 ms, and fail. Nearly always no row is locked, and this is the cheapest way to find out.
     Refuse,
     /// Leave them for the next sweep.
     Skip,
@@ -25,9 +25,9 @@ pub enum Locked {
     Wait,
 }
 
-/// A watched table, as reports call it.
+/// The identity of a watched table, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watched {
+pub struct TableName {
     /// Its qualified name, quoted where SQL needs it.
     pub name: String,
     /// Its OID.
@@ -38,45 +38,45 @@ pub struct Watched {
 #[derive(Clone, Debug)]
 pub struct JobTable {
     /// The watched table.
-    pub watched: Watched,
-    /// The name of the table that statements name: that one, or a part of it.
+    pub watched: TableName,
+    /// The name of the table that statements use: the watched table, or a part of it.
     pub target: String,
-    /// Whether statements leave out what is below it.
+    /// Whether statements leave out its partitions and children.
     pub only: bool,
-    /// The table that statements name, as the catalog has it.
+    /// The table that statements use, as the catalog has it.
     pub relation: catalog::Relation,
     /// Which of its columns and values mean what.
     pub mapping: JobMapping,
 }
 
-/// Jobs of one worker in one table that were settled, or are running.
+/// The jobs of one worker in one table that were settled, or that are running and would be.
 #[derive(Clone, Debug)]
-pub struct Settled {
+pub struct SettledJobs {
     /// The worker that ran them.
     pub worker: String,
     /// Their table.
-    pub table: Watched,
-    /// Marked as failed, or to be.
+    pub table: TableName,
+    /// How many were marked as failed, or would be.
     pub failed: i64,
-    /// Returned to the queue, or to be.
+    /// How many were returned to the queue, or would be.
     pub requeued: i64,
     /// The primary keys of these jobs, where the table has one of a single column.
     pub keys: Vec<String>,
 }
 
 impl JobTable {
-    /// A table of this OID; `None` when it was dropped.
+    /// The table with this OID; `None` when it was dropped.
     pub fn open(oid: pg_sys::Oid, mapping: JobMapping) -> Option<Self> {
         let (relation, name) = catalog::relation(oid).zip(catalog::qualified_name(oid))?;
-        let watched = Watched { name: name.clone(), oid };
+        let watched = TableName { name: name.clone(), oid };
         Some(Self { watched, target: name, only: false, relation, mapping })
     }
 
-    /// The tables that are settled each by itself: the table alone, unless parts of it are on other servers. Then
-    /// each of its parts, so that a server which is away costs that part only.
+    /// The tables that are settled each by itself: the table alone, unless parts of it are on other servers. Then it is
+    /// each of its parts, so that an unreachable server costs only its own part.
     ///
-    /// With the rights of the table's owner, as if the table were updated as a whole, and not with those of the
-    /// part's: triggers and defaults of the table are on its parts, too, whoever has made them.
+    /// A part is settled with the rights of the table's owner, not of the part's, as if the table were updated as a
+    /// whole: triggers and defaults of the table are on its parts, too, whichever role created them.
     pub fn parts(&self) -> Result<Vec<Self>> {
         let tree = inheritance::tree(&self.relation)?;
         if !self.relation.has_children || !tree.iter().any(is_foreign) {
@@ -91,31 +91,36 @@ impl JobTable {
         Ok(tree.into_iter().filter(holds_rows).filter_map(part).collect())
     }
 
-    /// Whether the rows are on another server, where nobody can be told to skip locked ones.
+    /// Whether the rows are on another server, which cannot be told to skip locked ones.
     pub fn is_foreign(&self) -> bool {
         is_foreign(&self.relation)
     }
 
-    /// Settles the running jobs of these workers, which are declared dead, or gone.
+    /// Settles the running jobs of these workers, which are declared dead, or have left.
     ///
     /// # Errors
     ///
-    /// When the table lacks a column, when its owner may not update it, when one of its triggers refuses, or
-    /// when a lock is not to be had. The caller wraps this in a subtransaction.
-    pub fn settle(&self, workers: &[String], now: DateTime<Utc>, locked: Locked) -> Result<Vec<Settled>> {
+    /// When the table lacks a column, when its owner may not update it, when one of its triggers raises an error, or
+    /// when a lock cannot be obtained. The caller wraps this in a subtransaction.
+    pub fn settle(
+        &self,
+        workers: &[String],
+        now: DateTime<Utc>,
+        locked: LockPolicy,
+    ) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
         let key = single_key(self.relation.oid)?;
         let statements = Statements::new(self, &columns, key.as_deref());
-        if locked == Locked::Wait {
-            // A statement of its own: what a job has become in the meantime, only a later statement sees.
+        if locked == LockPolicy::Wait {
+            // A statement of its own, because only a later statement sees how jobs changed while this one waited.
             let statement = statements.lock();
             self.as_owner(|| sql::write(&statement, &[arrays::of(workers)]))?;
         }
         let statement = statements.settle(locked);
         let message = self.mapping.error_message.as_str();
         let arguments = [arrays::of(workers), message.into(), pg::timestamptz(now).into()];
-        let timeout = if locked == Locked::Refuse { c"50ms" } else { c"1s" };
-        let mut jobs = Jobs::of(&self.watched);
+        let timeout = if locked == LockPolicy::Refuse { c"50ms" } else { c"1s" };
+        let mut jobs = JobCounter::of(&self.watched);
         self.scope().lock_timeout(timeout).run(|| {
             sql::write_returning(&statement, &arguments, |row| {
                 jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
@@ -125,13 +130,13 @@ impl JobTable {
         Ok(jobs.settled())
     }
 
-    /// How many jobs each of these workers is running; workers that run none are left out.
-    pub fn running(&self, workers: &[String]) -> Result<Vec<Settled>> {
+    /// How many jobs each of these workers is running. Workers that run none are left out.
+    pub fn running(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
         self.running_by(workers, |statement, arguments, read| sql::read(statement, arguments, read))
     }
 
-    /// The same at this moment, in whatever isolation level.
-    pub fn running_latest(&self, workers: &[String]) -> Result<Vec<Settled>> {
+    /// The same with a new snapshot, whatever the isolation level.
+    pub fn running_latest(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
         self.running_by(workers, |statement, arguments, read| sql::read_latest(statement, arguments, read))
     }
 
@@ -143,10 +148,10 @@ impl JobTable {
             &[DatumWithOid<'_>],
             &mut dyn FnMut(sql::Row<'_>) -> Result<()>,
         ) -> Result<Vec<()>>,
-    ) -> Result<Vec<Settled>> {
+    ) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
         let statement = Statements::new(self, &columns, None).running();
-        let mut jobs = Jobs::of(&self.watched);
+        let mut jobs = JobCounter::of(&self.watched);
         let mut add = |row: sql::Row<'_>| {
             jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, None);
             Ok(())
@@ -155,11 +160,11 @@ impl JobTable {
         Ok(jobs.settled())
     }
 
-    /// Checks that the table has what settling needs, and returns what that is.
+    /// Checks that the table has the columns that settling needs, and returns them.
     ///
     /// # Errors
     ///
-    /// When it is no table, has a part of somebody else's, or lacks a column, or has one of another type.
+    /// When it is not a table, when another role owns a part of it, or when a column is missing or has a wrong type.
     pub fn columns(&self) -> Result<Columns> {
         let tables =
             [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE, pg_sys::RELKIND_FOREIGN_TABLE];
@@ -170,7 +175,7 @@ impl JobTable {
         Columns::of(self)
     }
 
-    /// One that is settled as a part has the table's owner here, and one of its own in the catalog.
+    /// For a part, `relation` has the owner of the watched table; the part's own owner is in the catalog.
     fn check_owners(&self) -> Result<()> {
         match catalog::relation(self.relation.oid) {
             Some(own) if self.only && !catalog::has_rights_of(own.owner, self.relation.owner) => {
@@ -181,7 +186,7 @@ impl JobTable {
         }
     }
 
-    /// Runs `work` as the table's owner; a lock that is not to be had for a second is an error.
+    /// Runs `work` as the table's owner. A lock that cannot be obtained within a second is an error.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
         self.scope().lock_timeout(c"1s").run(work)
     }
@@ -196,22 +201,22 @@ fn is_foreign(relation: &catalog::Relation) -> bool {
     relation.kind == pg_sys::RELKIND_FOREIGN_TABLE
 }
 
-/// Keys of a worker's jobs that are remembered: more do not fit in a notification, where each takes four bytes.
+/// Keys that are kept of a worker's jobs: more do not fit in a notification, where each takes at least four bytes.
 const MOST_KEYS: usize = 2_000;
 
-/// Jobs of a table as they come, added up for each worker.
-struct Jobs<'a> {
-    table: &'a Watched,
-    by_worker: HashMap<String, Settled>,
+/// Counts the jobs of a table for each worker, as they are read.
+struct JobCounter<'a> {
+    table: &'a TableName,
+    by_worker: HashMap<String, SettledJobs>,
 }
 
-impl<'a> Jobs<'a> {
-    fn of(table: &'a Watched) -> Self {
+impl<'a> JobCounter<'a> {
+    fn of(table: &'a TableName) -> Self {
         Self { table, by_worker: HashMap::new() }
     }
 
     fn add(&mut self, worker: &str, requeued: bool, key: Option<&str>) {
-        let new = || Settled {
+        let new = || SettledJobs {
             worker: worker.to_owned(),
             table: self.table.clone(),
             failed: 0,
@@ -229,12 +234,12 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    fn settled(self) -> Vec<Settled> {
+    fn settled(self) -> Vec<SettledJobs> {
         self.by_worker.into_values().collect()
     }
 }
 
-/// The column that alone is a table's primary key.
+/// The column of a table's primary key; `None` when it has more than one, or there is no key.
 fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
     let statement = sql::SavedPlan::new(
         "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i \
@@ -252,14 +257,14 @@ fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
 mod tests {
     use super::*;
 
-    fn table() -> Watched {
-        Watched { name: "public.jobs".into(), oid: pg_sys::Oid::from(1) }
+    fn table() -> TableName {
+        TableName { name: "public.jobs".into(), oid: pg_sys::Oid::from(1) }
     }
 
     #[test]
     fn jobs_are_counted_by_worker_and_outcome_with_their_keys() {
         let table = table();
-        let mut jobs = Jobs::of(&table);
+        let mut jobs = JobCounter::of(&table);
         for (worker, requeued, key) in [("b", false, "1"), ("a", true, "2"), ("b", true, "3")] {
             jobs.add(worker, requeued, Some(key));
         }
@@ -272,7 +277,7 @@ mod tests {
     #[test]
     fn more_jobs_than_keys_fit_are_counted_all_the_same() {
         let table = table();
-        let mut jobs = Jobs::of(&table);
+        let mut jobs = JobCounter::of(&table);
         (0..MOST_KEYS + 500).for_each(|key| jobs.add("a", false, Some(&key.to_string())));
         assert_eq!((jobs.by_worker["a"].failed, jobs.by_worker["a"].keys.len()), (2_500, MOST_KEYS));
     }

@@ -1,7 +1,7 @@
 //! Which tables are watched: the registry, and the table that needs no entry.
 //!
-//! `executions` in the extension's schema is watched with RGrid's words without an entry. An entry for it overrides
-//! them, or says that it is not watched.
+//! `executions` in the extension's schema is watched without an entry, with RGrid's column names and values. An entry
+//! for it overrides them, or says that it is not watched.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::tables::job_tables::{self, JobMapping};
 struct Registry {
     /// The tables to settle.
     watched: Vec<JobTable>,
-    /// The tables that are not to be settled, though they would be without an entry.
+    /// The tables that are not settled, although they would be without an entry.
     unwatched: HashSet<pg_sys::Oid>,
     /// Entries of tables that were dropped.
     dropped: Vec<pg_sys::Oid>,
@@ -74,7 +74,7 @@ fn default_table(installation: &Installation) -> Option<JobTable> {
     JobTable::open(relation.oid, JobMapping::default())
 }
 
-/// Stops watching a table; whether it was watched.
+/// Stops watching a table. Returns whether it was watched.
 pub fn stop(installation: &Installation, relation: pg_sys::Oid) -> Result<bool> {
     let table = match find(installation, relation) {
         Ok(table) => table,
@@ -89,11 +89,12 @@ pub fn stop(installation: &Installation, relation: pg_sys::Oid) -> Result<bool> 
     Ok(true)
 }
 
-/// A table of the caller's.
+/// A table that the caller owns.
 ///
 /// # Errors
 ///
-/// `null_value_not_allowed`; `undefined_table` when there is none; `insufficient_privilege` for another role's.
+/// `null_value_not_allowed`; `undefined_table` when it does not exist; `insufficient_privilege` when another role owns
+/// it.
 pub fn own_table(job_table: Option<pg_sys::Oid>) -> Result<pg_sys::Oid> {
     let oid = job_table.ok_or(Error::NullArgument("job table"))?;
     let name = || catalog::qualified_name(oid).unwrap_or_else(|| oid.to_u32().to_string());

@@ -1,6 +1,6 @@
 //! Declaring and closing one death: for a sweep, and for a worker that returns, registers or leaves.
 //!
-//! The worker's row of `worker_heartbeats` is locked, when it has one: that is what orders all of these.
+//! The worker's row of `worker_heartbeats` is locked, if it has one: that lock orders all of these.
 
 use std::collections::HashMap;
 
@@ -10,15 +10,15 @@ use super::log_lines::{death_line, log_at_commit, return_line};
 use super::notify;
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::jobs::Settled;
+use crate::jobs::SettledJobs;
 use crate::jobs::settle::{Outcome, settle_now, totals};
 use crate::pg;
 use crate::shmem::buffer;
 use crate::tables::deaths::{self, Death, Reason};
 use crate::tables::heartbeats::Worker;
 
-/// Declares workers dead whose jobs were settled: writes the deaths into the ledger and, once they are committed, into
-/// the log, notifies listeners, and takes the entries out of memory.
+/// Declares workers dead whose jobs were settled. Records the deaths in the ledger and, at the commit, in the log;
+/// notifies listeners; removes the workers' entries from memory.
 pub fn declare(
     installation: &Installation,
     workers: &[Worker],
@@ -33,12 +33,12 @@ pub fn declare(
     let deaths: Vec<Death> =
         workers.iter().map(|worker| death(worker, reason, now, jobs_of(&by_worker, worker))).collect();
     record(installation, &deaths, &by_worker)?;
-    // A trigger may have sent a heartbeat for its worker while the death was not written yet.
+    // A trigger may have sent a heartbeat for its worker before the death was recorded.
     workers.iter().for_each(|worker| buffer::remove(&worker.id));
     Ok(())
 }
 
-/// A dead worker returns: settles what it still runs and closes its death.
+/// A dead worker returns: settles its running jobs and closes its death.
 pub fn close_on_return(installation: &Installation, worker: &str) -> Result<()> {
     let now = pg::now();
     settle_dead(installation, worker, now)?;
@@ -48,13 +48,13 @@ pub fn close_on_return(installation: &Installation, worker: &str) -> Result<()> 
     Ok(())
 }
 
-/// Another process registers under a worker's id: the incarnation before it is dead. Without `always` only when it
-/// still ran something, and so was there at all. Returns whether there was a death.
+/// Another process registers under a worker's id: the earlier incarnation is dead. Without `always` only if it has
+/// running jobs, which prove that it existed. Returns whether there was a death.
 pub fn end_for_restart(installation: &Installation, worker: &Worker, always: bool) -> Result<bool> {
     end(installation, worker, Reason::Restarted, always)
 }
 
-/// A worker leaves: a death only if it still ran something.
+/// A worker leaves: this is a death only if it has running jobs.
 pub fn end_for_leaving(installation: &Installation, worker: &Worker) -> Result<()> {
     end(installation, worker, Reason::Deregistered, false).map(|_| ())
 }
@@ -73,7 +73,7 @@ fn end(installation: &Installation, worker: &Worker, reason: Reason, always: boo
     Ok(true)
 }
 
-/// Settles what a dead worker still runs, and adds it to its death.
+/// Settles the running jobs of a dead worker, and adds them to its death.
 pub fn settle_dead(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<()> {
     let (failed, requeued) = settle_now(installation, worker, now)?.totals();
     if failed + requeued > 0 {
@@ -82,11 +82,11 @@ pub fn settle_dead(installation: &Installation, worker: &str, now: DateTime<Utc>
     Ok(())
 }
 
-fn jobs_of<'a>(by_worker: &'a HashMap<&str, Vec<&Settled>>, worker: &Worker) -> &'a [&'a Settled] {
+fn jobs_of<'a>(by_worker: &'a HashMap<&str, Vec<&SettledJobs>>, worker: &Worker) -> &'a [&'a SettledJobs] {
     by_worker.get(worker.id.as_str()).map_or(&[], Vec::as_slice)
 }
 
-fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, jobs: &[&Settled]) -> Death {
+fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, jobs: &[&SettledJobs]) -> Death {
     let (jobs_failed, jobs_requeued) = totals(jobs.iter().copied());
     Death {
         worker: worker.clone(),
@@ -101,7 +101,7 @@ fn death(worker: &Worker, reason: Reason, now: DateTime<Utc>, jobs: &[&Settled])
 fn record(
     installation: &Installation,
     deaths: &[Death],
-    by_worker: &HashMap<&str, Vec<&Settled>>,
+    by_worker: &HashMap<&str, Vec<&SettledJobs>>,
 ) -> Result<()> {
     let new = deaths::record(installation, deaths)?;
     let (mut events, mut lines) = (Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! Writing heartbeats behind: from shared memory to the rows of `worker_heartbeats`. Done by the sweeper, before
-//! each sweep and once a flush interval where there are heartbeats to write.
+//! Write-behind of heartbeats: from shared memory to the rows of `worker_heartbeats`. Done by the sweeper, before each
+//! sweep and once a flush interval where there are heartbeats to write.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -14,18 +14,19 @@ use crate::shmem::buffer::{self, table::PendingHeartbeat};
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::{Beats, HeartbeatTable};
 
-/// Rows written in one transaction. So few that a worker which must write its own row does not wait long, and that a
-/// processor is soon free again for heartbeats that come meanwhile; so many that what a transaction costs is hardly seen.
+/// Rows written in one transaction. Few enough that a worker which must write its own row does not wait long, and that
+/// a processor is soon free again for heartbeats that arrive meanwhile. Many enough that the cost of a transaction
+/// hardly matters.
 const BATCH: usize = 5_000;
 
 /// Writes all heartbeats of the current database that are not in their rows, each batch in a transaction of its
-/// own, with delays between them. What cannot be written now, because its row is locked, stays for the next time.
+/// own, with delays between them. A heartbeat whose row is locked stays for the next flush.
 pub fn flush() -> Result<()> {
     let mut heartbeats = buffer::unwritten();
     let mut budget = RetryBudget::new(settings::statement_timeout());
     let delays = settings::flush_interval().min(settings::check_interval()) / 2;
     let mut throttle = Throttle::new(delays, Instant::now());
-    // A sweep may be waiting for this, and a table of another owner may take its time.
+    // A sweep may be waiting for this, and triggers of an adopted table may be slow.
     let limit = settings::statement_timeout().max(settings::check_interval());
     let delaying = version::wait_event(c"RgridHeartbeatFlushDelay");
     let mut outcome = Ok(());
@@ -56,11 +57,11 @@ pub fn flush() -> Result<()> {
     outcome
 }
 
-/// Workers whose intervals are looked at in one flush.
+/// Workers whose intervals are sampled in one flush.
 const SAMPLE: usize = 10_000;
 
-/// Takes note of how long the intervals between heartbeats are: a worker with a heartbeat since the last look had been
-/// silent at that look.
+/// Records how long the intervals between heartbeats are: of each worker with a heartbeat since the last look, how long
+/// it had been silent at that look.
 pub fn sample_intervals() {
     let now = pg::now();
     let Some(last) = databases::flush_begins(now) else { return };
@@ -68,7 +69,7 @@ pub fn sample_intervals() {
     databases::change(pg::current_database(), |state| state.intervals.add(&silences, pg::to_postgres(now)));
 }
 
-/// Writes a batch in a transaction, and takes note of what became of it.
+/// Writes a batch in a transaction, and marks in memory what was written.
 fn flush_batch(batch: &[PendingHeartbeat]) -> Result<()> {
     let written = scope::transaction(|| write(batch))?;
     match written.left.is_empty() {
@@ -90,7 +91,8 @@ fn flush_batch(batch: &[PendingHeartbeat]) -> Result<()> {
 struct BatchResult {
     /// Workers whose rows were locked.
     left: HashSet<String>,
-    /// Workers whose rows are gone, deleted by hand or by a cascade: they are to register anew.
+    /// Workers whose rows are gone, deleted by hand or by a cascade. Their entries go, so the next heartbeat makes a
+    /// new row.
     gone: HashSet<String>,
 }
 
@@ -98,7 +100,7 @@ fn write(batch: &[PendingHeartbeat]) -> Result<BatchResult> {
     let Some(installation) = Installation::find()? else { return Ok(BatchResult::default()) };
     let table = HeartbeatTable::open(&installation)?;
     let beats = Beats::new(batch);
-    // Nobody has locked any of the rows, nearly always; finding that out first would cost as much as writing.
+    // Nearly always no row is locked, and finding that out first would cost as much as writing.
     match scope::subtransaction(|| table.write_all(&beats)) {
         Ok(count) if count == batch.len() => return Ok(BatchResult::default()),
         Ok(_) => {}

@@ -1,4 +1,4 @@
-//! What the server's log says of deaths and returns.
+//! What the server's log says about deaths and returns.
 
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ pub fn counted(failed: i64, requeued: i64) -> String {
     }
 }
 
-/// To the server's log alone: what goes to a client may fail, and nothing may fail after the commit.
+/// Writes to the server's log at the commit, and not to the client: sending to a client can fail, and nothing may fail
+/// after the commit.
 pub fn log_at_commit(lines: Vec<String>) {
     if lines.is_empty() {
         return;

@@ -1,5 +1,5 @@
-//! The first look of a sweep: which workers it has to deal with. Nothing is locked; what it finds is looked at again
-//! before anything is done.
+//! The first look of a sweep: which workers it has to deal with. Nothing is locked. Whatever it finds is checked again
+//! before it is acted on.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use super::log_lines::{log_at_commit, return_line};
 use super::mass_death;
 use super::steps::{Sweep, ids};
 use crate::error::{Error, Result};
-use crate::jobs::table::Watched;
+use crate::jobs::table::TableName;
 use crate::jobs::{Outcome, settle, watched};
 use crate::pg::report;
 use crate::rules::liveness::{self, Hold};
@@ -20,8 +20,8 @@ use crate::tables::deaths;
 use crate::tables::heartbeats::Worker;
 
 /// What a sweep has to deal with.
-pub struct Found {
-    /// Workers with a heartbeat ahead of the clock. What else is to be said of them is said when that is corrected.
+pub struct WorkToDo {
+    /// Workers with a heartbeat ahead of the clock. They are judged after that is corrected.
     pub ahead: Vec<Worker>,
     /// Workers that are to be declared dead.
     pub silent: Vec<Worker>,
@@ -29,21 +29,21 @@ pub struct Found {
     pub orphans: Orphans,
 }
 
-/// Running jobs of workers that are in the ledger as dead: skipped at the time, or claimed by a process that does not
-/// know of its death.
+/// Running jobs of workers that are dead in the ledger: skipped when the worker was declared dead, or claimed by a
+/// process that does not know that it was.
 #[derive(Default)]
 pub struct Orphans {
     /// The workers.
     pub workers: Vec<Worker>,
     /// Tables that could not be read.
     pub problems: Vec<Problem>,
-    /// How many jobs of theirs each table has that were not settled yet.
-    jobs: Vec<(Watched, i64)>,
+    /// How many of their jobs in each table are not settled yet.
+    jobs: Vec<(TableName, i64)>,
 }
 
 impl Orphans {
-    /// Takes off what was settled.
-    pub fn take_off(&mut self, settled: &Outcome) {
+    /// Subtracts the jobs that were settled.
+    pub fn subtract(&mut self, settled: &Outcome) {
         for jobs in &settled.settled {
             let of_table = self.jobs.iter_mut().filter(|(table, _)| *table == jobs.table);
             of_table.for_each(|(_, left)| *left -= jobs.failed + jobs.requeued);
@@ -51,14 +51,14 @@ impl Orphans {
     }
 
     /// Jobs that are still there although their tables did not fail: other sessions have locked them.
-    pub fn locked(&self, failed: &[Problem]) -> Vec<(Watched, u64)> {
-        let has_failed = |table: &Watched| failed.iter().any(|p| p.place.job_table() == Some(table.oid));
+    pub fn locked(&self, failed: &[Problem]) -> Vec<(TableName, u64)> {
+        let has_failed = |table: &TableName| failed.iter().any(|p| p.place.job_table() == Some(table.oid));
         let left = self.jobs.iter().filter(|(table, left)| *left > 0 && !has_failed(table));
         left.filter_map(|(table, left)| Some((table.clone(), u64::try_from(*left).ok()?))).collect()
     }
 }
 
-/// The silent and the dead, before it is known which of them are held back or have returned.
+/// The silent and the dead workers, before it is known which are held back or have returned.
 struct Candidates {
     ahead: Vec<Worker>,
     silent: Vec<Worker>,
@@ -66,8 +66,8 @@ struct Candidates {
 }
 
 impl Sweep {
-    /// Looks at the registry, the ledger, the rows, and for workers that seem silent or ahead of the clock, into memory.
-    pub fn look(&self) -> Result<Found> {
+    /// Reads the registry, the ledger, the rows and, for workers that seem silent or ahead of the clock, memory.
+    pub fn look(&self) -> Result<WorkToDo> {
         if !self.mode.is_dry_run() {
             watched::forget_dropped(&self.installation)?;
         }
@@ -82,10 +82,10 @@ impl Sweep {
         let dead = self.still_dead(dead)?;
         let orphans = self.orphans(dead)?;
         if let Some(cutoff) = self.cutoff.filter(|_| !self.mode.is_dry_run()) {
-            // Their rows tell as much.
+            // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);
         }
-        Ok(Found { ahead, silent, orphans })
+        Ok(WorkToDo { ahead, silent, orphans })
     }
 
     fn candidates(&self) -> Result<Candidates> {
@@ -103,7 +103,7 @@ impl Sweep {
         Ok(Candidates { ahead, silent, dead })
     }
 
-    /// Says that there are workers ahead of the clock: to a caller each time, to the log when that is news.
+    /// Warns of workers ahead of the clock: a caller each time, the log only when it is news.
     fn warn_of_ahead(&self, ahead: &[Worker]) {
         let Some(example) = ahead.first() else { return };
         if self.mode.is_dry_run() {
@@ -119,17 +119,17 @@ impl Sweep {
         }
     }
 
-    /// Whether so many are silent that they are held back; takes note of it.
+    /// The hold, if so many workers are silent that they are held back. Records it, except in a dry run.
     fn hold(&self, silent: usize, dead: &[Worker]) -> Result<Option<Hold>> {
-        let look = mass_death::Look { heartbeats: &self.heartbeats, silent, dead, now: self.now };
+        let census = mass_death::Census { heartbeats: &self.heartbeats, silent, dead, now: self.now };
         match self.mode {
             mode if mode.is_forced() => Ok(None),
-            Mode::DryRun { .. } => mass_death::would_hold_back(&look),
-            _ => mass_death::hold_back(&look),
+            Mode::DryRun { .. } => mass_death::would_hold_back(&census),
+            _ => mass_death::hold_back(&census),
         }
     }
 
-    /// A sweep by hand that settles all the silent, or is forced to, ends the hold that there was.
+    /// A sweep by hand that settles all silent workers, or is forced, ends the hold.
     fn end_hold(&self, silent: usize) {
         let Mode::ByHand { force } = self.mode else { return };
         match silent <= settings::batch_size() {
@@ -139,8 +139,8 @@ impl Sweep {
         }
     }
 
-    /// Of these dead workers, the ones that are still dead. The return of the others, whose rows clients have renewed
-    /// since, is written down.
+    /// Of these dead workers, the ones that are still dead. Clients have renewed the rows of the others since: their
+    /// return is recorded.
     fn still_dead(&self, dead: Vec<Worker>) -> Result<Vec<Worker>> {
         let returned: HashSet<String> = ids(&self.returned(&dead)?).into_iter().collect();
         if returned.is_empty() {
@@ -160,7 +160,7 @@ impl Sweep {
         let with_jobs = found.by_worker();
         let workers = dead.into_iter().filter(|worker| with_jobs.contains_key(worker.id.as_str()));
         let workers: Vec<Worker> = workers.take(self.mode.most_orphans()).collect();
-        let mut jobs: Vec<(Watched, i64)> = Vec::new();
+        let mut jobs: Vec<(TableName, i64)> = Vec::new();
         for settled in workers.iter().filter_map(|worker| with_jobs.get(worker.id.as_str())).flatten() {
             let count = settled.failed + settled.requeued;
             match jobs.iter_mut().find(|(table, _)| *table == settled.table) {
@@ -178,7 +178,7 @@ impl Mode {
         if self == Self::Sweeper { usize::MAX } else { settings::batch_size() }
     }
 
-    /// Tells the caller of a sweep by hand which workers are not among the dead.
+    /// Tells the caller of a sweep by hand that workers are held back.
     fn tell_of_hold(self, hold: &Hold) {
         if self != Self::Sweeper {
             mass_death::notice(hold);

@@ -1,5 +1,5 @@
-//! Holding back many deaths at once for a while, a circuit breaker: whole fleets seldom die, networks between do. Used by
-//! sweepers and by `rgrid_sweep()`; what is known of a hold is in shared memory, under the lock of the databases.
+//! A circuit breaker: many deaths at once are held back for a while, because a whole fleet seldom dies, and a network
+//! often does. Used by sweepers and by `rgrid_sweep()`. The hold is in shared memory, under the lock of the databases.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -12,20 +12,20 @@ use crate::settings;
 use crate::shmem::{databases, is_preloaded};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 
-/// What a sweep has found.
-pub struct Look<'a> {
-    /// Where the living are counted.
+/// The workers of a database, as a sweep sees them.
+pub struct Census<'a> {
+    /// The table in which the living workers are counted.
     pub heartbeats: &'a HeartbeatTable,
-    /// How many are to be declared dead.
+    /// How many workers are to be declared dead.
     pub silent: usize,
     /// The workers that are dead already.
     pub dead: &'a [Worker],
-    /// The time of the look.
+    /// The time of the sweep.
     pub now: DateTime<Utc>,
 }
 
-impl Look<'_> {
-    /// How many workers are not dead in the ledger. Counted only when it matters.
+impl Census<'_> {
+    /// How many workers are not dead in the ledger. Counted only if there can be a mass death; otherwise 0.
     fn living(&self) -> Result<usize> {
         if !settings::mass_death().is_possible(self.silent) {
             return Ok(0);
@@ -40,7 +40,7 @@ impl Look<'_> {
     }
 }
 
-/// What a listener gets when a hold begins.
+/// The notification of a hold that begins.
 #[derive(Serialize)]
 struct HoldEvent {
     event: &'static str,
@@ -50,16 +50,16 @@ struct HoldEvent {
     held_until: DateTime<Utc>,
 }
 
-/// Whether the silent are held back; takes note of it, and says so when it begins. Without shared memory no
-/// hold is remembered, and so there is none.
-pub fn hold_back(look: &Look<'_>) -> Result<Option<Hold>> {
+/// The hold, if the silent workers are held back. Records it, and announces it when it begins. Without shared memory no
+/// hold can be kept, so there is none.
+pub fn hold_back(census: &Census<'_>) -> Result<Option<Hold>> {
     if !is_preloaded() {
         return Ok(None);
     }
-    let living = look.living()?;
+    let living = census.living()?;
     let judged = databases::change(pg::current_database(), |state| {
         let known = state.hold;
-        state.hold = look.judge(known, living);
+        state.hold = census.judge(known, living);
         (known, state.hold)
     });
     let Some((known, Some(hold))) = judged.filter(|(_, hold)| hold.is_some_and(|hold| !hold.is_over)) else {
@@ -71,17 +71,17 @@ pub fn hold_back(look: &Look<'_>) -> Result<Option<Hold>> {
     Ok(Some(hold))
 }
 
-/// Whether they would be.
-pub fn would_hold_back(look: &Look<'_>) -> Result<Option<Hold>> {
+/// The hold, if the silent workers would be held back. Changes nothing.
+pub fn would_hold_back(census: &Census<'_>) -> Result<Option<Hold>> {
     if !is_preloaded() {
         return Ok(None);
     }
-    let living = look.living()?;
+    let living = census.living()?;
     let known = databases::state(pg::current_database()).and_then(|state| state.hold);
-    Ok(look.judge(known, living).filter(|hold| !hold.is_over))
+    Ok(census.judge(known, living).filter(|hold| !hold.is_over))
 }
 
-/// Says once, to the log and to the listeners, that workers are held back.
+/// Tells the log and the listeners, once, that workers are held back.
 fn announce(hold: &Hold, living: usize) -> Result<()> {
     let event = HoldEvent {
         event: "mass_death_held",
@@ -100,21 +100,21 @@ pub fn until(hold: &Hold) -> DateTime<Utc> {
     hold.since + liveness::delta(settings::stale_threshold())
 }
 
-/// Tells the caller of `rgrid_sweep()` that silent workers are not among the dead.
+/// Tells the caller of `rgrid_sweep()` that silent workers are held back.
 pub fn notice(hold: &Hold) {
     let seconds = (until(hold) - pg::now()).num_seconds().max(0);
     report::notice(&format!("{} silent workers are held back for {seconds} s more at most", hold.workers));
 }
 
-/// An operator knows better: the workers silent now are not held back, once this transaction has committed.
+/// Lifts the hold on an operator's word: once this transaction has committed, the workers silent now are not held back.
 pub fn lift_at_commit(now: DateTime<Utc>) {
     change_at_commit(move |hold| {
         hold.get_or_insert(Hold { since: now, workers: 0, is_over: false }).is_over = true;
     });
 }
 
-/// All workers that were held back are settled when this transaction commits, if their hold is over, or is lifted by it: the
-/// next mass death is another one.
+/// Ends the hold when this transaction commits, if it is over or `lifted`: then no worker is left that was held back,
+/// and the next mass death is another one.
 pub fn forget_at_commit(lifted: bool) {
     let known = databases::current().and_then(|state| state.hold);
     if known.is_some_and(|hold| hold.is_over || lifted) {

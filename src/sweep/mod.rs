@@ -1,9 +1,9 @@
-//! What a round of a sweeper does in a database, and a sweep by hand: in one order, whoever runs it.
+//! What a round of a sweeper does in a database, and a sweep by hand. The order is the same for both.
 //!
-//! What orders a sweep and a returning worker is the lock on the worker's row in `worker_heartbeats`: a sweep
-//! holds it from the judgement until the jobs are settled and the ledger is written; a heartbeat takes it before
-//! it reads the ledger. Orphaned jobs, those of a death that is already in the ledger, are settled under the lock on
-//! the ledger's row, which a returning worker must change.
+//! The lock on the worker's row in `worker_heartbeats` orders a sweep and a returning worker. A sweep holds it from the
+//! judgement until the jobs are settled and the ledger is written; a heartbeat takes it before it reads the ledger.
+//! Orphaned jobs, those of a death that is already in the ledger, are settled under the lock on the ledger's row, which
+//! a returning worker must change.
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -23,7 +23,7 @@ mod notify;
 pub mod prune;
 mod steps;
 
-use look::{Found, Orphans};
+use look::{Orphans, WorkToDo};
 use steps::Sweep;
 
 /// How a sweep is run.
@@ -31,12 +31,12 @@ use steps::Sweep;
 pub enum Mode {
     /// By a sweeper: every batch, each in a transaction of its own.
     Sweeper,
-    /// In the session and the transaction of a caller: one batch. With `force` no death is held back.
+    /// In the session and the transaction of a caller: one batch of each kind. With `force` no death is held back.
     ByHand {
         /// Whether a hold is lifted.
         force: bool,
     },
-    /// What the same would do. Changes and locks nothing.
+    /// What a sweep by hand would do. Changes and locks nothing.
     DryRun {
         /// As above.
         force: bool,
@@ -47,17 +47,19 @@ pub enum Mode {
 pub struct Step {
     /// The workers that it dealt with.
     pub workers: Vec<Worker>,
-    /// Whether they were declared dead by it; otherwise they were dead before.
+    /// Whether it declared them dead; otherwise they were dead before.
     pub are_new: bool,
     /// What became of their jobs.
     pub jobs: Outcome,
 }
 
-/// One sweep of the current database: takes heartbeats ahead of the clock as of now, declares the silent dead, settles
-/// orphaned jobs. Tells `report` of each step. Returns what could not be done.
+/// One sweep of the current database: sets heartbeats ahead of the clock to the current time, declares silent workers
+/// dead, settles orphaned jobs. Calls `report` after each step. Returns what could not be done.
 pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> {
     mode.report_activity("looking for dead workers");
-    let Some(Found { ahead, silent, mut orphans }) = mode.step(Sweep::look)? else { return Ok(Vec::new()) };
+    let Some(WorkToDo { ahead, silent, mut orphans }) = mode.step(Sweep::look)? else {
+        return Ok(Vec::new());
+    };
     let mut problems = Problems(std::mem::take(&mut orphans.problems));
     for batch in mode.batches(&ahead) {
         let clamped = mode.attempt(|sweep| sweep.clamp_to_now(batch));
@@ -75,7 +77,7 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
     for batch in mode.batches(&std::mem::take(&mut orphans.workers)) {
         if let Some(mut step) = mode.step(|sweep| sweep.settle_orphans(batch))? {
             report(&step);
-            orphans.take_off(&step.jobs);
+            orphans.subtract(&step.jobs);
             problems.add(step.jobs.problems.drain(..));
         }
     }
@@ -83,7 +85,7 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
     Ok(problems.0)
 }
 
-/// Orphaned jobs that other sessions have locked.
+/// The problems of orphaned jobs that other sessions have locked. A sweeper records their number.
 fn note_locked(mode: Mode, orphans: &Orphans, problems: &Problems) -> Vec<Problem> {
     let locked = orphans.locked(&problems.0);
     if mode == Mode::Sweeper {
@@ -97,7 +99,7 @@ fn of_clamping(error: &Error) -> Problem {
     Problem::new(Place::FutureHeartbeats, "take heartbeats from the future as of now", error)
 }
 
-/// What could not be done, each thing once, however many batches met it.
+/// What could not be done: each place once, however many batches met it.
 struct Problems(Vec<Problem>);
 
 impl Problems {
@@ -122,7 +124,7 @@ impl Mode {
         work(&Sweep::new(Installation::of_caller()?, self)?).map(Some)
     }
 
-    /// Runs a step whose error undoes nothing else.
+    /// Runs a step whose error rolls back nothing else.
     fn attempt<T>(self, work: impl FnOnce(&Sweep) -> Result<T>) -> Result<Option<T>> {
         if self == Self::Sweeper { self.step(work) } else { scope::subtransaction(|| self.step(work)) }
     }

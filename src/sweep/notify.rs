@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::jobs::Settled;
+use crate::jobs::SettledJobs;
 use crate::pg::{arrays, sql};
 use crate::tables::deaths::Death;
 
@@ -14,11 +14,11 @@ const CHANNEL: &str = "rgrid_worker_deaths";
 /// Bytes that a payload may have; Postgres takes fewer than 8,000.
 const PAYLOAD_LIMIT: usize = 7_999;
 
-/// A death, as a listener gets it.
+/// The notification of a death.
 #[derive(Serialize)]
 struct DeathEvent<'a> {
     worker_id: &'a str,
-    /// Which of its lives ended.
+    /// The incarnation that ended.
     incarnation: i64,
     hostname: Option<&'a str>,
     last_heartbeat_at: DateTime<Utc>,
@@ -44,7 +44,7 @@ struct Jobs<'a> {
 /// # Errors
 ///
 /// None that can happen: the event is plain data.
-pub fn of_death(death: &Death, incarnation: i64, jobs: &[&Settled]) -> Result<String> {
+pub fn of_death(death: &Death, incarnation: i64, jobs: &[&SettledJobs]) -> Result<String> {
     let (worker_id, hostname) = (&death.worker.id, death.worker.hostname.as_deref());
     let mut event = DeathEvent {
         worker_id: cut(worker_id),
@@ -67,8 +67,8 @@ pub fn of_death(death: &Death, incarnation: i64, jobs: &[&Settled]) -> Result<St
     payload(&mut event)
 }
 
-/// As many characters of a name as the functions take. An adopted table may have longer ones, and no notification is to
-/// keep a death from being declared.
+/// Cuts a name to as many characters as the functions accept. An adopted table may have longer ones, and no
+/// notification may prevent a death from being declared.
 fn cut(name: &str) -> &str {
     const LIMIT: usize = 255;
     name.char_indices().nth(LIMIT).map_or(name, |(end, _)| &name[..end])

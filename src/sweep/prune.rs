@@ -1,13 +1,13 @@
 //! Removing what is older than the retention: rows of the ledger, and rows of dead workers in the table of
 //! heartbeats. Done by the sweeper, after a sweep, every few minutes.
 //!
-//! What stays, however old it is: the last death of a worker that has a row in the table of heartbeats, because its
-//! number is needed; a dead worker that still has running jobs in a watched table, because they would never be
-//! settled; rows that somebody has locked; and rows of an adopted table, unless its owner's database has
-//! `rgrid_heartbeat.prune_adopted` on.
+//! Four things stay, however old they are: the last death of a worker that has a row in the table of heartbeats,
+//! because its number is needed; a dead worker that still has running jobs in a watched table, because otherwise they
+//! would never be settled; rows that another session has locked; and rows of an adopted table, unless
+//! `rgrid_heartbeat.prune_adopted` is on.
 //!
 //! A batch is one transaction. Locks: the rows of the table of heartbeats, the numbers of the incarnations (see
-//! [`incarnations`]), the rows of the ledger; none of them is waited for.
+//! [`incarnations`]), the rows of the ledger. It waits for none of them.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::shmem::{buffer, counters, databases};
 use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::{deaths, incarnations};
 
-/// A batch that takes longer than this is given up.
+/// A batch that takes longer than this is rolled back.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Removes what happened before the horizon.
@@ -41,7 +41,7 @@ pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
     outcome
 }
 
-/// Removes a batch of deaths that were not the last of their worker; whether there may be more.
+/// Removes a batch of deaths that were not the last of their worker. Returns whether there may be more.
 fn prune_superseded(horizon: DateTime<Utc>) -> Result<bool> {
     let batch = settings::batch_size();
     let pruned = scope::transaction(|| match Installation::find()? {
@@ -68,7 +68,7 @@ fn with_tables<T>(work: impl FnOnce(Tables) -> Result<T>) -> Result<Option<T>> {
 }
 
 impl Tables {
-    /// The workers whose last death is old enough, and who do not keep it by their row.
+    /// The workers whose last death is old enough, and that have no row which must keep it.
     fn candidates(self, horizon: DateTime<Utc>) -> Result<Vec<String>> {
         let old = deaths::prune::last_died_before(&self.installation, horizon)?;
         if old.is_empty() {
@@ -88,16 +88,16 @@ impl Tables {
             return Ok(());
         }
         match scope::subtransaction_within(LIMIT, || self.remove(idle, horizon)) {
-            // A worker is being told a number, or another session was faster: another time.
+            // A worker is being given a number, or another session was faster: a later round prunes these.
             Err(error) if error.is_rollback() => Ok(()),
             result => result,
         }
     }
 
-    /// Removes these workers from both tables, as far as nothing speaks against it by now.
+    /// Removes those of these workers from both tables that may still be removed.
     ///
-    /// The rows go first, because a trigger of an adopted table takes as long as it likes. Who returns meanwhile has its
-    /// row locked, or finds it gone and makes a new one; then it waits for the numbers.
+    /// The rows go first, because a trigger of an adopted table may take long. A worker that returns meanwhile has
+    /// locked its row, or finds it gone and makes a new one; then it waits for the numbers.
     fn remove(&self, workers: Vec<String>, horizon: DateTime<Utc>) -> Result<()> {
         let rows = match self.prunes_rows {
             true => self.remove_rows(&workers, horizon)?,
@@ -118,7 +118,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Removes the rows of those that are dead; who came back since the ledger was read has a newer row.
+    /// Removes the rows of those workers that are dead. One that came back after the ledger was read has a newer row,
+    /// which stays.
     fn remove_rows(&self, workers: &[String], horizon: DateTime<Utc>) -> Result<usize> {
         let dead: Vec<String> = deaths::dead_among(&self.installation, workers)?.into_iter().collect();
         self.heartbeats.prune(&dead, horizon)

@@ -1,4 +1,4 @@
-//! The steps of a sweep, each in one transaction. What the look has found is looked at again under the locks.
+//! The steps of a sweep, each in one transaction. What the first look found is checked again under the locks.
 
 use chrono::{DateTime, Utc};
 
@@ -14,15 +14,15 @@ use crate::shmem::{buffer, observation};
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 
-/// A sweep of the current database, made anew for each transaction.
+/// A sweep of the current database, created anew for each transaction.
 pub struct Sweep {
     pub(super) installation: Installation,
     pub(super) heartbeats: HeartbeatTable,
     pub(super) mode: Mode,
     pub(super) now: DateTime<Utc>,
-    /// Workers last heard of before it are silent, and dead; `None` while no worker can be judged.
+    /// Workers whose last heartbeat is before it are silent, and so dead; `None` while no worker can be judged.
     pub(super) cutoff: Option<DateTime<Utc>>,
-    /// The same for returns, which can be judged at any time.
+    /// A dead worker with a heartbeat since then has returned. That can be judged at any time.
     recent: DateTime<Utc>,
 }
 
@@ -36,8 +36,8 @@ impl Sweep {
         Ok(Self { installation, heartbeats, mode, now, cutoff, recent: now - liveness::delta(threshold) })
     }
 
-    /// Workers whose last heartbeat is ahead of the clock have it now: in their rows, in memory, and in the ledger. So
-    /// no worker lives on because of a clock that was wrong.
+    /// Sets the last heartbeat of workers ahead of the clock to the current time: in their rows, in memory, and in the
+    /// ledger. So no worker stays alive because of a clock that was wrong.
     pub fn clamp_to_now(&self, ahead: &[Worker]) -> Result<()> {
         if self.mode.is_dry_run() {
             return Ok(());
@@ -68,20 +68,20 @@ impl Sweep {
     /// the others wait for the row from here on.
     fn lock_silent(&self, silent: &[Worker], cutoff: DateTime<Utc>) -> Result<Vec<Worker>> {
         let mut workers = self.heartbeats.lock_silent(&ids(silent), cutoff)?;
-        // Another sweep may have been faster: with the rows locked, the ledger tells for good.
+        // Another sweep may have been faster. With the rows locked, what the ledger says stays true.
         let known = deaths::dead_among(&self.installation, &ids(&workers))?;
         workers.iter_mut().for_each(Worker::renew);
         workers.retain(|worker| !known.contains(&worker.id) && buffer::remove_silent(&worker.id, cutoff));
         Ok(workers)
     }
 
-    /// Settles what these dead workers still run, except those that have returned meanwhile.
+    /// Settles the running jobs of these dead workers, except those that have returned meanwhile.
     pub fn settle_orphans(&self, dead: &[Worker]) -> Result<Step> {
         if self.mode.is_dry_run() {
             return self.would_settle(dead, false);
         }
         let mut workers = deaths::lock_dead(&self.installation, &ids(dead))?;
-        // A client that writes its own row may be back without having asked for this lock.
+        // A client that writes its own row may be back without having taken this lock.
         let returned = ids(&self.returned(&workers)?);
         workers.retain(|worker| !returned.contains(&worker.id));
         let jobs = self.settle(&workers, Occasion::Orphans)?;
