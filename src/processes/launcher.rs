@@ -1,9 +1,9 @@
 //! The launcher: one process that starts a sweeper in each database when it is due.
 //!
-//! Started by the postmaster when recovery has finished, so never on a standby and at once after a promotion;
-//! restarted a second after it ended. It is connected to no database and runs no SQL. Each round compares what
-//! there should be with what there is; the only things it remembers are the sweepers that it started, and the
-//! only place where it sleeps is its main loop. It never ends by itself.
+//! The postmaster starts it when recovery has finished, so never on a standby and at once after a promotion, and
+//! restarts it a second after it ended. It is connected to no database and runs no SQL. Each round compares the
+//! databases with what is due in them. It remembers which sweepers it started and which conditions it has logged. It
+//! sleeps only in its main loop, and never ends by itself.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,14 +26,14 @@ const KIND: &str = "rgrid_heartbeat launcher";
 /// Sweepers that run at once. One takes milliseconds when there is nothing to do, and worker slots are scarce.
 const SWEEPERS_AT_ONCE: usize = 3;
 
-/// A sweeper that takes longer than this hangs, in code of a table's owner most likely, or rests between the parts of
-/// a large flush, and does not count: it must not keep the other databases waiting.
+/// A sweeper that takes longer than this does not count: it must not delay the other databases. Most likely it hangs in
+/// code of a table's owner, or is in a delay between the batches of a large flush.
 const HANGING: Duration = Duration::from_secs(5);
 
 /// Sweepers that run at once when some of them hang.
 const SWEEPERS_AT_MOST: usize = 16;
 
-/// Has the postmaster start the launcher. Only while the library is being preloaded.
+/// Registers the launcher with the postmaster, which starts it. Only while the library is being preloaded.
 pub fn register() {
     process::register_launcher(KIND, "rgrid_heartbeat_launcher_main");
 }
@@ -86,7 +86,7 @@ struct Launcher {
 /// When sweepers of a database were started.
 #[derive(Clone, Copy)]
 struct LastVisits {
-    /// The last one, for whatever.
+    /// The last one, for whatever task.
     any: Duration,
     /// The last one that was to sweep.
     sweep: Option<Duration>,
@@ -118,7 +118,7 @@ impl Launcher {
         }
     }
 
-    /// Does what is due and says how long there is nothing more to do.
+    /// Does what is due. Returns the time until something is due again.
     fn round(&mut self) -> Duration {
         process::reload_if_requested();
         self.watch_clocks();
@@ -128,7 +128,7 @@ impl Launcher {
         let overdue_in = self.end_overdue();
         let next = match self.list_databases() {
             Some(databases) => {
-                self.take_note(&databases);
+                self.track_databases(&databases);
                 self.start_due(&databases)
             }
             None => Duration::from_secs(1),
@@ -136,7 +136,7 @@ impl Launcher {
         next.min(overdue_in)
     }
 
-    /// After an interruption nobody's silence counts.
+    /// After an interruption, silence before it does not count.
     fn watch_clocks(&mut self) {
         self.last_round = observation::watch_clocks().wall;
         launcher::set_wakes_at(None);
@@ -152,7 +152,7 @@ impl Launcher {
         self.was_enabled = enabled;
     }
 
-    /// Says, once, when heartbeats begin not to fit in shared memory.
+    /// Warns, once, when heartbeats no longer fit in shared memory.
     fn watch_buffer(&mut self) {
         let refused = buffer::refused();
         if self.refused == 0 && refused > 0 {
@@ -162,7 +162,7 @@ impl Launcher {
         self.refused = refused;
     }
 
-    /// Lets go of sweepers that have ended; one that did not count its round has failed.
+    /// Forgets sweepers that have ended. One that did not count its round has failed.
     fn collect_ended(&mut self) {
         let ended = self.sweepers.extract_if(|_, sweeper| sweeper.worker.has_ended());
         for (oid, sweeper) in ended {
@@ -186,7 +186,8 @@ impl Launcher {
         }
     }
 
-    /// Ends sweepers that a table's owner keeps from their end. Returns the time until the next one is overdue.
+    /// Ends sweepers that code of a table's owner has kept beyond their deadline. Returns the time until the next
+    /// deadline.
     fn end_overdue(&mut self) -> Duration {
         let now = pg::monotonic();
         let mut next = Duration::MAX;
@@ -203,7 +204,7 @@ impl Launcher {
         next
     }
 
-    /// The databases that can be swept; `None` when they cannot be listed, which the next round tries again.
+    /// The databases that can be swept; `None` when they cannot be listed. Then the next round tries again.
     fn list_databases(&mut self) -> Option<Vec<Database>> {
         process::report_activity("listing databases");
         match scope::transaction(|| Ok(catalog::databases())) {
@@ -222,8 +223,8 @@ impl Launcher {
         }
     }
 
-    /// Forgets databases that are gone, and says, once, when they begin to be too many.
-    fn take_note(&mut self, databases: &[Database]) {
+    /// Forgets databases that were dropped. Warns, once, when there begin to be too many.
+    fn track_databases(&mut self, databases: &[Database]) {
         let too_many = databases.len() > databases::CAPACITY;
         if too_many && !self.too_many_databases {
             let (databases, places) = (databases.len(), databases::CAPACITY);
@@ -239,7 +240,7 @@ impl Launcher {
         self.visits.retain(|oid, _| oids.contains(oid));
     }
 
-    /// Starts the sweepers that are due, the most overdue first. Returns the time until the next one is.
+    /// Starts the sweepers that are due, the most overdue first. Returns the time until the next one is due.
     fn start_due(&mut self, databases: &[Database]) -> Duration {
         let intervals = Intervals {
             check: settings::enabled().then(settings::check_interval),
@@ -271,7 +272,7 @@ impl Launcher {
         at_work.count() >= SWEEPERS_AT_ONCE || self.sweepers.len() >= SWEEPERS_AT_MOST
     }
 
-    /// What is to be done in which database and when, the earliest first.
+    /// The tasks of all databases, and when each is due, the earliest first.
     fn agenda<'a>(
         &self,
         databases: &'a [Database],
@@ -300,9 +301,9 @@ impl Launcher {
         agenda
     }
 
-    /// Starts a sweeper; false when there is no slot for it.
+    /// Starts a sweeper; false when there is no worker slot for it.
     fn start(&mut self, database: &Database, task: Task) -> bool {
-        // Before the sweeper is asked for, which may have ended before the next line runs.
+        // Read before the sweeper is started, because it may end before the next line runs.
         let before = databases::change(database.oid, |state| {
             let requested = state.requested;
             state.requested &= task != Task::Sweep;
@@ -325,7 +326,7 @@ impl Launcher {
         true
     }
 
-    /// Says, once, when there begin to be too few worker slots.
+    /// Warns, once, when worker slots run out.
     fn note_slots(&mut self, has_slot: bool) {
         launcher::set_out_of_slots(!has_slot);
         if !has_slot && !self.out_of_slots {

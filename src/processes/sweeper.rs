@@ -1,9 +1,9 @@
 //! The sweeper: a short-lived process that writes heartbeats and sweeps in one database once.
 //!
-//! Started by the launcher, one at a time for a database. It connects, leaves if the extension is not there or
-//! not of its version, flushes, sweeps, and ends, so that nobody waits for it long who wants to drop or copy the
-//! database. Each batch of workers is a transaction of its own; before each the extension is looked up again. A
-//! problem is logged when it is new, and not again until it changes.
+//! Started by the launcher, one at a time for a database. It connects, ends at once if the extension is missing or of
+//! another version, flushes, sweeps, and ends. So a session that drops or copies the database does not wait for it
+//! long. Each batch of workers is a transaction of its own, and looks the extension up again. A problem is logged when
+//! it is new, and not again until it changes.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -18,7 +18,7 @@ use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::{buffer, databases, observation};
 use crate::sweep::{Mode, flush, prune, sweep};
 
-/// Starts a sweeper; `None` when there is no slot for it.
+/// Starts a sweeper; `None` when there is no worker slot for it.
 pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
     let name = format!("{} for database {}", process::SWEEPER, database.name);
     let argument = u64::from(database.oid.to_u32()) | if task == Task::Sweep { SWEEP } else { 0 };
@@ -52,7 +52,7 @@ enum Round {
         /// Their version.
         version: String,
     },
-    /// What was to be done is done, except for these problems.
+    /// Everything was done, except for these problems.
     Done(Vec<Problem>),
 }
 
@@ -63,7 +63,7 @@ fn round(task: Task) -> Result<Round> {
     }
     process::report_activity("writing heartbeats");
     flush::sample_intervals();
-    // A table that refuses heartbeats does not stop the sweep: that looks into memory, too.
+    // A table that refuses heartbeats does not stop the sweep, which also reads them from memory.
     let flushed = process::without_waiting_for_commits(flush::flush);
     let mut problems = Vec::new();
     problems.extend(flushed.err().map(|error| Problem::new(Place::Flush, "write heartbeats", &error)));
@@ -76,7 +76,8 @@ fn round(task: Task) -> Result<Round> {
     Ok(Round::Done(problems))
 }
 
-/// The first transaction of a round: is this a database to work in? How the round ends if not.
+/// The first transaction of a round: checks the extension in this database. Returns how the round ends if there is
+/// nothing to do.
 fn recognise() -> Result<Option<Round>> {
     match Installation::find()? {
         None => {
@@ -94,7 +95,7 @@ fn recognise() -> Result<Option<Round>> {
     }
 }
 
-/// Removes what is older than the retention, now and then. Returns what went wrong.
+/// Removes what is older than the retention, if that is due. Returns what went wrong.
 fn prune() -> Option<Problem> {
     let last = databases::current().and_then(|state| state.pruned());
     let horizon = schedule::prune_horizon(pg::now(), last, settings::retention())?;
@@ -104,7 +105,7 @@ fn prune() -> Option<Problem> {
     pruned.err().map(|error| Problem::new(Place::Pruning, "prune old deaths", &error))
 }
 
-/// Reports how the round ended, to the launcher and, what of it is news, to the log.
+/// Reports how the round ended to the launcher, and its new problems to the log.
 fn finish(task: Task, round: Result<Round>) {
     let database = pg::current_database();
     let presence = match &round {
@@ -113,7 +114,7 @@ fn finish(task: Task, round: Result<Round>) {
         Err(_) => None,
     };
     let failed = round.is_err();
-    // The problems that this round would have met, if they were still there.
+    // Which problems this round would have met if they were still there; the others may last.
     let looked_for: fn(Task, Place) -> bool = match &round {
         Ok(Round::Done(_)) => {
             |task, place| task == Task::Sweep || matches!(place, Place::Round | Place::Flush)
@@ -140,5 +141,5 @@ fn finish(task: Task, round: Result<Round>) {
     }
 }
 
-/// What becomes of a problem that did not end the round.
+/// The hint for a problem that did not end the round.
 const TRIED_AGAIN: &str = "Everything else was done; this is tried again, and logged again when it changes.";
