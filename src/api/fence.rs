@@ -1,5 +1,5 @@
-//! The functions by which the owner of a table of jobs puts a fence up and takes it down. What a fence is, is in
-//! [`crate::jobs::fence`].
+//! The functions with which the owner of a table of jobs puts a fence up and takes it down. [`crate::jobs::fence`] says
+//! what a fence is.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -11,11 +11,12 @@ use crate::pg;
 
 /// Puts a fence up at a watched table of jobs, or renews the one that is there.
 ///
-/// From then on a job that a sweep has given up can only be claimed afresh or given back to the queue.
+/// From then on a job that a sweep has given up can only be claimed again or returned to the queue.
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for a caller who does not own the table, `undefined_object` for a table that is not watched.
+/// `insufficient_privilege` for a caller that does not own the table, `undefined_object` for a table that is not
+/// watched.
 #[pg_extern(sql = false)]
 fn rgrid_fence(job_table: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_fence()");
@@ -26,15 +27,15 @@ fn rgrid_fence(job_table: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for a caller who does not own the table.
+/// `insufficient_privilege` for a caller that does not own the table.
 #[pg_extern(sql = false)]
 fn rgrid_unfence(job_table: Option<pg_sys::Oid>) -> Result<bool, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_unfence()");
     Ok(fence::take_down(watched::own_table(job_table)?)?)
 }
 
-/// Called for a job that its table's fence keeps as it is. Its SQL is in `sql/fence.sql`: pgrx's own triggers answer a
-/// call by hand with an internal error.
+/// Called when a fence refuses an update of a job. Its SQL is in `sql/fence.sql`, because pgrx's own triggers raise an
+/// internal error when they are called by hand.
 ///
 /// # Errors
 ///

@@ -1,14 +1,14 @@
-//! What `CREATE EXTENSION` and an update set off. Runs in the session that does it.
+//! What `CREATE EXTENSION` and an update start. Runs in the session that does it.
 
 use pgrx::prelude::*;
 
 use crate::pg::{self, commit};
 use crate::shmem::{buffer, observation, problems, quarantine};
 
-/// The last statement of the extension's script; it drops this function again.
+/// Called at the end of the extension's scripts, which then drop this function.
 ///
-/// When the script's transaction commits, silence starts to count, no worker and no problem of an earlier installation
-/// is known any more, and the launcher looks at the database.
+/// When the script's transaction commits, silence starts to count, memory forgets the workers and problems of an
+/// earlier installation, and the launcher looks at the database.
 #[pg_extern]
 fn rgrid_installed() {
     commit::at_commit(|| {

@@ -1,5 +1,5 @@
-//! The SQL functions, each in the file of its subject. They check their arguments, and their results are rows; the work
-//! is below. A caller's role needs EXECUTE and nothing else: tables are read and written as their owners.
+//! The SQL functions, each in the file of its subject. They check their arguments and return values or rows; the layers
+//! below do the work. A caller's role needs EXECUTE and nothing else: tables are read and written as their owners.
 
 pub mod fence;
 pub mod health;

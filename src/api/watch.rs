@@ -1,7 +1,7 @@
-//! The functions by which the owner of a table of jobs has it watched, and has it watched no longer.
+//! The functions with which the owner of a table of jobs watches and unwatches it.
 //!
-//! They run in the owner's session. Everything that can be wrong with a table is said here, when somebody is there to
-//! mend it, and looked at again at each use.
+//! They run in the owner's session. Everything that can be wrong with a table is reported here, while its owner is
+//! there to fix it, and checked again at each use.
 
 use std::ffi::CStr;
 
@@ -24,9 +24,9 @@ use crate::tables::job_tables::{self, JobMapping, OnDeath};
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for who does not own the table; `wrong_object_type` for what is no table;
-/// `undefined_column`, `datatype_mismatch`, `invalid_table_definition` for a column that is missing or will not do;
-/// `invalid_parameter_value` for a status that its column cannot hold, statuses that do not differ, or another
+/// `insufficient_privilege` for a caller that does not own the table; `wrong_object_type` for a relation that is not a
+/// table; `undefined_column`, `datatype_mismatch`, `invalid_table_definition` for a column that is missing or cannot be
+/// used; `invalid_parameter_value` for a status that its column cannot hold, statuses that do not differ, or another
 /// policy; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments, reason = "a table of jobs has that many sides; callers name them")]
@@ -100,12 +100,12 @@ fn check_words(mapping: &JobMapping) -> Result<()> {
     Ok(())
 }
 
-/// Watches a table of jobs no longer. Answers whether it was watched. Its SQL is in `sql/job_tables.sql`.
+/// Stops watching a table of jobs. Returns whether it was watched. Its SQL is in `sql/job_tables.sql`.
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for who does not own the table; `null_value_not_allowed`; `read_only_sql_transaction` on a
-/// standby or in a read-only transaction.
+/// `insufficient_privilege` for a caller that does not own the table; `null_value_not_allowed`;
+/// `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 fn rgrid_unwatch_jobs(job_table: Option<pg_sys::Oid>) -> Result<bool, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_unwatch_jobs()");

@@ -1,4 +1,4 @@
-//! Checks of the present database's sweeper and of what it says about itself, from shared memory.
+//! Checks of the current database's sweeper and of its state in shared memory.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
     ]
 }
 
-/// A time to the second, as people read it.
+/// A time for people, to the second.
 pub fn time(time: DateTime<Utc>) -> String {
     time.trunc_subsecs(0).to_string()
 }
 
-/// A length of time in seconds, as people read it.
+/// A length of time for people, in seconds.
 pub fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }
@@ -44,7 +44,7 @@ fn version(installation: &Installation) -> Finding {
     let foreign = Error::ForeignVersion { version: installation.version.clone() };
     Finding::error(
         "version",
-        format!("Nobody is swept here: {}.", foreign.message()),
+        format!("This database is not swept: {}.", foreign.message()),
         "ALTER EXTENSION rgrid_heartbeat UPDATE; or restart the server, if the library is the older one.",
     )
 }
@@ -52,13 +52,13 @@ fn version(installation: &Installation) -> Finding {
 fn sweeper(state: Option<&State>) -> Finding {
     const CHECK: &str = "sweeper";
     if pg::is_standby() {
-        return Finding::good(CHECK, "A standby has none.");
+        return Finding::good(CHECK, "A standby has no sweeper.");
     }
     if !is_preloaded() {
         return Finding::error(
             CHECK,
-            "There is none, because the library was not preloaded.",
-            "Call rgrid_sweep() from time to time, or see the check \"preload\".",
+            "There is no sweeper, because the library was not preloaded.",
+            "Call rgrid_sweep() regularly, or see the check \"preload\".",
         );
     }
     if let Some(state) = state.filter(|state| state.failures > 0) {
@@ -67,7 +67,7 @@ fn sweeper(state: Option<&State>) -> Finding {
         return Finding::error(
             CHECK,
             format!("The last {} sweepers of this database have failed{last}.", state.failures),
-            "The server's log says more. They are tried again.",
+            "See the server's log. Sweepers are started again.",
         );
     }
     if !settings::enabled() {
@@ -80,7 +80,7 @@ fn on_time(check: &str, state: Option<&State>) -> Finding {
     let now = pg::now();
     let sweep = state.and_then(State::sweep_started);
     let observing = state.map(State::observing_since);
-    // Before the first sweep, the launcher is given as much time as between two.
+    // Before the first sweep, the launcher has as much time as between two sweeps.
     let due_since = sweep.or(observing).max(launcher::running().map(|(_, started)| started));
     let found = match sweep {
         Some(sweep) => format!("The last sweep began {} ago", seconds(liveness::silence(now, sweep))),
@@ -98,7 +98,7 @@ fn on_time(check: &str, state: Option<&State>) -> Finding {
         None => Finding::error(
             check,
             format!(
-                "Nothing is known of this database: there is no launcher, or it has more than {} to look after.",
+                "Nothing is known about this database: no launcher is running, or there are more than {} databases.",
                 databases::CAPACITY
             ),
             "See the check \"launcher\".",
@@ -106,11 +106,11 @@ fn on_time(check: &str, state: Option<&State>) -> Finding {
     }
 }
 
-/// Whether a sweep was begun and not finished, as far as is known.
+/// Says so when the last sweep has begun and not finished.
 fn at_work(state: Option<&State>) -> &'static str {
     match state.and_then(|state| state.sweep_started().map(|started| state.sweep_finished() < Some(started)))
     {
-        Some(true) => " The last one has not come to its end.",
+        Some(true) => " The last one has not finished.",
         _ => "",
     }
 }
@@ -119,15 +119,15 @@ fn last_error() -> Finding {
     const CHECK: &str = "last error";
     let problems = problems::current();
     let Some(last) = problems.first() else {
-        return Finding::good(CHECK, "None is known since the server started.");
+        return Finding::good(CHECK, "No problem is known since the server started.");
     };
     let found = format!("{} ({})", last.message(), time(last.last()));
     match problems.iter().filter(|problem| !problem.is_over).count() {
-        0 => Finding::good(CHECK, format!("It is over: {found}.")),
+        0 => Finding::good(CHECK, format!("The last problem is over: {found}.")),
         count => Finding::error(
             CHECK,
             format!("There are {count} problems; the last one: {found}."),
-            "Fix what it says; each sweep tries again. pg_stat_rgrid_problems has all of them.",
+            "Fix the cause; each sweep tries again. pg_stat_rgrid_problems lists all of them.",
         ),
     }
 }
@@ -137,7 +137,7 @@ fn threshold(state: Option<&State>) -> Finding {
     let threshold = settings::stale_threshold();
     let Some(intervals) = state.and_then(|state| state.intervals.intervals(settings::flush_interval()))
     else {
-        return Finding::good(CHECK, "Too few heartbeats in memory have been seen to compare it with.");
+        return Finding::good(CHECK, "Too few heartbeats were seen in memory to compare the threshold with.");
     };
     let found = format!(
         "The interval between two heartbeats of a worker has a median of {} and a 99th percentile of {}; the threshold \
@@ -153,7 +153,7 @@ fn threshold(state: Option<&State>) -> Finding {
         CHECK,
         format!("{found} Healthy workers will be declared dead."),
         format!(
-            "{} or beat more often, from a thread that no job can block.",
+            "{} Or let workers send heartbeats more often, from a thread that no job can block.",
             raise(intervals.safe_threshold())
         ),
     )
@@ -167,7 +167,7 @@ fn mass_death(state: Option<&State>, installation: &Installation) -> Finding {
     Finding::warning(
         CHECK,
         format!(
-            "{} workers fell silent at once and are held back since {}, until {} at the latest.",
+            "{} workers fell silent at once. They have been held back since {}, and will be until {} at the latest.",
             hold.workers,
             time(hold.since),
             time(mass_death::until(&hold))
@@ -176,7 +176,7 @@ fn mass_death(state: Option<&State>, installation: &Installation) -> Finding {
     )
 }
 
-/// The statement that sets the threshold of the present database, in whole seconds.
+/// The statement that sets the threshold of the current database, in whole seconds.
 pub fn raise(threshold: Duration) -> String {
     let seconds = threshold.as_secs_f64().ceil().max(1.0);
     let database = pg::catalog::quoted_database();

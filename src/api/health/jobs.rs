@@ -1,7 +1,7 @@
 //! Checks of each watched table of jobs.
 //!
-//! A table of ten million jobs without an index must not be read because somebody asks how things are: what the planner
-//! says would cost too much is not done, and it is said.
+//! A table of ten million jobs without an index must not be read for a health check. A statement that is too expensive
+//! by the planner's estimate is not run, and the finding says so.
 
 use std::collections::HashSet;
 
@@ -53,16 +53,16 @@ fn registry(installation: &Installation, tables: &[JobTable]) -> Result<Finding>
     if tables.is_empty() {
         return Ok(Finding::warning(
             CHECK,
-            "No table of jobs is watched. Without further ado that is \"executions\" in the extension's schema.",
-            installation.sql("Create it there, or SELECT @extschema@.rgrid_watch_jobs('your_table');"),
+            "No job table is watched, and there is no table \"executions\" in the extension's schema.",
+            installation.sql("Create that table, or SELECT @extschema@.rgrid_watch_jobs('your_table');"),
         ));
     }
     let names: Vec<&str> = tables.iter().map(|table| table.watched.name.as_str()).collect();
     Ok(Finding::good(CHECK, format!("Watched: {}.", names.join(", "))))
 }
 
-/// What the checks of one table share.
-struct Checked<'a> {
+/// The checks of one table, and what they share.
+struct TableCheck<'a> {
     installation: &'a Installation,
     table: &'a JobTable,
     columns: Columns,
@@ -73,23 +73,24 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable) -> Vec<Find
     if !catalog::try_lock_for_reading(table.relation.oid) {
         return vec![Finding::warning(
             named("job table"),
-            "Somebody has locked the whole table, to alter it or to drop it: its jobs wait for that.",
-            "Wait, or see pg_locks for who it is.",
+            "Another session has locked the whole table, for example to alter or drop it. Its jobs are not settled until \
+             the lock is released.",
+            "Wait, or find the session in pg_locks.",
         )];
     }
     let mut findings = vec![attempt(&named("job table"), || Ok(fitness(named("job table"), table)))];
     let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
-    let checked = Checked { installation, table, columns };
-    let mut check = |name: &str, look: fn(&Checked<'a>, String) -> Result<Finding>| {
-        findings.push(attempt(&named(name), || match checked.is_elsewhere()? {
+    let table_check = TableCheck { installation, table, columns };
+    let mut check = |name: &str, look: fn(&TableCheck<'a>, String) -> Result<Finding>| {
+        findings.push(attempt(&named(name), || match table_check.is_elsewhere()? {
             true => Ok(Finding::good(named(name), "Not checked: rows of the table are on another server.")),
-            false => look(&checked, named(name)),
+            false => look(&table_check, named(name)),
         }));
     };
-    check("job index", Checked::index);
-    check("jobs without worker", Checked::without_worker);
-    check("jobs of unknown workers", Checked::of_unknown_workers);
-    check("locked jobs", Checked::locked);
+    check("job index", TableCheck::index);
+    check("jobs without worker", TableCheck::without_worker);
+    check("jobs of unknown workers", TableCheck::of_unknown_workers);
+    check("locked jobs", TableCheck::locked);
     findings
 }
 
@@ -99,7 +100,7 @@ fn fitness(check: String, table: &JobTable) -> Finding {
         return Finding::error(
             check,
             format!("Its jobs cannot be settled: {}.", error.message()),
-            "Alter the table, or what rgrid_watch_jobs() was told of it.",
+            "Alter the table, or call rgrid_watch_jobs() with other columns.",
         );
     }
     let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
@@ -107,15 +108,13 @@ fn fitness(check: String, table: &JobTable) -> Finding {
         Some(problem) => Finding::error(
             check,
             format!("The last sweep could not settle its jobs: {}.", problem.reason()),
-            "Fix what the message says; each sweep tries again.",
+            "Fix the cause; each sweep tries again.",
         ),
-        None => {
-            Finding::good(check, "It has the columns that are needed, and the last sweep had no trouble.")
-        }
+        None => Finding::good(check, "It has the needed columns, and the last sweep had no problem with it."),
     }
 }
 
-impl Checked<'_> {
+impl TableCheck<'_> {
     fn statements(&self) -> Statements<'_> {
         Statements::new(self.table, &self.columns, None)
     }
@@ -125,23 +124,26 @@ impl Checked<'_> {
         self.table.scope().run(work)
     }
 
-    /// Whether another server would have to be asked.
+    /// Whether rows of the table are on another server.
     fn is_elsewhere(&self) -> Result<bool> {
         Ok(self.table.is_foreign() || self.table.parts()?.iter().any(JobTable::is_foreign))
     }
 
-    /// Whether PostgreSQL can find the running jobs of a worker without reading the whole table. It is asked, so an
-    /// index of any kind counts, on the worker or the status, whole or partial, if it can be used for the condition.
+    /// Whether PostgreSQL can find the running jobs of a worker without reading the whole table. The planner decides,
+    /// so any index counts that it can use for the condition: on the worker or the status, whole or partial.
     fn index(&self, check: String) -> Result<Finding> {
         let statements = self.statements();
         let jobs = with_some_workers(&statements.running_jobs());
         let statement = format!("SELECT j.ctid FROM {} WHERE {jobs}", statements.target());
         let with_index = self.table.scope().preferring_indexes().run(|| sql::plan(&statement))?;
         if !has_sequential_scan(&with_index) {
-            return Ok(Finding::good(check, "Running jobs of a worker are found by an index."));
+            return Ok(Finding::good(check, "An index finds the running jobs of a worker."));
         }
         if cost(self.table, &statement)? <= SMALL {
-            return Ok(Finding::good(check, "There is none for running jobs, and the table is small."));
+            return Ok(Finding::good(
+                check,
+                "No index finds the running jobs of a worker, but the table is small.",
+            ));
         }
         let is_partitioned = self.table.relation.kind == pg_sys::RELKIND_PARTITIONED_TABLE;
         Ok(Finding::warning(
@@ -194,10 +196,10 @@ impl Checked<'_> {
         let running: Vec<(String, i64)> = self.read(|| {
             sql::read(&statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
         })?;
-        Ok(orphans(check, &self.unknown(running)?))
+        Ok(unknown_workers(check, &self.unknown(running)?))
     }
 
-    /// Of these workers and their jobs, those of whom nobody has heard, and who are not dead either.
+    /// Of these workers and their jobs, those without a row in the table of heartbeats that are not dead either.
     fn unknown(&self, mut running: Vec<(String, i64)>) -> Result<Vec<(String, i64)>> {
         let ids: Vec<String> = running.iter().map(|(worker, _)| worker.clone()).collect();
         let mut known: HashSet<String> = HeartbeatTable::open(self.installation)?.existing(&ids)?;
@@ -213,7 +215,7 @@ impl Checked<'_> {
     fn locked(&self, check: String) -> Result<Finding> {
         let dead = self.dead()?;
         if dead.is_empty() {
-            return Ok(Finding::good(check, "Nobody is dead."));
+            return Ok(Finding::good(check, "No worker is dead."));
         }
         let statements = self.statements();
         let statement = format!(
@@ -239,7 +241,7 @@ impl Checked<'_> {
     }
 }
 
-fn orphans(check: String, unknown: &[(String, i64)]) -> Finding {
+fn unknown_workers(check: String, unknown: &[(String, i64)]) -> Finding {
     let Some((worker, _)) = unknown.first() else {
         return Finding::good(check, "The worker of every running job is known.");
     };
@@ -247,7 +249,7 @@ fn orphans(check: String, unknown: &[(String, i64)]) -> Finding {
     Finding::warning(
         check,
         format!(
-            "{} running jobs belong to {} workers who never sent a heartbeat, or whose row was deleted, such as \
+            "{} running jobs belong to {} workers that never sent a heartbeat, or whose row was deleted, such as \
              {worker}; nothing ever settles them.",
             unknown.iter().map(|(_, count)| count).sum::<i64>(),
             unknown.len()
@@ -259,20 +261,20 @@ fn orphans(check: String, unknown: &[(String, i64)]) -> Finding {
     )
 }
 
-/// A condition or statement with some workers in the place of its parameter, to ask the planner.
+/// A condition or statement with some workers in the place of its parameter, for the planner.
 fn with_some_workers(text: &str) -> String {
     text.replace("($1)", "('{a,b}')")
 }
 
 fn not_checked(check: String) -> Finding {
-    Finding::good(check, "Not checked: the table would have to be read as a whole, see \"job index\".")
+    Finding::good(check, "Not checked, because that would read the whole table: see the check \"job index\".")
 }
 
 fn is_affordable(table: &JobTable, statement: &str) -> Result<bool> {
     Ok(cost(table, statement)? <= AFFORDABLE)
 }
 
-/// What PostgreSQL thinks that a statement on the table costs.
+/// The planner's estimate of what a statement on the table costs.
 fn cost(table: &JobTable, statement: &str) -> Result<f64> {
     let plan = table.scope().run(|| sql::plan(statement))?;
     Ok(plan["Total Cost"].as_f64().unwrap_or(f64::INFINITY))

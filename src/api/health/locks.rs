@@ -1,8 +1,8 @@
-//! Who has rows locked that a sweep skips.
+//! The sessions that have locked rows, which a sweep therefore skips.
 //!
-//! A row says which transaction locked it last, and whoever runs a transaction holds a lock on its number. So nothing
-//! has to be locked to find out. When several sessions share the lock of a row, none of them is found. Sweepers do
-//! not count: who is locked by one is being dealt with.
+//! A row says which transaction locked it last, and the session that runs a transaction holds a lock on its number. So
+//! nothing has to be locked to find out. When several sessions share the lock of a row, none of them is found. Sweepers
+//! do not count: a worker that a sweeper has locked is being dealt with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,8 @@ pub struct Holders {
     rows: BTreeMap<Option<i32>, usize>,
 }
 
-/// Finds out who runs the transactions that have locked rows; those that are over have no rows locked.
+/// Finds the processes that run the transactions which have locked rows. Transactions that are over have no rows
+/// locked.
 pub fn holders(lockers: &[String]) -> Result<Holders> {
     let mut rows = BTreeMap::new();
     if lockers.is_empty() {
@@ -40,12 +41,12 @@ pub fn holders(lockers: &[String]) -> Result<Holders> {
 }
 
 impl Holders {
-    /// Whether nobody has a row locked.
+    /// Whether no row is locked.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// How to get rid of them.
+    /// How to end the transactions.
     pub fn hint(&self) -> String {
         let end = |pid: &Option<i32>| match pid {
             Some(pid) => format!("SELECT pg_terminate_backend({pid});"),

@@ -1,9 +1,9 @@
-//! Whether everything works, and if not, why not and what mends it: `rgrid_health()`.
+//! Whether everything works, and if not, why not and how to fix it: `rgrid_health()`.
 //!
 //! Runs in the caller's backend, also on a standby, in a read-only transaction and without preloading. It changes
-//! nothing and locks no row; a lock on a table is waited for no longer than 50 ms. Each check is a subtransaction of its
-//! own, so one that fails takes no other with it. Tables are read as their owners, and nothing of a job is told but how
-//! many there are, whose, and who has locked them.
+//! nothing and locks no row, and waits no longer than 50 ms for a lock on a table. Each check is a subtransaction of
+//! its own, so one that fails leaves the others alone. Tables are read as their owners. Of jobs the findings show only
+//! how many there are, their worker, and which process has locked them.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -18,12 +18,12 @@ mod locks;
 mod server;
 mod workers;
 
-/// How bad it is.
+/// How severe a finding is.
 #[derive(Clone, Copy)]
 enum Status {
     /// As it should be.
     Good,
-    /// Somebody should have a look.
+    /// Needs attention.
     Warning,
     /// Something does not work.
     Error,
@@ -34,9 +34,9 @@ struct Finding {
     /// What was looked at.
     check: String,
     status: Status,
-    /// What was found, in whole sentences.
+    /// What was found, in full sentences.
     detail: String,
-    /// The statement or setting that mends it.
+    /// The statement or setting that fixes it.
     hint: Option<String>,
 }
 
@@ -55,18 +55,18 @@ impl Finding {
     }
 }
 
-/// Makes one check; an error in it is what it found.
+/// Makes one check. An error in it becomes the finding.
 fn attempt(check: &str, look: impl FnOnce() -> Result<Finding>) -> Finding {
     scope::subtransaction(look).unwrap_or_else(|error| {
         Finding::warning(
             check,
             format!("This could not be checked: {}.", error.message()),
-            "Try again; what the message says may have to be mended first.",
+            "Try again. The cause in the message may have to be fixed first.",
         )
     })
 }
 
-/// Is it working, and if not, why not? A row for each check; 'ok' in all of them means that it works.
+/// Is it working, and if not, why not? One row for each check; 'ok' in all of them means that it works.
 #[pg_extern]
 #[allow(clippy::type_complexity, reason = "the columns of the result")]
 fn rgrid_health() -> Result<

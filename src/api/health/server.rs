@@ -18,8 +18,8 @@ fn preload() -> Finding {
     let libraries = if others.is_empty() { String::new() } else { format!("{others}, ") };
     Finding::error(
         "preload",
-        "The server was not started with rgrid_heartbeat in \"shared_preload_libraries\": nobody is swept, and each \
-         heartbeat is written to its row at once.",
+        "The server was not started with rgrid_heartbeat in \"shared_preload_libraries\": no sweeper runs, and \
+         each heartbeat is written to its row at once.",
         format!(
             "ALTER SYSTEM SET shared_preload_libraries = {libraries}rgrid_heartbeat; then restart the server."
         ),
@@ -28,11 +28,11 @@ fn preload() -> Finding {
 
 fn standby() -> Finding {
     if !pg::is_standby() {
-        return Finding::good("standby", "This server is no standby.");
+        return Finding::good("standby", "This server is not a standby.");
     }
     Finding::warning(
         "standby",
-        "This server is a standby: heartbeats are refused, and nobody is swept until it is promoted.",
+        "This server is a standby: heartbeats are refused, and no worker is declared dead until it is promoted.",
         "Let workers and operators connect to the primary.",
     )
 }
@@ -43,7 +43,7 @@ fn enabled() -> Finding {
     }
     Finding::warning(
         "enabled",
-        "Sweeping is paused: nobody is declared dead.",
+        "Sweeping is paused: no worker is declared dead.",
         "ALTER SYSTEM SET rgrid_heartbeat.enabled = on; SELECT pg_reload_conf();",
     )
 }
@@ -54,25 +54,25 @@ fn launcher() -> Finding {
             let since = super::database::time(since);
             Finding::good("launcher", format!("The launcher is process {pid}, since {since}."))
         }
-        None if pg::is_standby() => Finding::good("launcher", "A standby has none."),
+        None if pg::is_standby() => Finding::good("launcher", "A standby has no launcher."),
         None if !is_preloaded() => Finding::error(
             "launcher",
-            "There is none, because the library was not preloaded.",
+            "There is no launcher, because the library was not preloaded.",
             "See the check \"preload\".",
         ),
         None => Finding::error(
             "launcher",
-            "There is none: no database is swept.",
+            "No launcher is running: no database is swept.",
             format!(
-                "It is started again a second after it ended. If it never is, see the server's log, and whether \
-                 \"max_worker_processes\" ({}) has room for it.",
+                "The server starts it again a second after it ended. If it does not, see the server's log, and whether \
+                 all slots of \"max_worker_processes\" ({}) are taken.",
                 process::worker_slots()
             ),
         ),
     }
 }
 
-/// Processes that are no background workers.
+/// Types of processes that take no background worker slot.
 const OTHERS: &[&str] = &[
     "archiver",
     "autovacuum launcher",
@@ -101,27 +101,29 @@ fn worker_slots() -> Result<Finding> {
     let found = format!("{} of the {all} background worker slots are free.", (all - used).max(0));
     let hint = format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", all + 8);
     Ok(match used < all {
-        _ if launcher::is_out_of_slots() => {
-            Finding::error(CHECK, format!("There was none for the last sweeper that was due. {found}"), hint)
-        }
+        _ if launcher::is_out_of_slots() => Finding::error(
+            CHECK,
+            format!("There was no slot for the last sweeper that was due. {found}"),
+            hint,
+        ),
         false => Finding::warning(CHECK, found, hint),
         true => Finding::good(CHECK, found),
     })
 }
 
-/// Percent of the places in memory that may be taken.
+/// From this percentage of places taken on, the buffer is nearly full.
 const NEARLY_FULL: u64 = 80;
 
 fn buffer() -> Finding {
     const CHECK: &str = "heartbeat buffer";
     let places = u64::try_from(settings::max_workers()).unwrap_or(u64::MAX);
     if !is_preloaded() || places == 0 {
-        return Finding::good(CHECK, "There is none: each heartbeat is written to its row at once.");
+        return Finding::good(CHECK, "There is no buffer: each heartbeat is written to its row at once.");
     }
     let used: u64 = buffer::entries().values().sum();
     let refused = match buffer::refused() {
         0 => String::new(),
-        refused => format!(" {refused} heartbeats since the server started found no place."),
+        refused => format!(" Since the server started, {refused} heartbeats found no place."),
     };
     let found = format!("{used} of {places} places for workers are taken.{refused}");
     if used * 100 < places * NEARLY_FULL {
@@ -129,5 +131,9 @@ fn buffer() -> Finding {
     }
     let hint =
         format!("ALTER SYSTEM SET rgrid_heartbeat.max_workers = {}; then restart the server.", places * 2);
-    Finding::warning(CHECK, format!("{found} Workers without one are written to their rows at once."), hint)
+    Finding::warning(
+        CHECK,
+        format!("{found} Heartbeats of workers without a place are written to their rows at once."),
+        hint,
+    )
 }

@@ -25,32 +25,38 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
         ]),
         Err(error) => findings.push(Finding::error(
             "heartbeat table",
-            format!("Heartbeats that need their rows fail, and nobody is swept: {}.", error.message()),
-            "Alter or rename the table back.",
+            format!(
+                "Heartbeats that need their rows fail, and no worker is declared dead: {}.",
+                error.message()
+            ),
+            "Undo the change: alter the table, or rename it back.",
         )),
     }
     findings
 }
 
-/// How long a false death is worth a word.
-const LATELY: TimeDelta = TimeDelta::days(1);
+/// How long a false death is reported.
+const REPORTED_FOR: TimeDelta = TimeDelta::days(1);
 
 fn false_deaths(installation: &Installation) -> Result<Finding> {
     const CHECK: &str = "false deaths";
-    let (count, example) = deaths::views::false_deaths_since(installation, pg::now() - LATELY)?;
+    let (count, example) = deaths::views::false_deaths_since(installation, pg::now() - REPORTED_FOR)?;
     let Some((worker, silence)) = example else {
-        return Ok(Finding::good(CHECK, "Nobody returned who was declared dead for silence within a day."));
+        return Ok(Finding::good(
+            CHECK,
+            "No worker that was declared dead for silence in the last day has returned.",
+        ));
     };
     let longer = Duration::from_secs_f64(silence.max(0.0)).max(settings::stale_threshold()) * 2;
     Ok(Finding::warning(
         CHECK,
         format!(
-            "{count} workers that were declared dead for silence within a day have returned, \"{}\" the last; it had \
-             been silent for {silence:.1} s.",
+            "{count} workers that were declared dead for silence in the last day have returned. The last one, \"{}\", \
+             had been silent for {silence:.1} s.",
             printable(&worker)
         ),
         format!(
-            "Have workers beat more often, from a thread that no job can block; or {}",
+            "Let workers send heartbeats more often, from a thread that no job can block; or {}",
             database::raise(longer)
         ),
     ))
@@ -60,12 +66,12 @@ fn index(table: &HeartbeatTable) -> Result<Finding> {
     const CHECK: &str = "heartbeat index";
     let indexes = catalog::indexes_on(table.oid, "last_heartbeat_at")?;
     if indexes.is_empty() {
-        return Ok(Finding::good(CHECK, "No index has the time of the last heartbeat in it."));
+        return Ok(Finding::good(CHECK, "No index contains the time of the last heartbeat."));
     }
     Ok(Finding::warning(
         CHECK,
         format!(
-            "{} has the time of the last heartbeat in it, so each heartbeat that is written changes the index, too. The \
+            "{} contains the time of the last heartbeat, so each heartbeat that is written changes the index, too. The \
              extension does not use it.",
             indexes.join(", ")
         ),
@@ -77,13 +83,13 @@ fn future(table: &HeartbeatTable) -> Result<Finding> {
     const CHECK: &str = "future heartbeats";
     let (count, example) = table.heard_after(liveness::latest_credible(pg::now()))?;
     let Some(worker) = example else {
-        return Ok(Finding::good(CHECK, "None."));
+        return Ok(Finding::good(CHECK, "No heartbeat is from the future."));
     };
     Ok(Finding::warning(
         CHECK,
         format!(
-            "{count} workers have a heartbeat from the future, such as \"{}\": the clock of whoever wrote it is \
-             ahead, or the server's was set back. A sweep takes it for one of just now.",
+            "{count} workers have a heartbeat from the future, such as \"{}\": the clock of the client that wrote it is \
+             ahead, or the server's was set back. A sweep sets it to the current time.",
             printable(&worker)
         ),
         format!(

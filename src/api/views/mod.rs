@@ -1,5 +1,5 @@
-//! What operators read through the views: the workers, the numbers of each database, and what could not be done. What is
-//! wrong, and what to do about it, is told by [`crate::api::health`].
+//! What operators read through the views: the workers, the numbers of each database, and what could not be done.
+//! [`crate::api::health`] says what is wrong and how to fix it.
 
 pub mod problems;
 pub mod statistics;

@@ -16,7 +16,7 @@ use crate::shmem::problems::{self, KnownProblem};
 use crate::shmem::{buffer, is_preloaded};
 use crate::sweep::mass_death;
 
-/// What is known of every database that the launcher has seen, and counted in it since the last reset.
+/// The state of every database that the launcher knows, and its counters since the last reset.
 ///
 /// # Errors
 ///
@@ -115,7 +115,7 @@ fn row(state: &State, last: Option<&KnownProblem>, entries: u64) -> Row {
     )
 }
 
-/// Starts counting anew in the current database. What is known of the last sweep and the last error stays.
+/// Resets the counters and intervals of the current database. The state of the last sweep and the last error stays.
 ///
 /// # Errors
 ///

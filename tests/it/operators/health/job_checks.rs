@@ -10,7 +10,7 @@ fn a_database_without_a_table_of_jobs_is_told() {
     run(&mut client, "CREATE EXTENSION rgrid_heartbeat");
     let (status, detail, _) = finding(&mut client, "job tables");
     assert_eq!(status, "warning");
-    assert!(detail.starts_with("No table of jobs is watched"), "{detail}");
+    assert!(detail.starts_with("No job table is watched"), "{detail}");
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn locked_tables_are_not_waited_for() {
     run(&mut client, "SET statement_timeout = '10s'");
     let (status, detail, _) = finding(&mut client, "job table public.executions");
     assert_eq!(status, "warning");
-    assert!(detail.starts_with("Somebody has locked the whole table"), "{detail}");
+    assert!(detail.starts_with("Another session has locked the whole table"), "{detail}");
     let (status, detail, _) = finding(&mut client, "future heartbeats");
     assert_eq!(status, "warning");
     assert!(detail.contains("could not be checked: canceling statement due to lock timeout"), "{detail}");

@@ -121,5 +121,5 @@ fn a_table_of_heartbeats_that_cannot_be_used_fails_sweepers_too() {
     run(&mut client, "ALTER TABLE worker_heartbeats RENAME COLUMN seen TO last_heartbeat_at");
     await_status(&mut client, "sweeper", "ok");
     let (_, detail, _) = finding(&mut client, "last error");
-    assert!(detail.starts_with("It is over: column"), "{detail}");
+    assert!(detail.starts_with("The last problem is over: column"), "{detail}");
 }
