@@ -13,6 +13,6 @@ REVOKE ALL ON FUNCTION @extschema@.rgrid_unfence(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_fence(regclass) IS
     'Refuses results of jobs that were given up because their worker was declared dead';
 COMMENT ON FUNCTION @extschema@.rgrid_unfence(regclass) IS
-    'Takes the fence off a table of jobs; answers whether there was one';
+    'Takes the fence off a table of jobs; returns whether there was one';
 COMMENT ON FUNCTION @extschema@.rgrid_fence_violated() IS
     'Trigger function of fences: raises the error that a job was given up';

@@ -1,6 +1,6 @@
 -- One row a worker. A table of this name that is there already, as in every installation of RGrid, is adopted as
 -- it is: neither altered nor owned by the extension, so DROP EXTENSION leaves it. It is looked for first, and not
--- by IF NOT EXISTS, because that would be fooled by an object of another kind.
+-- with IF NOT EXISTS, which an object of another kind would satisfy.
 DO $$
 DECLARE
     extension_schema oid := (SELECT x.extnamespace FROM pg_catalog.pg_extension x
@@ -14,8 +14,7 @@ BEGIN
       AND c.relname OPERATOR(pg_catalog.=) 'worker_heartbeats';
 
     IF NOT FOUND THEN
-        -- Rows are updated all the time and in place: free space on each page, and no index on the time, keep
-        -- the updates HOT.
+        -- Rows are updated all the time. Free space on each page, and no index on the time, keep the updates HOT.
         CREATE TABLE @extschema@.worker_heartbeats (
             worker_id text PRIMARY KEY CHECK (pg_catalog.length(worker_id) OPERATOR(pg_catalog.>=) 1
                                               AND pg_catalog.length(worker_id) OPERATOR(pg_catalog.<=) 255),

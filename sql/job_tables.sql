@@ -42,12 +42,12 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_column IS
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_column IS
     'Column with the attempts that a job may use up; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
-    'The same for all jobs, where there is no such column or it is NULL';
+    'The attempts of a job, where there is no such column or it is NULL';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
     'Column that is cleared when a job goes back to the queue; NULL for none';
 
--- The owner of a table of jobs calls these. They check the owner themselves, but whom the database's processes work for
--- is for the superuser to say: EXECUTE is not PUBLIC's.
+-- The owner of a table of jobs calls these, and they check that themselves. But the superuser decides which owners the
+-- sweepers work for: PUBLIC has no EXECUTE.
 CREATE FUNCTION @extschema@.rgrid_watch_jobs(
     job_table regclass,
     worker_column name DEFAULT 'worker_id',
@@ -73,4 +73,4 @@ COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
     regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) IS
     'Watches a table of jobs, or changes how it is watched; for its owner';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
-    'Watches a table of jobs no longer; answers whether it was watched';
+    'Stops watching a table of jobs; returns whether it was watched';

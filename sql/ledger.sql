@@ -14,7 +14,7 @@ CREATE TABLE @extschema@.rgrid_worker_deaths (
 );
 CREATE UNIQUE INDEX rgrid_worker_deaths_dead ON @extschema@.rgrid_worker_deaths (worker_id)
     WHERE returned_at IS NULL;
--- What is old enough to be pruned is found without reading the rest.
+-- Finds deaths that are old enough to be pruned without reading the others.
 CREATE INDEX rgrid_worker_deaths_declared ON @extschema@.rgrid_worker_deaths (declared_dead_at);
 -- Kept by pg_dump: the numbers of the incarnations must never go back.
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_deaths', '');
@@ -22,10 +22,10 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_deaths', ''
 COMMENT ON TABLE @extschema@.rgrid_worker_deaths IS
     'Ledger of deaths, each once; a worker is dead while it has a row without returned_at';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
-COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, for those that get old';
+COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
-    'Which of the worker''s lives ended; the first is 1, and the next heartbeat answers one more';
+    'The incarnation that ended; the first is 1, and the next heartbeat returns one more';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.hostname IS 'The worker''s host, when it was known';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.last_heartbeat_at IS 'When it was last heard of';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.declared_dead_at IS 'When it was given up';

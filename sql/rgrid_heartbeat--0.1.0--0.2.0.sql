@@ -2,10 +2,12 @@
 -- a policy of their own, the fence, what operators read, and a sweep by hand that can be forced.
 CREATE INDEX rgrid_worker_deaths_declared ON @extschema@.rgrid_worker_deaths (declared_dead_at);
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
-COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, for those that get old';
+COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
+    'The incarnation that ended; the first is 1, and the next heartbeat returns one more';
 
--- The numbers that must outlive the ledger's rows. The row with an empty id has the number that a worker gets of whom
--- nothing is known; the others have the numbers of workers that were alive, and had never died, when that one grew.
+-- The numbers that must outlive the ledger's rows. The row with an empty id has the floor, the number that an unknown
+-- worker gets. The others have the numbers of workers that were alive, and had never died, when the floor was raised.
 CREATE TABLE @extschema@.rgrid_incarnations (
     worker_id text PRIMARY KEY,
     incarnation bigint NOT NULL CHECK (incarnation OPERATOR(pg_catalog.>) 0)
@@ -13,10 +15,10 @@ CREATE TABLE @extschema@.rgrid_incarnations (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnations', '');
 
 COMMENT ON TABLE @extschema@.rgrid_incarnations IS
-    'Incarnations that the ledger does not tell, because deaths were pruned from it';
+    'Incarnations that the ledger does not have, because deaths were pruned from it';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.worker_id IS
-    'The worker''s id; empty for the incarnation of workers of whom nothing is known';
-COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats answer';
+    'The worker''s id; empty for the incarnation of unknown workers';
+COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats return';
 
 ALTER TABLE @extschema@.rgrid_job_tables
     ADD COLUMN watched boolean NOT NULL DEFAULT true,
@@ -41,12 +43,12 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_column IS
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_column IS
     'Column with the attempts that a job may use up; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
-    'The same for all jobs, where there is no such column or it is NULL';
+    'The attempts of a job, where there is no such column or it is NULL';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
     'Column that is cleared when a job goes back to the queue; NULL for none';
 
--- The owner of a table of jobs calls these. They check the owner themselves, but whom the database's processes work for
--- is for the superuser to say: EXECUTE is not PUBLIC's.
+-- The owner of a table of jobs calls these, and they check that themselves. But the superuser decides which owners the
+-- sweepers work for: PUBLIC has no EXECUTE.
 CREATE FUNCTION @extschema@.rgrid_watch_jobs(
     job_table regclass,
     worker_column name DEFAULT 'worker_id',
@@ -72,7 +74,7 @@ COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
     regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) IS
     'Watches a table of jobs, or changes how it is watched; for its owner';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
-    'Watches a table of jobs no longer; answers whether it was watched';
+    'Stops watching a table of jobs; returns whether it was watched';
 
 CREATE FUNCTION @extschema@.rgrid_fence_violated() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_fence_violated_wrapper';
 
@@ -88,7 +90,7 @@ REVOKE ALL ON FUNCTION @extschema@.rgrid_unfence(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_fence(regclass) IS
     'Refuses results of jobs that were given up because their worker was declared dead';
 COMMENT ON FUNCTION @extschema@.rgrid_unfence(regclass) IS
-    'Takes the fence off a table of jobs; answers whether there was one';
+    'Takes the fence off a table of jobs; returns whether there was one';
 COMMENT ON FUNCTION @extschema@.rgrid_fence_violated() IS
     'Trigger function of fences: raises the error that a job was given up';
 
@@ -192,7 +194,7 @@ COMMENT ON FUNCTION @extschema@.rgrid_stat_problems() IS 'What the view pg_stat_
 COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
     'Resets the counters and intervals of this database in pg_stat_rgrid_heartbeat';
 COMMENT ON FUNCTION @extschema@.rgrid_health() IS
-    'Whether everything works here, a row a check: status ok, warning or error, what was found, what mends it';
+    'Whether everything works here, a row a check: status ok, warning or error, what was found, how to fix it';
 
 COMMENT ON VIEW @extschema@.rgrid_workers IS
     'Every worker that has a row in worker_heartbeats, with what is known in memory; exact at any moment';
@@ -201,7 +203,7 @@ COMMENT ON COLUMN @extschema@.rgrid_workers.hostname IS 'The host that the worke
 COMMENT ON COLUMN @extschema@.rgrid_workers.state IS
     'alive; stale: silent for longer than the threshold, not declared dead yet; dead: in the ledger, not returned';
 COMMENT ON COLUMN @extschema@.rgrid_workers.incarnation IS
-    'The number that its heartbeats answer; of a dead worker, the one that it gets when it returns';
+    'The number that its heartbeats return; of a dead worker, the one that it gets when it returns';
 COMMENT ON COLUMN @extschema@.rgrid_workers.last_heartbeat_at IS 'When it was last heard of';
 COMMENT ON COLUMN @extschema@.rgrid_workers.seconds_since_heartbeat IS 'How long ago that was, in seconds';
 COMMENT ON COLUMN @extschema@.rgrid_workers.declared_dead_at IS 'When it was declared dead; NULL while it is not dead';
@@ -213,30 +215,30 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.datname IS 'Name of the da
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.has_extension IS
     'Whether the last sweeper found the extension there; NULL before the first';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.observing_since IS
-    'Silence before this time proves nothing: when the server, or its watch over this database, last started anew';
+    'Silence before this time does not count: when the server, or its watch over this database, last started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.sweeps IS 'Sweeps that sweepers have finished';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_started_at IS 'When the last sweep began';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_finished_at IS
-    'When the last sweep was done that got to its end';
+    'When the last sweep that was completed ended';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_seconds IS
-    'How long that took, in seconds; NULL while another one is at work or has failed';
+    'How long it took, in seconds; NULL while another sweep is running, or after one that failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.heartbeats_in_row IS
     'Heartbeats that were written to their rows at once, rolled back or not: first ones, returns, other hostnames, '
     'ids or workers that do not fit in memory. Heartbeats in memory are not counted';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.flushes IS 'Flushes that wrote heartbeats from memory to rows';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
-    'Rows that they wrote: a worker counts once a flush, however often it has beaten';
+    'Rows that they wrote: a worker counts once a flush, however many heartbeats it has sent';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to the ledger, of every reason';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
     'Workers that returned after they had been declared dead for their silence';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_workers IS
     'Silent workers that are held back now because they are so many at once';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_until IS
-    'When that ends at the latest, by the threshold of the present session; NULL while nobody is held back';
+    'When that ends at the latest, by the threshold of the current session; NULL while no worker is held back';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.locked_jobs IS
-    'Running jobs of dead workers that the last sweep left alone because others had locked them';
+    'Running jobs of dead workers that the last sweep skipped because other sessions had locked them';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_from_the_future IS
-    'Workers whose heartbeats were from the future, each time that a sweep found one, since the server started';
+    'Workers with heartbeats ahead of the clock, counted each time that a sweep finds one, since the server started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_failed IS 'Running jobs that were marked as failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_requeued IS 'Running jobs that went back to the queue';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_pruned IS
@@ -274,8 +276,8 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.sqlstate IS 'SQLSTATE of th
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.message IS
     'What could not be done and why; cut at 448 bytes, whole in the server''s log';
 
--- A function cannot be given another argument: it is replaced, and whoever was granted the old one has the new one.
--- Those grants stay what they are for pg_dump, the database's own and not the extension's.
+-- A function cannot get another argument, so it is replaced, and the roles that may call the old one may call the new
+-- one. For pg_dump these grants stay the database's own and do not become the extension's.
 CREATE FUNCTION @extschema@.rgrid_sweep(
     dry_run boolean DEFAULT false,
     force boolean DEFAULT false
@@ -289,7 +291,7 @@ CREATE FUNCTION @extschema@.rgrid_sweep(
 ) STRICT LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_sweep_0_2_wrapper';
 REVOKE ALL ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
-    'Declares silent workers dead and settles their jobs now, or says whom and what that would be';
+    'Declares silent workers dead and settles their jobs now, or shows which workers and jobs that would be';
 DO $$
 DECLARE
     former oid := '@extschema@.rgrid_sweep(boolean)'::pg_catalog.regprocedure;
@@ -316,6 +318,15 @@ BEGIN
 END
 $$;
 DROP FUNCTION @extschema@.rgrid_sweep(boolean);
+
+COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text, text) IS
+    'A worker is alive; returns its incarnation, which grows when it was declared dead';
+COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
+    'Many workers of one host are alive; returns their incarnations in the same order';
+COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
+    'A worker starts; returns its id, generated when NULL, and its incarnation';
+COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
+    'A worker stops on purpose; returns whether it was known';
 
 -- Heartbeats were refused until now: when this commits, silence starts to count.
 CREATE FUNCTION @extschema@.rgrid_installed() RETURNS void STRICT LANGUAGE c

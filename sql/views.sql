@@ -37,7 +37,7 @@ COMMENT ON FUNCTION @extschema@.rgrid_stat_problems() IS 'What the view pg_stat_
 COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
     'Resets the counters and intervals of this database in pg_stat_rgrid_heartbeat';
 COMMENT ON FUNCTION @extschema@.rgrid_health() IS
-    'Whether everything works here, a row a check: status ok, warning or error, what was found, what mends it';
+    'Whether everything works here, a row a check: status ok, warning or error, what was found, how to fix it';
 
 COMMENT ON VIEW @extschema@.rgrid_workers IS
     'Every worker that has a row in worker_heartbeats, with what is known in memory; exact at any moment';
@@ -46,7 +46,7 @@ COMMENT ON COLUMN @extschema@.rgrid_workers.hostname IS 'The host that the worke
 COMMENT ON COLUMN @extschema@.rgrid_workers.state IS
     'alive; stale: silent for longer than the threshold, not declared dead yet; dead: in the ledger, not returned';
 COMMENT ON COLUMN @extschema@.rgrid_workers.incarnation IS
-    'The number that its heartbeats answer; of a dead worker, the one that it gets when it returns';
+    'The number that its heartbeats return; of a dead worker, the one that it gets when it returns';
 COMMENT ON COLUMN @extschema@.rgrid_workers.last_heartbeat_at IS 'When it was last heard of';
 COMMENT ON COLUMN @extschema@.rgrid_workers.seconds_since_heartbeat IS 'How long ago that was, in seconds';
 COMMENT ON COLUMN @extschema@.rgrid_workers.declared_dead_at IS 'When it was declared dead; NULL while it is not dead';
@@ -58,30 +58,30 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.datname IS 'Name of the da
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.has_extension IS
     'Whether the last sweeper found the extension there; NULL before the first';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.observing_since IS
-    'Silence before this time proves nothing: when the server, or its watch over this database, last started anew';
+    'Silence before this time does not count: when the server, or its watch over this database, last started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.sweeps IS 'Sweeps that sweepers have finished';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_started_at IS 'When the last sweep began';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_finished_at IS
-    'When the last sweep was done that got to its end';
+    'When the last sweep that was completed ended';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_seconds IS
-    'How long that took, in seconds; NULL while another one is at work or has failed';
+    'How long it took, in seconds; NULL while another sweep is running, or after one that failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.heartbeats_in_row IS
     'Heartbeats that were written to their rows at once, rolled back or not: first ones, returns, other hostnames, '
     'ids or workers that do not fit in memory. Heartbeats in memory are not counted';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.flushes IS 'Flushes that wrote heartbeats from memory to rows';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
-    'Rows that they wrote: a worker counts once a flush, however often it has beaten';
+    'Rows that they wrote: a worker counts once a flush, however many heartbeats it has sent';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to the ledger, of every reason';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
     'Workers that returned after they had been declared dead for their silence';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_workers IS
     'Silent workers that are held back now because they are so many at once';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_until IS
-    'When that ends at the latest, by the threshold of the present session; NULL while nobody is held back';
+    'When that ends at the latest, by the threshold of the current session; NULL while no worker is held back';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.locked_jobs IS
-    'Running jobs of dead workers that the last sweep left alone because others had locked them';
+    'Running jobs of dead workers that the last sweep skipped because other sessions had locked them';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_from_the_future IS
-    'Workers whose heartbeats were from the future, each time that a sweep found one, since the server started';
+    'Workers with heartbeats ahead of the clock, counted each time that a sweep finds one, since the server started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_failed IS 'Running jobs that were marked as failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_requeued IS 'Running jobs that went back to the queue';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_pruned IS
