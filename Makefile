@@ -1,7 +1,7 @@
 # Builds, tests and shows rgrid_heartbeat. `make` alone lists the targets.
 #
 # Servers are always throw-away ones in directories of their own; the system's cluster is never touched. As root
-# they run as user postgres, otherwise as the user who calls make.
+# they run as user postgres, otherwise as the user that calls make.
 
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 CARGO_PGRX_VERSION := 0.18.1
@@ -40,7 +40,7 @@ install: deps ## build and install into the PostgreSQL of PG_CONFIG
 package: deps ## build, and lay out the files to install under target/release
 	$(MAKE) do-package
 
-lint-sql: deps ## search the extension's SQL script for names that somebody else could take over
+lint-sql: deps ## search the extension's SQL script for names that another role could shadow
 	$(MAKE) do-package do-lint-sql
 
 lint-packaging: deps ## check the Dockerfile and the compose file
@@ -78,7 +78,7 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, be
 	$(MAKE) do-bench-quick
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
-torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and judge what came of it
+torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and check the result
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
 
 miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
@@ -142,7 +142,7 @@ do-lint-monitoring:
 	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool test rules alerts_test.yml
 
 DEB = target/deb/postgresql-$(PG_MAJOR)-rgrid-heartbeat_*.deb
-# Whoever builds for others names an address; that of a checkout may be no mailbox, which is all that lintian may say.
+# Without DEBEMAIL the address comes from the checkout and may be no mailbox. Lintian may then say so, and nothing else.
 LINTIAN = lintian --allow-root --fail-on error,warning \
 	$(if $(DEBEMAIL),,--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog)
 
