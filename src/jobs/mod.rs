@@ -6,6 +6,7 @@
 
 pub mod columns;
 pub mod fence;
+mod parts;
 pub mod settle;
 pub mod statement;
 pub mod table;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::parts::{Parts, is_of_a_row};
 use super::table::{JobTable, LockPolicy, SettledJobs};
 use super::watched;
 use crate::error::{Error, Result};
@@ -27,7 +28,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn add(&mut self, table: &JobTable, result: Result<Vec<SettledJobs>>) {
+    pub(super) fn add(&mut self, table: &JobTable, result: Result<Vec<SettledJobs>>) {
         match result {
             Ok(settled) if table.only => settled.into_iter().for_each(|jobs| self.add_part(jobs)),
             Ok(mut settled) => self.settled.append(&mut settled),
@@ -70,7 +71,7 @@ pub fn totals<'a>(settled: impl IntoIterator<Item = &'a SettledJobs>) -> (i64, i
         .fold((0, 0), |(failed, requeued), jobs| (failed + jobs.failed, requeued + jobs.requeued))
 }
 
-fn problem(table: &JobTable, error: &Error) -> Problem {
+pub(super) fn problem(table: &JobTable, error: &Error) -> Problem {
     let place = Place::JobTable { table: table.watched.oid, part: table.relation.oid };
     let problem = Problem::new(place, format!("settle jobs in table {}", table.watched.name), error);
     if table.only { problem.in_part(&table.target) } else { problem }
@@ -110,24 +111,30 @@ pub fn settle(
         } else if table.is_foreign() {
             settle_foreign(&table, workers, now, &mut outcome);
         } else {
-            let result = settle_here(&table, workers, now);
-            if result.as_ref().is_ok_and(|settled| !settled.is_empty()) {
-                quarantine::settled(table.watched.oid);
-            }
-            outcome.add(&table, result);
+            settle_here(&table, workers, now, &mut outcome);
         }
     }
     Ok(outcome)
 }
 
-fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<SettledJobs>> {
+fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {
     let attempt = |locked| {
         let settle = || scope::subtransaction(|| table.settle(workers, now, locked));
         quarantine::at_work(table.watched.oid, settle)
     };
-    match attempt(LockPolicy::Refuse) {
+    let result = match attempt(LockPolicy::Refuse) {
         Err(error) if error.is_lock_not_available() => attempt(LockPolicy::Skip),
         result => result,
+    };
+    match result {
+        Err(error) if is_of_a_row(&error) => {
+            Parts { table, now, locked: LockPolicy::Skip }.settle(workers, outcome);
+        }
+        Ok(settled) if !settled.is_empty() => {
+            quarantine::settled(table.watched.oid);
+            outcome.add(table, Ok(settled));
+        }
+        result => outcome.add(table, result),
     }
 }
 
@@ -170,37 +177,50 @@ pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>)
     for table in parts(installation)? {
         let result = match may_touch(&table, Occasion::Death) {
             false => Err(Error::InQuarantine),
-            true => settle_in_session(&table, &workers, now),
+            true => settle_in_session(&table, &workers, now, &mut outcome),
         };
         match result {
+            Ok(()) => {}
             Err(error) if error.is_lock_not_available() => {
                 return Err(Error::JobsLocked { table: table.target });
             }
             Err(error) if error.is_rollback() || matches!(error, Error::TableLocked { .. }) => {
                 return Err(error);
             }
-            result => outcome.add(&table, result),
+            Err(error) => outcome.add(&table, Err(error)),
         }
     }
     outcome.problems.drain(..).for_each(report::warn);
     Ok(outcome)
 }
 
-fn settle_in_session(table: &JobTable, workers: &[String], now: DateTime<Utc>) -> Result<Vec<SettledJobs>> {
+fn settle_in_session(
+    table: &JobTable,
+    workers: &[String],
+    now: DateTime<Utc>,
+    outcome: &mut Outcome,
+) -> Result<()> {
     if table.is_foreign() {
-        return scope::subtransaction_within(FOREIGN_LIMIT, || {
-            table.settle(workers, now, LockPolicy::Refuse)
-        });
+        let settle = || table.settle(workers, now, LockPolicy::Refuse);
+        let settled = scope::subtransaction_within(FOREIGN_LIMIT, settle)?;
+        outcome.add(table, Ok(settled));
+        return Ok(());
     }
     match scope::subtransaction(|| table.running_latest(workers)) {
-        Ok(running) if running.is_empty() => return Ok(Vec::new()),
+        Ok(running) if running.is_empty() => return Ok(()),
         Err(error) if error.is_lock_not_available() => {
             return Err(Error::TableLocked { table: table.target.clone() });
         }
         running => running?,
     };
-    let settle = || scope::subtransaction(|| table.settle(workers, now, LockPolicy::Wait));
-    advisory::without_leftovers(settle)?
+    let locked = LockPolicy::Wait;
+    advisory::without_leftovers(|| {
+        match scope::subtransaction(|| table.settle(workers, now, locked)) {
+            Err(error) if is_of_a_row(&error) => Parts { table, now, locked }.settle(workers, outcome),
+            result => outcome.add(table, Ok(result?)),
+        }
+        Ok(())
+    })?
 }
 
 /// What these workers are running, in all watched tables.

@@ -1,7 +1,7 @@
 //! The statements that settle jobs, as texts.
 //!
 //! Identifiers and literals come quoted from the catalog and the registry; ids, message and time are parameters:
-//! `$1` the workers, `$2` the message, `$3` the time. They run with a `search_path` of `pg_catalog, pg_temp`. The
+//! `$1` the workers, `$2` the message, `$3` the time, and where single rows are meant, `$4` and `$5`. They run with a `search_path` of `pg_catalog, pg_temp`. The
 //! conditions are written so that a partial index on the running jobs serves them.
 
 use pgrx::{pg_sys, spi};
@@ -15,12 +15,30 @@ pub struct Statements<'a> {
     table: &'a JobTable,
     columns: &'a Columns,
     key: Option<String>,
+    /// Whether only some rows are changed: `$4` their tables and `$5` their places.
+    of_rows: bool,
 }
 
 impl<'a> Statements<'a> {
     /// For a table; `key` is the column that identifies a job, if there is one.
     pub fn new(table: &'a JobTable, columns: &'a Columns, key: Option<&str>) -> Self {
-        Self { table, columns, key: key.map(spi::quote_identifier) }
+        Self { table, columns, key: key.map(spi::quote_identifier), of_rows: false }
+    }
+
+    /// For some rows of the table.
+    #[must_use]
+    pub fn of_rows(self) -> Self {
+        Self { of_rows: true, ..self }
+    }
+
+    /// The running jobs as rows: the table and the place of each, and its key.
+    pub fn rows(&self) -> String {
+        let (key, target, jobs) = (self.returned_key(), self.target(), self.running_jobs());
+        format!("SELECT j.tableoid::text, j.ctid::text, {key} FROM {target} WHERE {jobs}")
+    }
+
+    fn returned_key(&self) -> String {
+        self.key.as_ref().map_or("NULL::text".into(), |key| format!("j.{key}::text"))
     }
 
     /// The running jobs: the worker of each, and whether the job would be requeued.
@@ -42,7 +60,7 @@ impl<'a> Statements<'a> {
     /// rows are changed.
     pub fn settle(&self, locked: LockPolicy) -> String {
         let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
-        let key = self.key.as_ref().map_or("NULL::text".into(), |key| format!("j.{key}::text"));
+        let key = self.returned_key();
         if locked != LockPolicy::Skip && self.columns.requeue.is_none() {
             let worker = self.worker();
             return format!(
@@ -85,7 +103,13 @@ impl<'a> Statements<'a> {
             pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
             _ => format!("j.{name}::text"),
         };
-        format!("{worker} = ANY ($1) AND {}", self.is_running())
+        let rows = match self.of_rows {
+            true => {
+                " AND (j.tableoid, j.ctid) IN (SELECT r.t::oid, r.c::tid FROM unnest($4::text[], $5::text[]) AS r (t, c))"
+            }
+            false => "",
+        };
+        format!("{worker} = ANY ($1) AND {}{rows}", self.is_running())
     }
 
     /// The condition for a job of a status. A domain has no operators of its own: its base has them.

@@ -64,6 +64,26 @@ pub struct SettledJobs {
     pub keys: Vec<String>,
 }
 
+/// A row of a table of jobs, as it is at one moment.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The OID of the table that it lies in, which may be a partition.
+    table: String,
+    /// Its place in there.
+    pub place: String,
+    /// Its primary key, where the table has one of a single column.
+    pub key: Option<String>,
+}
+
+/// A worker and its rows as arguments of a statement.
+fn in_rows(worker: &str, rows: &[Row]) -> Vec<DatumWithOid<'static>> {
+    vec![
+        arrays::of(&[worker.to_owned()]),
+        arrays::texts(rows.iter().map(|row| row.table.as_str())),
+        arrays::texts(rows.iter().map(|row| row.place.as_str())),
+    ]
+}
+
 impl JobTable {
     /// The table with this OID; `None` when it was dropped.
     pub fn open(oid: pg_sys::Oid, mapping: JobMapping) -> Option<Self> {
@@ -111,23 +131,85 @@ impl JobTable {
         let columns = self.columns()?;
         let key = single_key(self.relation.oid)?;
         let statements = Statements::new(self, &columns, key.as_deref());
-        if locked == LockPolicy::Wait {
-            // A statement of its own, because only a later statement sees how jobs changed while this one waited.
-            let statement = statements.lock();
-            self.as_owner(|| sql::write(&statement, &[arrays::of(workers)]))?;
+        self.change(&statements, &self.mapping.error_message, now, locked, vec![arrays::of(workers)])
+    }
+
+    /// Settles those of these rows that are running jobs of the worker.
+    pub fn settle_rows(
+        &self,
+        worker: &str,
+        rows: &[Row],
+        now: DateTime<Utc>,
+        locked: LockPolicy,
+    ) -> Result<Vec<SettledJobs>> {
+        let columns = self.columns()?;
+        let key = single_key(self.relation.oid)?;
+        let statements = Statements::new(self, &columns, key.as_deref()).of_rows();
+        self.change(&statements, &self.mapping.error_message, now, locked, in_rows(worker, rows))
+    }
+
+    /// Fails a job that cannot be requeued, and says so in its error column. Does nothing in a table whose jobs are not
+    /// requeued.
+    pub fn fail_row(
+        &self,
+        worker: &str,
+        row: &Row,
+        now: DateTime<Utc>,
+        locked: LockPolicy,
+        why: &Error,
+    ) -> Result<Vec<SettledJobs>> {
+        let columns = self.columns()?;
+        if columns.requeue.is_none() {
+            return Ok(Vec::new());
         }
-        let statement = statements.settle(locked);
-        let message = self.mapping.error_message.as_str();
-        let arguments = [arrays::of(workers), message.into(), pg::timestamptz(now).into()];
+        let columns = Columns { requeue: None, ..columns };
+        let key = single_key(self.relation.oid)?;
+        let statements = Statements::new(self, &columns, key.as_deref()).of_rows();
+        let message = format!("{} (could not be requeued: {})", self.mapping.error_message, why.message());
+        self.change(&statements, &message, now, locked, in_rows(worker, std::slice::from_ref(row)))
+    }
+
+    fn change(
+        &self,
+        statements: &Statements<'_>,
+        message: &str,
+        now: DateTime<Utc>,
+        locked: LockPolicy,
+        mut arguments: Vec<DatumWithOid<'_>>,
+    ) -> Result<Vec<SettledJobs>> {
+        // The rows come after what every statement has.
+        let rows = arguments.split_off(1);
+        if locked == LockPolicy::Wait && rows.is_empty() {
+            // A statement of its own, because only a later statement sees how jobs changed while this one waited.
+            self.as_owner(|| sql::write(&statements.lock(), &arguments))?;
+        }
+        arguments.extend([message.into(), pg::timestamptz(now).into()]);
+        arguments.extend(rows);
         let timeout = if locked == LockPolicy::Refuse { c"50ms" } else { c"1s" };
         let mut jobs = JobCounter::of(&self.watched);
         self.scope().lock_timeout(timeout).run(|| {
-            sql::write_returning(&statement, &arguments, |row| {
+            sql::write_returning(&statements.settle(locked), &arguments, |row| {
                 jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
                 Ok(())
             })
         })?;
         Ok(jobs.settled())
+    }
+
+    /// The running jobs of a worker, as rows.
+    pub fn rows(&self, worker: &str) -> Result<Vec<Row>> {
+        let columns = self.columns()?;
+        let key = single_key(self.relation.oid)?;
+        let statement = Statements::new(self, &columns, key.as_deref()).rows();
+        self.as_owner(|| {
+            sql::read_latest(&statement, &[arrays::of(&[worker.to_owned()])], |row| {
+                Ok(Row {
+                    table: row.required(1, "table")?,
+                    place: row.required(2, "place")?,
+                    key: row.optional(3)?,
+                })
+            })
+        })
     }
 
     /// How many jobs each of these workers is running. Workers that run none are left out.

@@ -23,6 +23,12 @@ impl RetryBudget {
         Self { limit: Some(limit), ..Self::of_failures(Self::FAILURES) }
     }
 
+    /// The same, until there were so many failures.
+    #[must_use]
+    pub fn with_failures(self, failures: u32) -> Self {
+        Self { failures, ..self }
+    }
+
     /// Halves are tried until there were so many failures.
     pub fn of_failures(failures: u32) -> Self {
         Self { failures, has_failed: false, until: None, limit: None }

@@ -3,4 +3,5 @@
 mod fence;
 mod foreign_tables;
 mod owners_triggers;
+mod refused_rows;
 mod watched_tables;

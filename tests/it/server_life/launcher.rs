@@ -42,20 +42,20 @@ fn a_terminated_sweeper_is_replaced_within_five_seconds_each_time() {
     run(&mut blocker, "BEGIN; LOCK TABLE executions");
     silent_worker(&mut client, "victim");
 
-    let mut waiting = None;
-    let mut await_another = || {
-        let before = waiting;
+    let await_another = |before: &mut Option<i32>| {
+        let old = before.take();
         wait_until("a sweeper that waits for the table", || {
-            waiting = cluster.waiting_sweeper();
-            waiting.is_some() && waiting != before
+            *before = cluster.waiting_sweeper();
+            before.is_some() && *before != old
         })
     };
+    let mut waiting = None;
     for _ in 0..2 {
         // One that waits after a round that came to its end: twice in a row, the table would be blamed.
-        await_another();
-        await_another();
+        await_another(&mut waiting);
+        await_another(&mut waiting);
         cluster.terminate(waiting.expect("a sweeper waits"));
-        let away = await_another();
+        let away = await_another(&mut waiting);
         assert!(away < BACK_WITHIN, "it took {away:?}");
     }
     run(&mut blocker, "ROLLBACK");

@@ -1,0 +1,118 @@
+//! Settling a table in parts, because one of its rows cannot take its new values: a unique index, a constraint, a foreign
+//! key or a trigger refuses it. The others are settled all the same: workers are bisected, then the rows of a worker.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::Outcome;
+use super::settle::problem;
+use super::table::{JobTable, LockPolicy, Row, SettledJobs};
+use crate::error::{Error, Result};
+use crate::pg::scope;
+use crate::rules::bisection::{RetryBudget, bisect};
+use crate::rules::text::sqlstate;
+use crate::shmem::quarantine;
+
+/// How many attempts may fail in one settlement of a table, of whole workers and of rows each: enough to find some bad rows
+/// among the jobs of a thousand workers.
+const FAILURES: u32 = 60;
+
+/// How long is tried in parts, after the first failure.
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn budget() -> RetryBudget {
+    RetryBudget::new(LIMIT).with_failures(FAILURES)
+}
+
+/// What all parts share.
+pub struct Parts<'a> {
+    /// The table.
+    pub table: &'a JobTable,
+    /// The time that goes into the finish column.
+    pub now: DateTime<Utc>,
+    /// What to do about locked rows.
+    pub locked: LockPolicy,
+}
+
+impl Parts<'_> {
+    /// Settles the jobs of these workers after the table has refused them as a whole, as far as each can be.
+    pub fn settle(&self, workers: &[String], outcome: &mut Outcome) {
+        let (mut budget, mut rows) = (budget(), budget());
+        let mut refused = Refused::default();
+        let result = bisect(workers, &mut budget, is_of_a_row, &mut |part: &[String]| {
+            let result = self.attempt(|| self.table.settle(part, self.now, self.locked));
+            match (result, part) {
+                (Ok(settled), _) => outcome.add(self.table, Ok(settled)),
+                (Err(error), [worker]) if is_of_a_row(&error) && !rows.is_spent() => {
+                    self.settle_rows(worker, &mut rows, outcome, &mut refused)?
+                }
+                (Err(error), _) => return Err(error),
+            }
+            Ok(())
+        });
+        if let Err(error) = result {
+            outcome.problems.push(problem(self.table, &error));
+        } else if let Some((row, error)) = refused.first {
+            let more =
+                if refused.count > 1 { format!(" and {} more", refused.count - 1) } else { String::new() };
+            let part = format!("job {}{more}", row.key.unwrap_or(row.place));
+            outcome.problems.push(problem(self.table, &error).in_part(&part));
+        }
+    }
+
+    /// Settles the jobs of one worker row by row.
+    fn settle_rows(
+        &self,
+        worker: &str,
+        budget: &mut RetryBudget,
+        outcome: &mut Outcome,
+        refused: &mut Refused,
+    ) -> Result<()> {
+        let rows = self.attempt(|| self.table.rows(worker))?;
+        bisect(&rows, budget, is_of_a_row, &mut |part: &[Row]| {
+            let result = self.attempt(|| self.table.settle_rows(worker, part, self.now, self.locked));
+            match (result, part) {
+                (Ok(settled), _) => outcome.add(self.table, Ok(settled)),
+                (Err(error), [row]) if is_of_a_row(&error) => match self.fail_row(worker, row, &error) {
+                    Some(settled) => outcome.add(self.table, Ok(settled)),
+                    None => refused.add(row, error),
+                },
+                (Err(error), _) => return Err(error),
+            }
+            Ok(())
+        })
+    }
+
+    /// Fails a job that cannot go back to the queue; `None` when it cannot be failed either.
+    fn fail_row(&self, worker: &str, row: &Row, why: &Error) -> Option<Vec<SettledJobs>> {
+        let fail = || self.table.fail_row(worker, row, self.now, self.locked, why);
+        self.attempt(fail).ok().filter(|settled| !settled.is_empty())
+    }
+
+    fn attempt<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        quarantine::at_work(self.table.watched.oid, || scope::subtransaction(work))
+    }
+}
+
+/// Rows that can neither be requeued nor failed.
+#[derive(Default)]
+struct Refused {
+    first: Option<(Row, Error)>,
+    count: usize,
+}
+
+impl Refused {
+    fn add(&mut self, row: &Row, error: Error) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| (row.clone(), error));
+    }
+}
+
+/// Whether an error may be that of a single row: the table raised it, and it is about data. A table that is locked, takes
+/// too long, or lacks what is needed fails as a whole.
+pub fn is_of_a_row(error: &Error) -> bool {
+    let Error::Caught(report) = error else { return false };
+    let class = sqlstate(report.code as i32);
+    ["09", "21", "22", "23", "27", "44", "P0"].iter().any(|data| class.starts_with(data))
+}

@@ -1,0 +1,104 @@
+//! A row that cannot take its new values, because an index, a constraint or a trigger refuses it, stops nothing but itself.
+
+use crate::cluster::*;
+use postgres::Client;
+
+fn server() -> Shared {
+    Shared::of(Cluster::quick)
+}
+
+/// A table of jobs with a key of its own, watched with this policy.
+fn table(client: &mut Client, on_death: &str) {
+    let sql = format!(
+        "CREATE TABLE tasks (id int PRIMARY KEY, worker_id text, status text NOT NULL, execution_error text,
+                             completed_at timestamptz, retry_count int NOT NULL DEFAULT 0, name text);
+         SELECT rgrid_watch_jobs('tasks', on_death => '{on_death}', max_attempts_column => NULL)"
+    );
+    run(client, &sql);
+}
+
+/// A running job of each of these workers, numbered from 1.
+fn run_tasks(client: &mut Client, workers: &[&str]) {
+    for (id, worker) in (1..).zip(workers) {
+        let sql =
+            "INSERT INTO tasks (id, worker_id, status, name) VALUES ($1, $2, 'running', 'task ' || $1::int)";
+        client.execute(sql, &[&id, worker]).expect("a job can be added");
+    }
+}
+
+fn ids_of(client: &mut Client, status: &str) -> Vec<i32> {
+    let sql = "SELECT id FROM tasks WHERE status = $1 ORDER BY id";
+    client.query(sql, &[&status]).expect("jobs can be read").iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn a_job_that_cannot_be_requeued_is_failed_and_the_others_are_requeued() {
+    let mut client = server().database("not_requeued").connect();
+    table(&mut client, "requeue");
+    run(&mut client, "CREATE UNIQUE INDEX ON tasks (name) WHERE status = 'queued'");
+    run_tasks(&mut client, &["w1", "w1", "w2", "w3"]);
+    run(&mut client, "INSERT INTO tasks (id, status, name) VALUES (9, 'queued', 'task 1')");
+    ["w1", "w2", "w3"].map(|worker| silent_worker(&mut client, worker));
+    wait_until("the others to be queued", || ids_of(&mut client, "queued") == [2, 3, 4, 9]);
+    wait_until("the one to fail", || ids_of(&mut client, "failed") == [1]);
+    let said: String = ask(&mut client, "SELECT execution_error FROM tasks WHERE id = 1", &[]);
+    assert!(said.starts_with("Worker died unexpectedly (could not be requeued: duplicate key"), "{said}");
+    let counted =
+        "SELECT format('%s %s', jobs_failed, jobs_requeued) FROM rgrid_worker_deaths WHERE worker_id = 'w1'";
+    assert_eq!(ask::<String>(&mut client, counted, &[]), "1 1");
+}
+
+#[test]
+fn a_job_that_cannot_be_failed_is_named_and_keeps_no_other_from_it() {
+    let cluster = server();
+    let mut client = cluster.database("not_failed").connect();
+    table(&mut client, "fail");
+    run(&mut client, "ALTER TABLE tasks ADD CONSTRAINT stays CHECK (status = 'running' OR id <> 2)");
+    run_tasks(&mut client, &["w1", "w2", "w2", "w3"]);
+    ["w1", "w2", "w3"].map(|worker| silent_worker(&mut client, worker));
+    wait_until("the others to fail", || ids_of(&mut client, "failed") == [1, 3, 4]);
+    let problem = "SELECT coalesce(max(message), '') FROM pg_stat_rgrid_problems
+                   WHERE datname = current_database() AND relid = 'tasks'::regclass AND sqlstate = '23514'";
+    wait_until("the problem", || ask::<String>(&mut client, problem, &[]).contains("job 2: new row"));
+    run(&mut client, "ALTER TABLE tasks DROP CONSTRAINT stays");
+    wait_until("the last one to fail", || ids_of(&mut client, "running").is_empty());
+    wait_until("no problem", || ask::<String>(&mut client, problem, &[]).is_empty());
+    assert_eq!(cluster.log_lines_with(&["could not settle jobs in table public.tasks: job 2: "]).len(), 1);
+}
+
+#[test]
+fn a_worker_that_returns_leaves_only_the_refused_job_behind() {
+    let cluster = Cluster::builder().setting("rgrid_heartbeat.check_interval", "1h").start();
+    let mut client = cluster.database("returns").connect();
+    table(&mut client, "fail");
+    run(&mut client, "ALTER TABLE tasks ADD CONSTRAINT stays CHECK (status = 'running' OR id <> 2)");
+    run(&mut client, "SELECT rgrid_register('w1')");
+    run_tasks(&mut client, &["w1", "w1", "w1"]);
+    run(&mut client, "SELECT rgrid_register('w1')");
+    assert_eq!((ids_of(&mut client, "failed"), ids_of(&mut client, "running")), (vec![1, 3], vec![2]));
+}
+
+#[test]
+fn a_table_that_refuses_every_row_is_given_up_after_some() {
+    let cluster = Cluster::builder()
+        .setting("rgrid_heartbeat.check_interval", "1h")
+        .setting("rgrid_heartbeat.stale_threshold", "1s")
+        .start();
+    let mut client = cluster.database("refuses_all").connect();
+    table(&mut client, "fail");
+    run(
+        &mut client,
+        "CREATE SEQUENCE attempts;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN PERFORM pg_catalog.nextval('public.attempts'); RAISE 'closed'; END$$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION refuse();
+         INSERT INTO tasks (id, worker_id, status) SELECT n, 'w' || n % 100, 'running' FROM generate_series(1, 1000) n;
+         INSERT INTO worker_heartbeats SELECT 'w' || n, 'host', '2000-01-01' FROM generate_series(0, 99) n",
+    );
+    // The server has to listen for a threshold first.
+    let declared = "SELECT count(DISTINCT worker_id) FROM rgrid_sweep()";
+    wait_until("a sweep to declare them dead", || ask::<i64>(&mut client, declared, &[]) == 100);
+    assert_eq!(ids_of(&mut client, "failed"), [0; 0]);
+    let attempts: i64 = ask(&mut client, "SELECT last_value FROM attempts", &[]);
+    assert!((2..=300).contains(&attempts), "{attempts}");
+}
