@@ -88,6 +88,9 @@ BEGIN
                            'without time zone), both NOT NULL; hostname (text or varchar) is used when it is there.',
                   HINT = 'Alter or rename the table, or install the extension in another schema.';
     END IF;
-    RAISE NOTICE 'table "worker_heartbeats" is adopted as it is';
+    -- A NOTICE would reach no client: scripts of extensions run with client_min_messages at WARNING.
+    RAISE WARNING 'table "%.worker_heartbeats" of role "%" is adopted as it is',
+        adopted.relnamespace::pg_catalog.regnamespace, pg_catalog.pg_get_userbyid(adopted.relowner)
+        USING DETAIL = 'Its owner decides which workers have a row, and what its triggers do at a heartbeat.';
 END
 $$;

@@ -137,10 +137,9 @@ fn define_sizes() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    if !pg::is_preloading() {
-        // The next one fixes the size of shared memory, and cannot be defined later.
-        return;
-    }
+    // It fixes the size of shared memory, so it is set when the server starts. PostgreSQL takes no such setting later: where
+    // the library is not preloaded it is an ordinary one without an effect, and no misspelling.
+    let context = if pg::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup };
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.max_workers",
         c"Workers whose heartbeats fit in shared memory.",
@@ -148,7 +147,7 @@ fn define_sizes() {
         &MAX_WORKERS,
         0,
         16_777_216,
-        GucContext::Postmaster,
+        context,
         GucFlags::default(),
     );
 }

@@ -81,7 +81,7 @@ impl Sweep {
         self.mode.tell_of_more(silent.len());
         let dead = self.still_dead(dead)?;
         let orphans = self.orphans(dead)?;
-        if let Some(cutoff) = self.cutoff.filter(|_| !self.mode.is_dry_run()) {
+        if let Some(cutoff) = self.cutoff.filter(|_| self.mode == Mode::Sweeper) {
             // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);
         }

@@ -19,7 +19,7 @@ pub mod flush;
 mod log_lines;
 mod look;
 pub mod mass_death;
-mod notify;
+pub mod notify;
 pub mod prune;
 mod steps;
 

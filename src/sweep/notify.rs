@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::log_lines::log_at_commit;
 use crate::error::Result;
 use crate::jobs::SettledJobs;
 use crate::pg::{arrays, sql};
@@ -74,9 +75,29 @@ fn cut(name: &str) -> &str {
     name.char_indices().nth(LIMIT).map_or(name, |(end, _)| &name[..end])
 }
 
-/// Sends notifications, in this order, when the current transaction commits.
+/// Above this share of PostgreSQL's queue no notification is sent. A full queue would fail the commit, and with it the
+/// death; any role can fill it by listening in a transaction that does not end.
+const FULL: f64 = 0.9;
+
+/// How full the queue of notifications is, of the whole server: from 0 to 1.
+pub fn queue_usage() -> Result<f64> {
+    let usage =
+        sql::read("SELECT pg_catalog.pg_notification_queue_usage()", &[], |row| row.required(1, "usage"))?;
+    Ok(usage.first().copied().unwrap_or(0.0))
+}
+
+/// Sends notifications, in this order, when the current transaction commits. While the queue is nearly full it sends none,
+/// and says so in the log.
 pub fn send(payloads: &[String]) -> Result<()> {
     if payloads.is_empty() {
+        return Ok(());
+    }
+    let usage = queue_usage()?;
+    if usage > FULL {
+        let (count, percent) = (payloads.len(), usage * 100.0);
+        log_at_commit(vec![format!(
+            "notifications not sent: {count}, because the server's queue is {percent:.0} % full"
+        )]);
         return Ok(());
     }
     let statement = sql::SavedPlan::new("SELECT pg_catalog.count(pg_catalog.pg_notify($1, p.payload)) FROM pg_catalog.unnest($2) AS p (payload)"

@@ -5,9 +5,18 @@ use crate::error::Result;
 use crate::pg::{self, process, sql};
 use crate::settings;
 use crate::shmem::{buffer, is_preloaded, launcher};
+use crate::sweep::notify;
 
 pub fn findings() -> Vec<Finding> {
-    vec![preload(), standby(), enabled(), launcher(), attempt("worker slots", worker_slots), buffer()]
+    vec![
+        preload(),
+        standby(),
+        enabled(),
+        launcher(),
+        attempt("worker slots", worker_slots),
+        attempt("notification queue", notification_queue),
+        buffer(),
+    ]
 }
 
 fn preload() -> Finding {
@@ -109,6 +118,24 @@ fn worker_slots() -> Result<Finding> {
         false => Finding::warning(CHECK, found, hint),
         true => Finding::good(CHECK, found),
     })
+}
+
+/// How full the queue of notifications may be before it is a warning.
+const HALF_FULL: f64 = 0.5;
+
+fn notification_queue() -> Result<Finding> {
+    const CHECK: &str = "notification queue";
+    let usage = notify::queue_usage()?;
+    let found = format!("The server's queue of notifications is {:.0} % full.", usage * 100.0);
+    if usage < HALF_FULL {
+        return Ok(Finding::good(CHECK, found));
+    }
+    Ok(Finding::warning(
+        CHECK,
+        format!("{found} When it is nearly full, deaths are declared without a notification."),
+        "A session listens in a transaction that does not end. Find it: SELECT pid, xact_start, query FROM \
+         pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY xact_start;",
+    ))
 }
 
 /// From this percentage of places taken on, the buffer is nearly full.

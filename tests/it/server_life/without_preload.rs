@@ -25,3 +25,18 @@ fn heartbeats_and_sweeps_by_hand_work_without_preloading() {
     assert_eq!(ledger(&mut client, "silent"), ["1 stale 2 returned"]);
     assert!(cluster.pids(LAUNCHER).is_empty() && cluster.pids(SWEEPER).is_empty());
 }
+
+#[test]
+fn a_setting_that_needs_preloading_is_no_misspelling_without_it() {
+    let cluster = Cluster::quick()
+        .preload(false)
+        .setting("rgrid_heartbeat.max_workers", "1000")
+        .setting("rgrid_heartbeat.stale_treshold", "1s")
+        .start();
+    let mut client = cluster.database("unpreloaded").connect();
+    beat(&mut client, "worker");
+    let misspelt =
+        |setting: &str| !cluster.log_lines_with(&["invalid configuration parameter", setting]).is_empty();
+    wait_until("the misspelling to be reported", || misspelt("stale_treshold"));
+    assert!(!misspelt("max_workers"));
+}

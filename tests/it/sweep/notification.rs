@@ -57,3 +57,31 @@ fn a_name_too_long_for_a_notification_delays_no_death() {
     await_death(&mut client, "w1");
     await_death(&mut client, "w2");
 }
+
+/// Before PostgreSQL 17 the queue always has 8 GB, more than a test can fill.
+#[test]
+fn a_full_queue_of_notifications_keeps_no_death_from_being_declared() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.database("full_queue");
+    let mut client = database.connect();
+    if ask::<i32>(&mut client, "SELECT current_setting('server_version_num')::int", &[]) < 170_000 {
+        let usage =
+            "SELECT detail FROM rgrid_health() WHERE check_name = 'notification queue' AND status = 'ok'";
+        assert!(ask::<String>(&mut client, usage, &[]).ends_with("is 0 % full."));
+        return;
+    }
+    run(&mut client, "ALTER SYSTEM SET max_notify_queue_pages = 64");
+    cluster.restart("fast");
+    let (mut client, mut listener) = (database.connect(), database.connect());
+    run(&mut listener, "LISTEN others; BEGIN; SELECT 1");
+    let fill = "SELECT count(pg_notify('others', repeat(n::text, 1000))) FROM generate_series(1, 8) n";
+    wait_until("the queue to be nearly full", || {
+        let _ = client.execute(fill, &[]);
+        ask::<bool>(&mut client, "SELECT pg_notification_queue_usage() > 0.9", &[])
+    });
+    silent_worker(&mut client, "victim");
+    await_death(&mut client, "victim");
+    assert!(!cluster.log_lines_with(&["notifications not sent: 1"]).is_empty());
+    let check = "SELECT status = 'warning' FROM rgrid_health() WHERE check_name = 'notification queue'";
+    assert!(ask::<bool>(&mut client, check, &[]));
+}

@@ -167,7 +167,7 @@ fn a_problem_that_is_over_is_not_listed_and_is_logged_again_when_it_is_back() {
     run(&mut client, "DROP TRIGGER refuse ON lifts");
     wait_until("the end of the problem", || check(&mut client, "last error").0);
     let (_, detail) = check(&mut client, "last error");
-    assert!(detail.starts_with("It is over: ") && detail.contains("out of order"), "{detail}");
+    assert!(detail.starts_with("The last problem is over: ") && detail.contains("out of order"), "{detail}");
     assert_eq!(listed(&mut client, "true"), 0);
     assert_eq!(said_of_table(&cluster, "lifts"), 1);
 
@@ -202,7 +202,7 @@ fn problems_of_one_database_are_no_problems_of_another_nor_of_a_new_installation
     silent_worker(&mut client, "victim");
     await_complaint(&mut client, "last error");
     await_sweep(&mut other, "victim");
-    let none = (true, "None is known since the server started.".to_owned());
+    let none = (true, "No problem is known since the server started.".to_owned());
     assert_eq!(check(&mut other, "last error"), none);
     assert_eq!((listed(&mut client, "true"), listed(&mut other, "true")), (1, 0));
 

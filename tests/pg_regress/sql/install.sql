@@ -21,7 +21,7 @@ ORDER BY 1, 2;
 
 -- The settings.
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
-WHERE name LIKE 'rgrid\_heartbeat.%' AND context <> 'postmaster' AND name <> 'rgrid_heartbeat.check_interval' ORDER BY name;
+WHERE name LIKE 'rgrid\_heartbeat.%' AND name <> ALL ('{rgrid_heartbeat.check_interval,rgrid_heartbeat.max_workers}') ORDER BY name;
 
 -- Free space on the pages, and no index on the time: a heartbeat is a HOT update.
 SELECT reloptions FROM pg_class WHERE oid = 'worker_heartbeats'::regclass;
