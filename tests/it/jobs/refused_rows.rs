@@ -38,7 +38,7 @@ fn a_job_that_cannot_be_requeued_is_failed_and_the_others_are_requeued() {
     run(&mut client, "CREATE UNIQUE INDEX ON tasks (name) WHERE status = 'queued'");
     run_tasks(&mut client, &["w1", "w1", "w2", "w3"]);
     run(&mut client, "INSERT INTO tasks (id, status, name) VALUES (9, 'queued', 'task 1')");
-    ["w1", "w2", "w3"].map(|worker| silent_worker(&mut client, worker));
+    ["w1", "w2", "w3"].iter().for_each(|worker| silent_worker(&mut client, worker));
     wait_until("the others to be queued", || ids_of(&mut client, "queued") == [2, 3, 4, 9]);
     wait_until("the one to fail", || ids_of(&mut client, "failed") == [1]);
     let said: String = ask(&mut client, "SELECT execution_error FROM tasks WHERE id = 1", &[]);
@@ -55,7 +55,7 @@ fn a_job_that_cannot_be_failed_is_named_and_keeps_no_other_from_it() {
     table(&mut client, "fail");
     run(&mut client, "ALTER TABLE tasks ADD CONSTRAINT stays CHECK (status = 'running' OR id <> 2)");
     run_tasks(&mut client, &["w1", "w2", "w2", "w3"]);
-    ["w1", "w2", "w3"].map(|worker| silent_worker(&mut client, worker));
+    ["w1", "w2", "w3"].iter().for_each(|worker| silent_worker(&mut client, worker));
     wait_until("the others to fail", || ids_of(&mut client, "failed") == [1, 3, 4]);
     let problem = "SELECT coalesce(max(message), '') FROM pg_stat_rgrid_problems
                    WHERE datname = current_database() AND relid = 'tasks'::regclass AND sqlstate = '23514'";
