@@ -22,6 +22,46 @@ COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
 COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS
     'Workers silent for longer than the threshold, the longest silence first';
 
+-- ALTER DEFAULT PRIVILEGES applies to these objects, too. The rights on them are what this script grants and no more: with
+-- TRIGGER on the ledger a role could have its code run by sweepers, which are superusers.
+DO $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN
+        SELECT 'TABLE' AS kind, c.oid::pg_catalog.regclass::pg_catalog.text AS object, a.grantee,
+               pg_catalog.string_agg(a.privilege_type, ', ') AS privileges
+        FROM pg_catalog.pg_extension x
+        JOIN pg_catalog.pg_depend d
+            ON d.refobjid OPERATOR(pg_catalog.=) x.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+           AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+        JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid
+        CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+        WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
+          AND NOT (a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
+                   AND a.grantee OPERATOR(pg_catalog.=) 'pg_monitor'::pg_catalog.regrole)
+        GROUP BY c.oid, a.grantee
+        UNION ALL
+        SELECT 'FUNCTION', p.oid::pg_catalog.regprocedure::pg_catalog.text, a.grantee, a.privilege_type
+        FROM pg_catalog.pg_extension x
+        JOIN pg_catalog.pg_depend d
+            ON d.refobjid OPERATOR(pg_catalog.=) x.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+           AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+        JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) d.objid
+        CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+        WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) p.proowner
+          AND a.grantee OPERATOR(pg_catalog.<>) 0
+          AND a.grantee OPERATOR(pg_catalog.<>) 'pg_monitor'::pg_catalog.regrole
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %s CASCADE', given.privileges, given.kind, given.object,
+            CASE WHEN given.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+                 ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(given.grantee)) END);
+    END LOOP;
+END
+$$;
+
 -- When this commits, silence starts to count and the launcher looks at the database. Not needed afterwards.
 SELECT @extschema@.rgrid_installed();
 DROP FUNCTION @extschema@.rgrid_installed();

@@ -328,6 +328,39 @@ COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'A worker stops on purpose; returns whether it was known';
 
+-- Rights that ALTER DEFAULT PRIVILEGES or GRANT ALL gave on the extension's tables, but for reading them and for clients
+-- that write heartbeats themselves: with TRIGGER on the ledger a role could have its code run by sweepers.
+DO $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN
+        SELECT 'TABLE' AS kind, c.oid::pg_catalog.regclass::pg_catalog.text AS object, a.grantee,
+               pg_catalog.string_agg(a.privilege_type, ', ') AS privileges
+        FROM pg_catalog.pg_extension x
+        JOIN pg_catalog.pg_depend d
+            ON d.refobjid OPERATOR(pg_catalog.=) x.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+           AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+        JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid
+        CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+        WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
+          AND NOT (a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
+                   AND c.relkind OPERATOR(pg_catalog.=) 'v'
+                   AND a.grantee OPERATOR(pg_catalog.=) 'pg_monitor'::pg_catalog.regrole
+                   OR a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
+                   AND c.relname OPERATOR(pg_catalog.=) ANY ('{worker_heartbeats,rgrid_worker_deaths,rgrid_job_tables}')
+                   OR a.privilege_type OPERATOR(pg_catalog.=) ANY ('{INSERT,UPDATE,DELETE}')
+                   AND c.relname OPERATOR(pg_catalog.=) 'worker_heartbeats')
+        GROUP BY c.oid, a.grantee
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %s CASCADE', given.privileges, given.kind, given.object,
+            CASE WHEN given.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+                 ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(given.grantee)) END);
+    END LOOP;
+END
+$$;
+
 -- Heartbeats were refused until now: when this commits, silence starts to count.
 CREATE FUNCTION @extschema@.rgrid_installed() RETURNS void STRICT LANGUAGE c
 AS 'MODULE_PATHNAME', 'rgrid_installed_wrapper';

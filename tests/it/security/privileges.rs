@@ -156,3 +156,29 @@ fn a_trigger_on_an_adopted_heartbeat_table_gains_nothing() {
     });
     assert!(!is_superuser(&mut client, "trudy"), "the sweep");
 }
+
+#[test]
+fn default_privileges_give_no_right_on_the_extensions_objects() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.empty_database("granted_by_default");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE ROLE granted LOGIN;
+         CREATE SCHEMA granted AUTHORIZATION granted;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO granted, PUBLIC;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO granted;
+         CREATE EXTENSION rgrid_heartbeat",
+    );
+    executions_table(&mut client);
+    let given = "SELECT coalesce(string_agg(c.oid::regclass::text, ' '), '')
+                 FROM pg_class c JOIN pg_depend d ON d.objid = c.oid AND d.deptype = 'e'
+                 WHERE has_table_privilege('granted', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRIGGER, TRUNCATE')";
+    assert_eq!(ask::<String>(&mut client, given, &[]), "");
+    let callable = "SELECT has_function_privilege('granted', 'rgrid_sweep(boolean, boolean)', 'EXECUTE')
+                        OR has_function_privilege('granted', 'rgrid_deregister(text)', 'EXECUTE')";
+    assert!(!ask::<bool>(&mut client, callable, &[]));
+    let monitored = "SELECT has_table_privilege('pg_monitor', 'rgrid_worker_deaths', 'SELECT')
+                        AND has_function_privilege('pg_monitor', 'rgrid_health()', 'EXECUTE')";
+    assert!(ask::<bool>(&mut client, monitored, &[]));
+}
