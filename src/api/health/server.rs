@@ -98,24 +98,40 @@ const OTHERS: &[&str] = &[
     "walwriter",
 ];
 
+/// Slots that sweepers want beside the launcher's.
+const FOR_SWEEPERS: i64 = 3;
+
 fn worker_slots() -> Result<Finding> {
     const CHECK: &str = "worker slots";
-    let used = sql::read(
-        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_get_activity(NULL) s \
+    let counted = sql::read(
+        "SELECT pg_catalog.count(*), \
+                pg_catalog.count(*) FILTER (WHERE s.backend_type OPERATOR(pg_catalog.<>) ALL ($2)) \
+         FROM pg_catalog.pg_stat_get_activity(NULL) s \
          WHERE s.backend_type OPERATOR(pg_catalog.<>) ALL ($1)",
-        &[OTHERS.to_vec().into()],
-        |row| row.required::<i64>(1, "number"),
+        &[OTHERS.to_vec().into(), vec!["parallel worker", process::SWEEPER].into()],
+        |row| Ok((row.required::<i64>(1, "number")?, row.required::<i64>(2, "number")?)),
     )?;
-    let (used, all) = (used.first().copied().unwrap_or(0), i64::from(process::worker_slots()));
+    let (used, lasting) = counted.first().copied().unwrap_or_default();
+    let all = i64::from(process::worker_slots());
+    let parallel: i64 = pg::setting(c"max_parallel_workers").parse().unwrap_or(0);
+    let wanted = parallel.min(all) + lasting + FOR_SWEEPERS;
     let found = format!("{} of the {all} background worker slots are free.", (all - used).max(0));
-    let hint = format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", all + 8);
+    let hint = |slots| format!("ALTER SYSTEM SET max_worker_processes = {slots}; then restart the server.");
     Ok(match used < all {
         _ if launcher::is_out_of_slots() => Finding::error(
             CHECK,
             format!("There was no slot for the last sweeper that was due. {found}"),
-            hint,
+            hint(all + 8),
         ),
-        false => Finding::warning(CHECK, found, hint),
+        false => Finding::warning(CHECK, found, hint(all + 8)),
+        true if all < wanted => Finding::warning(
+            CHECK,
+            format!(
+                "{found} Parallel queries may take {parallel} of them (\"max_parallel_workers\"), and leave none for \
+                 sweepers."
+            ),
+            hint(wanted),
+        ),
         true => Finding::good(CHECK, found),
     })
 }

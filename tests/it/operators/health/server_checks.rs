@@ -123,3 +123,14 @@ fn a_table_of_heartbeats_that_cannot_be_used_fails_sweepers_too() {
     let (_, detail, _) = finding(&mut client, "last error");
     assert!(detail.starts_with("The last problem is over: column"), "{detail}");
 }
+
+#[test]
+fn parallel_queries_that_may_take_all_worker_slots_are_a_warning() {
+    let cluster =
+        Cluster::quick().setting("max_worker_processes", "8").setting("max_parallel_workers", "8").start();
+    let mut client = cluster.database("hogged").connect();
+    let (detail, hint) = await_status(&mut client, "worker slots", "warning");
+    assert!(detail.contains("Parallel queries may take 8 of them"), "{detail}");
+    // The launchers of the extension and of logical replication, and three sweepers.
+    assert!(hint.contains("SET max_worker_processes = 13"), "{hint}");
+}
