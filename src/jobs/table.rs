@@ -187,7 +187,9 @@ impl JobTable {
         arguments.extend(rows);
         let timeout = if locked == LockPolicy::Refuse { c"50ms" } else { c"1s" };
         let mut jobs = JobCounter::of(&self.watched);
-        self.scope().lock_timeout(timeout).run(|| {
+        // Triggers find what they name in their table's schema, while they can trust it.
+        let path = catalog::trusted_schema(self.watched.oid)?.map(|schema| format!("{schema}, pg_temp"));
+        self.scope().lock_timeout(timeout).owners_path(path).run(|| {
             sql::write_returning(&statements.settle(locked), &arguments, |row| {
                 jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
                 Ok(())

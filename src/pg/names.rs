@@ -34,12 +34,12 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::{Cell, RefCell};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::catalog;
+use super::{catalog, scope};
 use crate::error::Error;
 
 thread_local! {
@@ -47,6 +47,8 @@ thread_local! {
     static ALLOWED: RefCell<Option<Vec<pg_sys::Oid>>> = const { RefCell::new(None) };
     /// The statement of ours that is being run.
     static STATEMENT: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// The search_path to switch to when the names of the next statement of ours have been looked up.
+    static NEXT_PATH: RefCell<Option<CString>> = const { RefCell::new(None) };
     /// The hook that was there before.
     static PREVIOUS: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
 }
@@ -68,6 +70,18 @@ pub fn allow(relations: &[pg_sys::Oid]) -> impl Drop + use<> {
         }
     }
     RestoreOnDrop(ALLOWED.replace(Some(relations.to_vec())))
+}
+
+/// Has the next statement of ours run with another search_path than the one in which its names are looked up: the
+/// path is for code of a table's owner, such as its triggers. Until the result is dropped.
+pub fn then_search(path: Option<CString>) -> impl Drop + use<> {
+    struct RestoreOnDrop(Option<CString>);
+    impl Drop for RestoreOnDrop {
+        fn drop(&mut self) {
+            NEXT_PATH.replace(self.0.take());
+        }
+    }
+    RestoreOnDrop(NEXT_PATH.replace(path))
 }
 
 /// Declares a statement as ours until the result is dropped.
@@ -105,6 +119,10 @@ unsafe extern "C-unwind" fn check_names(
     let types = unsafe { types_of(query) };
     if let Some(error) = ALLOWED.with_borrow(|allowed| unexpected(allowed.as_ref()?, &relations, &types)) {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
+    }
+    // Nothing was rewritten, planned or run yet. The scope of the statement takes the setting back.
+    if let Some(path) = NEXT_PATH.take() {
+        scope::set_local(c"search_path", &path);
     }
 }
 

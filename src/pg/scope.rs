@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::Cell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -48,17 +48,26 @@ pub struct Scope<'a> {
     role: pg_sys::Oid,
     relations: &'a [pg_sys::Oid],
     settings: Vec<(&'static CStr, &'static CStr)>,
+    owners_path: Option<CString>,
 }
 
 impl<'a> Scope<'a> {
     /// Work as `role` whose statements may name these relations.
     pub fn of(role: pg_sys::Oid, relations: &'a [pg_sys::Oid]) -> Self {
-        Self { role, relations, settings: Vec::new() }
+        Self { role, relations, settings: Vec::new(), owners_path: None }
     }
 
     /// With a setting, which must be one that any user may set.
     pub fn set(mut self, name: &'static CStr, value: &'static CStr) -> Self {
         self.settings.push((name, value));
+        self
+    }
+
+    /// With this search_path for the owner's code that the first statement of the work sets off. The names in the
+    /// statement itself are looked up before that, in pg_catalog alone. In a transaction that keeps one snapshot the
+    /// plan of the statement could be made anew by that path, so there it stays as it is.
+    pub fn owners_path(mut self, path: Option<String>) -> Self {
+        self.owners_path = path.filter(|_| !has_one_snapshot()).and_then(|path| CString::new(path).ok());
         self
     }
 
@@ -89,6 +98,7 @@ impl<'a> Scope<'a> {
     pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
         let _restored = RoleGuard::enter(self.role);
         let _narrowed = names::allow(self.relations);
+        let _switched = names::then_search(self.owners_path);
         set_local(c"search_path", c"pg_catalog, pg_temp");
         set_local(c"row_security", c"off");
         // Many rows, few expressions: compiling those takes longer than it saves.
@@ -148,7 +158,7 @@ impl Drop for RoleGuard {
 }
 
 /// Sets a setting until the current GUC nest level ends.
-fn set_local(name: &CStr, value: &CStr) {
+pub(super) fn set_local(name: &CStr, value: &CStr) {
     // SAFETY: both strings outlive the call; the value is copied. Every setting used here is one that any
     // user may set, so the caller's rights do not matter.
     unsafe {

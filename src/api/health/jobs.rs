@@ -105,6 +105,13 @@ fn fitness(check: String, table: &JobTable) -> Finding {
     }
     let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
     match problems::current().into_iter().find(|problem| is_of_table(problem) && !problem.is_over) {
+        None if has_untrusted_triggers(table).unwrap_or(false) => Finding::warning(
+            check,
+            "The table has triggers, and other roles may create objects in its schema. So the triggers run with a \
+             search_path of pg_catalog, pg_temp: unqualified names in them are not found when jobs are settled.",
+            "REVOKE CREATE ON the schema FROM these roles, PUBLIC among them; or write the names in the triggers with \
+             their schema.",
+        ),
         Some(problem) => Finding::error(
             check,
             format!("The last sweep could not settle its jobs: {}.", problem.reason()),
@@ -112,6 +119,18 @@ fn fitness(check: String, table: &JobTable) -> Finding {
         ),
         None => Finding::good(check, "It has the needed columns, and the last sweep had no problem with it."),
     }
+}
+
+/// Whether triggers of the table run without its schema in their search_path.
+fn has_untrusted_triggers(table: &JobTable) -> Result<bool> {
+    if catalog::trusted_schema(table.watched.oid)?.is_some() {
+        return Ok(false);
+    }
+    let statement = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 \
+                         AND NOT t.tgisinternal AND t.tgname OPERATOR(pg_catalog.<>) 'rgrid_fence')";
+    let found =
+        sql::read(statement, &[table.watched.oid.into()], |row| row.required::<bool>(1, "existence"))?;
+    Ok(found == [true])
 }
 
 impl TableCheck<'_> {

@@ -2,6 +2,7 @@
 
 mod fence;
 mod foreign_tables;
+mod owners_path;
 mod owners_triggers;
 mod refused_rows;
 mod watched_tables;

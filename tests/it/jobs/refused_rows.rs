@@ -33,7 +33,8 @@ fn ids_of(client: &mut Client, status: &str) -> Vec<i32> {
 
 #[test]
 fn a_job_that_cannot_be_requeued_is_failed_and_the_others_are_requeued() {
-    let mut client = server().database("not_requeued").connect();
+    let cluster = server();
+    let mut client = cluster.database("not_requeued").connect();
     table(&mut client, "requeue");
     run(&mut client, "CREATE UNIQUE INDEX ON tasks (name) WHERE status = 'queued'");
     run_tasks(&mut client, &["w1", "w1", "w2", "w3"]);
