@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use crate::error::Error;
 use crate::installation::Installation;
 use crate::jobs::SettledJobs;
-use crate::pg::{self, report, scope};
+use crate::pg::{self, advisory, report, scope};
 use crate::sweep::{Mode, Step, sweep};
 use crate::tables::heartbeats::Worker;
 
@@ -45,7 +45,8 @@ fn rgrid_sweep_0_2(
     }
     let mut lines: Vec<Line> = Vec::new();
     let mut add = |step: &Step| lines.extend(lines_of(step));
-    let problems = scope::waiting_at_most(c"1s", || sweep(mode, &mut add))?;
+    let run = || scope::waiting_at_most(c"1s", || sweep(mode, &mut add));
+    let problems = advisory::without_leftovers(run)??;
     problems.into_iter().for_each(report::warn);
     Ok(TableIterator::new(lines.into_iter().map(|(worker, jobs)| {
         let (failed, requeued) = jobs.as_ref().map_or((0, 0), |jobs| (jobs.failed, jobs.requeued));

@@ -152,7 +152,8 @@ fn settle_foreign(table: &JobTable, workers: &[String], now: DateTime<Utc>, outc
     let mut budget = RetryBudget::of_failures(FOREIGN_FAILURES);
     let result = bisect(workers, &mut budget, may_be_locked, &mut |workers: &[String]| {
         let attempt = || table.settle(workers, now, LockPolicy::Refuse);
-        scope::subtransaction_within(FOREIGN_LIMIT, attempt).map(|settled| outcome.add(table, Ok(settled)))
+        let settle = || scope::subtransaction_within(FOREIGN_LIMIT, attempt);
+        quarantine::at_work(table.watched.oid, settle).map(|settled| outcome.add(table, Ok(settled)))
     });
     if let Err(error) = result {
         outcome.problems.push(problem(table, &error));
@@ -201,9 +202,9 @@ fn settle_in_session(
     outcome: &mut Outcome,
 ) -> Result<()> {
     if table.is_foreign() {
-        let settle = || table.settle(workers, now, LockPolicy::Refuse);
-        let settled = scope::subtransaction_within(FOREIGN_LIMIT, settle)?;
-        outcome.add(table, Ok(settled));
+        let attempt = || table.settle(workers, now, LockPolicy::Refuse);
+        let settle = || scope::subtransaction_within(FOREIGN_LIMIT, attempt);
+        outcome.add(table, Ok(advisory::without_leftovers(settle)??));
         return Ok(());
     }
     match scope::subtransaction(|| table.running_latest(workers)) {
@@ -245,7 +246,7 @@ pub fn running(installation: &Installation, workers: &[String]) -> Result<Outcom
         }
     }
     for table in &there {
-        found.add(table, scope::subtransaction_within(FOREIGN_LIMIT, || table.running(workers)));
+        found.add(table, scope::subtransaction_within(FOREIGN_LIMIT, || read(table)));
     }
     Ok(found)
 }

@@ -11,6 +11,7 @@ use crate::rules::bisection::{RetryBudget, bisect};
 use crate::rules::throttle::Throttle;
 use crate::settings;
 use crate::shmem::buffer::{self, table::PendingHeartbeat};
+use crate::shmem::quarantine::{self, Record};
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::{Beats, HeartbeatTable};
 
@@ -34,7 +35,8 @@ pub fn flush() -> Result<()> {
     loop {
         let batch: Vec<PendingHeartbeat> = heartbeats.by_ref().take(BATCH).collect();
         count += batch.len();
-        let result = bisect(&batch, &mut budget, |_| true, &mut flush_batch);
+        let is_worth_it = |error: &Error| !matches!(error, Error::InQuarantine);
+        let result = bisect(&batch, &mut budget, is_worth_it, &mut flush_batch);
         let has_failed = result.is_err();
         outcome = outcome.and(result);
         let delay = throttle.work_ends(Instant::now());
@@ -99,6 +101,16 @@ struct BatchResult {
 fn write(batch: &[PendingHeartbeat]) -> Result<BatchResult> {
     let Some(installation) = Installation::find()? else { return Ok(BatchResult::default()) };
     let table = HeartbeatTable::open(&installation)?;
+    // An adopted table has an owner whose code may end the sweeper. The sweep after this looks into memory, too.
+    if quarantine::record(table.oid) == Record::LeftOut {
+        return Err(Error::InQuarantine);
+    }
+    let written = quarantine::at_work(table.oid, || write_to(&table, batch))?;
+    quarantine::settled(table.oid);
+    Ok(written)
+}
+
+fn write_to(table: &HeartbeatTable, batch: &[PendingHeartbeat]) -> Result<BatchResult> {
     let beats = Beats::new(batch);
     // Nearly always no row is locked, and finding that out first would cost as much as writing.
     match scope::subtransaction(|| table.write_all(&beats)) {

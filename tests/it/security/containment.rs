@@ -112,3 +112,27 @@ fn a_trigger_leaves_no_advisory_lock_in_a_workers_session() {
     assert_eq!(running(&mut client), 0);
     assert_eq!(ask::<i64>(&mut client, held, &[]), 1, "the session's own stays");
 }
+
+#[test]
+fn a_trigger_on_an_adopted_table_of_heartbeats_stops_only_its_flushes() {
+    let cluster = quick();
+    let database = cluster.empty_database("adopted_heartbeats");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE TABLE worker_heartbeats (worker_id text PRIMARY KEY, last_heartbeat_at timestamptz NOT NULL);
+         CREATE EXTENSION rgrid_heartbeat",
+    );
+    executions_table(&mut client);
+    known_worker(&mut client, "beating");
+    run(
+        &mut client,
+        "CREATE FUNCTION bye() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN PERFORM set_config('exit_on_error', 'on', false); RAISE 'bye'; END$$;
+         CREATE TRIGGER bye BEFORE UPDATE ON worker_heartbeats FOR EACH ROW EXECUTE FUNCTION bye();
+         INSERT INTO worker_heartbeats VALUES ('victim', now() - interval '1 hour')",
+    );
+    let _beats = Beating::calling(database.connect(), "beating");
+    await_death(&mut client, "victim");
+    assert_eq!(deaths(&mut client, "beating"), 0);
+}
