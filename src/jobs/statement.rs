@@ -10,6 +10,9 @@ use super::columns::{ColumnRef, Columns, Requeue};
 use super::table::{JobTable, LockPolicy};
 use crate::pg::catalog::Column;
 
+/// No stronger than what a plain UPDATE takes: a transaction that has inserted a row which refers to a job stops nothing.
+const NO_KEY_UPDATE: &str = "NO KEY UPDATE";
+
 /// The statements of one table.
 pub struct Statements<'a> {
     table: &'a JobTable,
@@ -17,12 +20,20 @@ pub struct Statements<'a> {
     key: Option<String>,
     /// Whether only some rows are changed: `$4` their tables and `$5` their places.
     of_rows: bool,
+    /// How rows are locked before they are changed.
+    lock: &'static str,
 }
 
 impl<'a> Statements<'a> {
     /// For a table; `key` is the column that identifies a job, if there is one.
     pub fn new(table: &'a JobTable, columns: &'a Columns, key: Option<&str>) -> Self {
-        Self { table, columns, key: key.map(spi::quote_identifier), of_rows: false }
+        Self { table, columns, key: key.map(spi::quote_identifier), of_rows: false, lock: NO_KEY_UPDATE }
+    }
+
+    /// For a table in which a column of a key is changed. The UPDATE takes the stronger lock then, too.
+    #[must_use]
+    pub fn changing_a_key(self, changes_key: bool) -> Self {
+        Self { lock: if changes_key { "UPDATE" } else { NO_KEY_UPDATE }, ..self }
     }
 
     /// For some rows of the table.
@@ -50,7 +61,7 @@ impl<'a> Statements<'a> {
 
     /// Locks the running jobs. Waits for sessions that have locked some.
     pub fn lock(&self) -> String {
-        format!("SELECT FROM {} WHERE {} FOR UPDATE", self.target(), self.running_jobs())
+        format!("SELECT FROM {} WHERE {} FOR {}", self.target(), self.running_jobs(), self.lock)
     }
 
     /// Settles the running jobs and returns for each its worker, whether it was requeued, and its key.
@@ -72,9 +83,10 @@ impl<'a> Statements<'a> {
         let recheck = if self.table.is_foreign() { format!("{jobs} AND ") } else { String::new() };
         format!(
             "WITH mine AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c, {worker} AS worker \
-                 FROM {target} WHERE {jobs} FOR UPDATE OF j{skip}) \
+                 FROM {target} WHERE {jobs} FOR {lock} OF j{skip}) \
              UPDATE {target} SET {assignments} FROM mine WHERE {recheck}j.ctid = mine.c AND j.tableoid = mine.t \
              RETURNING mine.worker, {requeued}, {key}",
+            lock = self.lock,
             worker = self.worker(),
             requeued = self.is_requeued(),
         )

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::pg::scope::Scope;
 use crate::pg::{self, arrays, catalog, sql};
 use crate::tables::inheritance;
-use crate::tables::job_tables::JobMapping;
+use crate::tables::job_tables::{JobMapping, OnDeath};
 
 /// What to do about job rows that another session has locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,8 @@ impl JobTable {
     ) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
         let key = single_key(self.relation.oid)?;
-        let statements = Statements::new(self, &columns, key.as_deref());
+        let statements =
+            Statements::new(self, &columns, key.as_deref()).changing_a_key(self.changes_key(locked)?);
         self.change(&statements, &self.mapping.error_message, now, locked, vec![arrays::of(workers)])
     }
 
@@ -144,7 +145,9 @@ impl JobTable {
     ) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
         let key = single_key(self.relation.oid)?;
-        let statements = Statements::new(self, &columns, key.as_deref()).of_rows();
+        let statements = Statements::new(self, &columns, key.as_deref())
+            .changing_a_key(self.changes_key(locked)?)
+            .of_rows();
         self.change(&statements, &self.mapping.error_message, now, locked, in_rows(worker, rows))
     }
 
@@ -196,6 +199,24 @@ impl JobTable {
             })
         })?;
         Ok(jobs.settled())
+    }
+
+    /// Whether settling changes a column of a key that other tables may refer to. Asked only where rows are locked first.
+    fn changes_key(&self, locked: LockPolicy) -> Result<bool> {
+        let mapping = &self.mapping;
+        let requeues = mapping.on_death == OnDeath::Requeue;
+        if locked == LockPolicy::Refuse && !requeues {
+            return Ok(false);
+        }
+        let changed =
+            [Some(&mapping.status_column), mapping.error_column.as_ref(), mapping.finished_column.as_ref()];
+        let of_requeue =
+            [mapping.attempts_column.as_ref(), Some(&mapping.worker_column), mapping.started_column.as_ref()];
+        let of_requeue = of_requeue.into_iter().filter(|_| requeues);
+        let columns: Vec<String> = changed.into_iter().chain(of_requeue).flatten().cloned().collect();
+        let tables: Vec<pg_sys::Oid> =
+            inheritance::tree(&self.relation)?.iter().map(|part| part.oid).collect();
+        catalog::have_key_with(&tables, &columns)
     }
 
     /// The running jobs of a worker, as rows.

@@ -7,7 +7,7 @@ use std::ops::Deref;
 
 use pgrx::pg_sys;
 
-use super::sql;
+use super::{arrays, sql};
 use crate::error::Result;
 
 /// A column as the catalog has it.
@@ -254,6 +254,23 @@ pub fn indexes_on(relation: pg_sys::Oid, column: &str) -> Result<Vec<String>> {
         |row| row.required::<pg_sys::Oid>(1, "index"),
     )?;
     Ok(indexes.into_iter().filter_map(qualified_name).collect())
+}
+
+/// Whether one of these columns is in a key of one of these relations, as PostgreSQL has keys when it locks rows: a unique
+/// index that is not partial and has no expression.
+pub fn have_key_with(relations: &[pg_sys::Oid], columns: &[String]) -> Result<bool> {
+    let relations: Vec<i64> = relations.iter().map(|oid| i64::from(oid.to_u32())).collect();
+    let found = sql::read(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+          AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]) \
+         WHERE i.indrelid::pg_catalog.int8 OPERATOR(pg_catalog.=) ANY ($1) AND i.indisunique \
+           AND i.indpred IS NULL AND i.indexprs IS NULL \
+           AND a.attname::pg_catalog.text OPERATOR(pg_catalog.=) ANY ($2))",
+        &[relations.into(), arrays::of(columns)],
+        |row| row.required::<bool>(1, "existence"),
+    )?;
+    Ok(found == [true])
 }
 
 /// The schema of a relation, quoted where SQL needs it, if no role may create objects in it but its owner, the relation's

@@ -173,7 +173,7 @@ impl HeartbeatTable {
     /// Locks a worker's row, waiting for the session that has it locked, and reads row and memory; `None` without a
     /// row.
     pub fn lock(&self, id: &str) -> Result<Option<Worker>> {
-        let statement = self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = $1 FOR UPDATE");
+        let statement = self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = $1 FOR NO KEY UPDATE");
         let mut rows = self.as_owner(|| sql::write_returning(&statement, &[id.into()], worker))?;
         rows.iter_mut().for_each(Worker::renew);
         Ok(rows.into_iter().next())

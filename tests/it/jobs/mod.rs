@@ -5,4 +5,5 @@ mod foreign_tables;
 mod owners_path;
 mod owners_triggers;
 mod refused_rows;
+mod row_locks;
 mod watched_tables;
