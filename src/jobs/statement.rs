@@ -121,7 +121,12 @@ impl<'a> Statements<'a> {
             }
             false => "",
         };
-        format!("{worker} = ANY ($1) AND {}{rows}", self.is_running())
+        // Ids differ if their bytes do. The comparison by the column's own collation is for its index.
+        let bytes = match column.is_nondeterministic() {
+            true => format!(" AND {worker} COLLATE pg_catalog.\"C\" = ANY ($1)"),
+            false => String::new(),
+        };
+        format!("{worker} = ANY ($1){bytes} AND {}{rows}", self.is_running())
     }
 
     /// The condition for a job of a status. A domain has no operators of its own: its base has them.

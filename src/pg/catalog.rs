@@ -17,6 +17,8 @@ pub struct Column {
     pub type_oid: pg_sys::Oid,
     /// Its type modifier; -1 when there is none.
     pub type_modifier: i32,
+    /// Its collation; `InvalidOid` for a type that has none.
+    pub collation: pg_sys::Oid,
     /// Whether it is declared NOT NULL.
     pub not_null: bool,
 }
@@ -28,6 +30,13 @@ impl Column {
             return None;
         }
         usize::try_from(self.type_modifier).ok()?.checked_sub(pg_sys::VARHDRSZ)
+    }
+
+    /// Whether its collation may take different bytes for the same.
+    pub fn is_nondeterministic(&self) -> bool {
+        // SAFETY: a collation that a column has exists for as long as the column.
+        self.collation != pg_sys::InvalidOid
+            && !unsafe { pg_sys::get_collation_isdeterministic(self.collation) }
     }
 
     /// Its type, or the one below it when that is a domain.
@@ -211,8 +220,12 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
     if number <= 0 {
         return None;
     }
-    let mut column = Column { type_oid: pg_sys::InvalidOid, type_modifier: -1, not_null: false };
-    let mut collation = pg_sys::InvalidOid;
+    let mut column = Column {
+        type_oid: pg_sys::InvalidOid,
+        type_modifier: -1,
+        collation: pg_sys::InvalidOid,
+        not_null: false,
+    };
     // SAFETY: the column exists, and the pointers are valid for the call.
     unsafe {
         pg_sys::get_atttypetypmodcoll(
@@ -220,7 +233,7 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
             number,
             &mut column.type_oid,
             &mut column.type_modifier,
-            &mut collation,
+            &mut column.collation,
         )
     };
     column.not_null = is_not_null(relation, number);
