@@ -5,6 +5,7 @@
 //! what it needs, [`statement`] has the texts of the statements, and [`settle`] works on all tables together.
 
 pub mod columns;
+mod counter;
 pub mod fence;
 mod parts;
 pub mod settle;

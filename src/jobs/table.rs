@@ -1,12 +1,11 @@
 //! One watched table: its running jobs of some workers, read or settled.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use super::columns::Columns;
+use super::counter::JobCounter;
 use super::statement::Statements;
 use crate::error::{Error, Result};
 use crate::pg::scope::Scope;
@@ -306,44 +305,6 @@ fn is_foreign(relation: &catalog::Relation) -> bool {
     relation.kind == pg_sys::RELKIND_FOREIGN_TABLE
 }
 
-/// Keys that are kept of a worker's jobs: more do not fit in a notification, where each takes at least four bytes.
-const MOST_KEYS: usize = 2_000;
-
-/// Counts the jobs of a table for each worker, as they are read.
-struct JobCounter<'a> {
-    table: &'a TableName,
-    by_worker: HashMap<String, SettledJobs>,
-}
-
-impl<'a> JobCounter<'a> {
-    fn of(table: &'a TableName) -> Self {
-        Self { table, by_worker: HashMap::new() }
-    }
-
-    fn add(&mut self, worker: &str, requeued: bool, key: Option<&str>) {
-        let new = || SettledJobs {
-            worker: worker.to_owned(),
-            table: self.table.clone(),
-            failed: 0,
-            requeued: 0,
-            keys: Vec::new(),
-        };
-        let settled = match self.by_worker.get_mut(worker) {
-            Some(settled) => settled,
-            None => self.by_worker.entry(worker.to_owned()).or_insert_with(new),
-        };
-        settled.failed += i64::from(!requeued);
-        settled.requeued += i64::from(requeued);
-        if settled.keys.len() < MOST_KEYS {
-            settled.keys.extend(key.map(str::to_owned));
-        }
-    }
-
-    fn settled(self) -> Vec<SettledJobs> {
-        self.by_worker.into_values().collect()
-    }
-}
-
 /// The column of a table's primary key; `None` when it has more than one, or there is no key.
 fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
     let statement = sql::SavedPlan::new(
@@ -356,34 +317,4 @@ fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
     );
     let names = statement.read(&[relation.into()], |row| row.required(1, "key"))?;
     Ok(names.into_iter().next())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table() -> TableName {
-        TableName { name: "public.jobs".into(), oid: pg_sys::Oid::from(1) }
-    }
-
-    #[test]
-    fn jobs_are_counted_by_worker_and_outcome_with_their_keys() {
-        let table = table();
-        let mut jobs = JobCounter::of(&table);
-        for (worker, requeued, key) in [("b", false, "1"), ("a", true, "2"), ("b", true, "3")] {
-            jobs.add(worker, requeued, Some(key));
-        }
-        jobs.add("b", false, None);
-        let b = &jobs.by_worker["b"];
-        assert_eq!((b.failed, b.requeued, b.keys.join(" ").as_str()), (2, 1, "1 3"));
-        assert_eq!((jobs.by_worker["a"].failed, jobs.by_worker["a"].requeued), (0, 1));
-    }
-
-    #[test]
-    fn more_jobs_than_keys_fit_are_counted_all_the_same() {
-        let table = table();
-        let mut jobs = JobCounter::of(&table);
-        (0..MOST_KEYS + 500).for_each(|key| jobs.add("a", false, Some(&key.to_string())));
-        assert_eq!((jobs.by_worker["a"].failed, jobs.by_worker["a"].keys.len()), (2_500, MOST_KEYS));
-    }
 }

@@ -15,6 +15,7 @@ pub mod advisory;
 pub mod arrays;
 pub mod catalog;
 pub mod commit;
+pub mod databases;
 pub mod names;
 pub mod process;
 pub mod report;

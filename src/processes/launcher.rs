@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 
 use super::sweeper;
 use crate::error::Error;
-use crate::pg::catalog::{self, Database};
+use crate::pg::databases::{self as pg_databases, Database};
 use crate::pg::{self, process, process::Worker, report, scope, version};
 use crate::rules::schedule::{Intervals, Task, Visit};
 use crate::settings;
@@ -207,7 +207,7 @@ impl Launcher {
     /// The databases that can be swept; `None` when they cannot be listed. Then the next round tries again.
     fn list_databases(&mut self) -> Option<Vec<Database>> {
         process::report_activity("listing databases");
-        match scope::transaction(|| Ok(catalog::databases())) {
+        match scope::transaction(|| Ok(pg_databases::databases())) {
             Ok(databases) => {
                 self.listing_problem = None;
                 Some(databases)

@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::catalog::Database;
+use crate::pg::databases::Database;
 use crate::pg::{self, process, report, scope};
 use crate::rules::schedule::{self, Presence, Task};
 use crate::settings;
