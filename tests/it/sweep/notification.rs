@@ -73,7 +73,8 @@ fn a_full_queue_of_notifications_keeps_no_death_from_being_declared() {
     run(&mut client, "ALTER SYSTEM SET max_notify_queue_pages = 64");
     cluster.restart("fast");
     let (mut client, mut listener) = (database.connect(), database.connect());
-    run(&mut listener, "LISTEN others; BEGIN; SELECT 1");
+    run(&mut listener, "LISTEN others");
+    run(&mut listener, "BEGIN; SELECT 1");
     let fill = "SELECT count(pg_notify('others', repeat(n::text, 1000))) FROM generate_series(1, 8) n";
     wait_until("the queue to be nearly full", || {
         let _ = client.execute(fill, &[]);
