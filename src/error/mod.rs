@@ -1,0 +1,228 @@
+//! Everything that can go wrong, in one place. What PostgreSQL shows of each is in `report`.
+//!
+//! Functions return `Result<_, Error>`; the SQL functions turn an [`Error`] into the [`ErrorReport`] that
+//! pgrx raises.
+
+mod report;
+
+use std::time::Duration;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::spi::SpiError;
+
+pub use report::Report;
+
+/// What the crate's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error that a user or an operator may meet.
+///
+/// `table` is a relation's name, `column` a column's, both as the message shows them.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "of fields; each variant says what its own are")]
+pub enum Error {
+    // Arguments of a caller.
+    /// An argument that must be given is NULL; the payload names it ("worker id").
+    NullArgument(&'static str),
+    /// A worker id of no characters.
+    EmptyWorkerId,
+    /// A worker id longer than the table of heartbeats takes, both in characters.
+    WorkerIdTooLong { length: usize, limit: usize },
+    /// A worker id or a hostname with a control character in it; the payload names the argument.
+    ControlCharacter(&'static str),
+    /// A threshold of zero or less.
+    ThresholdNotPositive,
+
+    // The library and its objects.
+    /// Something that only exists when the server has loaded the library at its start.
+    NotPreloaded,
+    /// The extension is not installed. Its own functions can only meet this while it is being dropped.
+    NotInstalled,
+    /// The SQL objects are of another version than the library: of `version`.
+    ForeignVersion { version: String },
+    /// The table of heartbeats was dropped or renamed.
+    NoHeartbeatTable { table: String },
+
+    // A table, watched or to be watched, and its columns.
+    /// A table that does not exist; `table` is what was given for its name.
+    NoTable { table: String },
+    /// A relation that is not a table.
+    NotATable { table: String },
+    /// A relation that other sessions cannot see.
+    TemporaryTable { table: String },
+    /// A table of a role whose rights the caller does not have.
+    NotOwner { table: String },
+    /// A partition or child, `part`, that belongs to a role without the rights of the table's owner.
+    PartOfAnother { table: String, part: String },
+    /// A table that is not watched.
+    NotWatched { table: String },
+    /// A column is missing.
+    UndefinedColumn { table: String, column: String },
+    /// A column has a type that cannot be used; `wanted` names those that can, as a phrase.
+    ColumnType { table: String, column: String, wanted: &'static str },
+    /// A column that settling sets to NULL does not allow it.
+    ColumnNotNull { table: String, column: String },
+    /// A column cannot hold a value, for the reason that its type gives, if it gives one.
+    ImpossibleValue { table: String, column: String, value: String, reason: Option<String> },
+    /// Two statuses that must differ are the same.
+    SameStatus { status: String },
+    /// An `on_death` that is neither "fail" nor "requeue".
+    UnknownPolicy { word: String },
+    /// Jobs go back to the queue, but no column counts how often.
+    NoAttemptsColumn,
+    /// A number of attempts that is less than zero.
+    NegativeAttempts,
+
+    // Work that was not done.
+    /// Something took longer than it may.
+    TimedOut { limit: Duration },
+    /// A table that has ended or held up a sweeper is not touched for now, or not in a worker's session.
+    InQuarantine,
+    /// A table of jobs was locked by another session for longer than a second, so that it cannot be read.
+    TableLocked { table: String },
+    /// A row of a job was locked by another session for longer than a second.
+    JobsLocked { table: String },
+    /// Another transaction has changed the same row: the caller rolls back and tries again.
+    SerializationFailure,
+    /// A rule or a trigger kept a row from being written.
+    NotWritten { table: String },
+    /// A session stores the result of a job that was already settled.
+    GivenUp { table: String },
+    /// A name in a statement of ours now means another relation, `table`.
+    Replaced { table: String },
+    /// A name in a statement of ours now means another type, `name`.
+    ReplacedType { name: String },
+
+    // Warnings of a sweep.
+    /// So many workers have a heartbeat that is ahead of the server's clock, the example among them by `ahead`.
+    FutureHeartbeats { workers: usize, example: String, ahead: Duration },
+    /// So many of the living workers are silent that they are held back, for `at_most`.
+    MassDeath { silent: usize, living: usize, at_most: Duration },
+
+    // Warnings of the launcher.
+    /// There is no worker slot for a sweeper.
+    OutOfWorkerSlots,
+    /// There are more workers than `places` in memory, or ids of more bytes than `id_length`.
+    DoNotFit { places: usize, id_length: usize },
+    /// There are more databases than the `places` that are kept for them.
+    TooManyDatabases { databases: usize, places: usize },
+
+    // What came from elsewhere.
+    /// A trigger function was called by hand.
+    NotATrigger,
+    /// An error that was raised in another place, kept as it was reported there.
+    Caught(Report),
+    /// SPI refused a statement: a fault of this extension.
+    Spi(SpiError),
+    /// A statement of ours did not return what it always returns: a fault of this extension.
+    MissingValue(&'static str),
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(_: serde_json::Error) -> Self {
+        Self::MissingValue("JSON")
+    }
+}
+
+impl From<SpiError> for Error {
+    fn from(error: SpiError) -> Self {
+        Self::Spi(error)
+    }
+}
+
+impl Error {
+    /// The SQLSTATE.
+    pub fn code(&self) -> PgSqlErrorCode {
+        self.report().code
+    }
+
+    /// The primary message.
+    pub fn message(&self) -> String {
+        self.report().message
+    }
+
+    /// Whether the whole transaction should be tried again: a serialization failure or a deadlock.
+    pub fn is_rollback(&self) -> bool {
+        let code = self.code();
+        code == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
+            || code == PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+    }
+
+    /// Whether PostgreSQL reported that rows or a table are locked by other sessions.
+    pub fn is_lock_not_available(&self) -> bool {
+        matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
+    }
+
+    /// What PostgreSQL shows of it.
+    pub fn report(&self) -> Report {
+        match self {
+            Self::NullArgument(argument) => report::null_argument(argument),
+            Self::EmptyWorkerId => report::invalid("worker id must not be empty"),
+            Self::WorkerIdTooLong { length, limit } => report::worker_id_too_long(*length, *limit),
+            Self::ControlCharacter(argument) => report::control_character(argument),
+            Self::ThresholdNotPositive => report::invalid("threshold must be greater than zero"),
+
+            Self::NotPreloaded => report::not_preloaded(),
+            Self::NotInstalled => report::not_installed(),
+            Self::ForeignVersion { version } => report::foreign_version(version),
+            Self::NoHeartbeatTable { table } => report::no_heartbeat_table(table),
+
+            Self::NoTable { table } => report::no_table(table),
+            Self::NotATable { table } => report::not_a_table(table),
+            Self::TemporaryTable { table } => report::temporary_table(table),
+            Self::NotOwner { table } => report::not_owner(table),
+            Self::PartOfAnother { table, part } => report::part_of_another(table, part),
+            Self::NotWatched { table } => report::not_watched(table),
+            Self::UndefinedColumn { table, column } => report::undefined_column(table, column),
+            Self::ColumnType { table, column, wanted } => report::column_type(table, column, wanted),
+            Self::ColumnNotNull { table, column } => report::column_not_null(table, column),
+            Self::ImpossibleValue { table, column, value, reason } => {
+                report::impossible_value(table, column, value, reason.as_deref())
+            }
+            Self::SameStatus { status } => report::same_status(status),
+            Self::UnknownPolicy { word } => report::unknown_policy(word),
+            Self::NoAttemptsColumn => report::no_attempts_column(),
+            Self::NegativeAttempts => report::invalid("max_attempts must not be negative"),
+
+            Self::TimedOut { limit } => report::timed_out(*limit),
+            Self::InQuarantine => report::in_quarantine(),
+            Self::TableLocked { table } => report::table_locked(table),
+            Self::JobsLocked { table } => report::jobs_locked(table),
+            Self::SerializationFailure => report::serialization_failure(),
+            Self::NotWritten { table } => report::not_written(table),
+            Self::GivenUp { table } => report::given_up(table),
+            Self::Replaced { table } => report::replaced("relation", table),
+            Self::ReplacedType { name } => report::replaced("type", name),
+
+            Self::FutureHeartbeats { workers, example, ahead } => {
+                report::future_heartbeats(*workers, example, *ahead)
+            }
+            Self::MassDeath { silent, living, at_most } => report::mass_death(*silent, *living, *at_most),
+
+            Self::OutOfWorkerSlots => report::out_of_worker_slots(),
+            Self::DoNotFit { places, id_length } => report::do_not_fit(*places, *id_length),
+            Self::TooManyDatabases { databases, places } => report::too_many_databases(*databases, *places),
+
+            Self::NotATrigger => report::not_a_trigger(),
+            Self::Caught(caught) => caught.clone(),
+            Self::Spi(error) => report::internal(format!("SPI failed: {error}")),
+            Self::MissingValue(what) => report::internal(format!("statement returned no {what}")),
+        }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    #[track_caller]
+    fn from(error: Error) -> Self {
+        let Report { code, message, detail, hint } = error.report();
+        let mut report = Self::new(code, message, "rgrid_heartbeat");
+        if let Some(detail) = detail {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = hint {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+}

@@ -1,0 +1,261 @@
+//! What PostgreSQL shows of an error: the SQLSTATE, the message, the detail and the hint of each.
+//!
+//! Messages follow PostgreSQL's style guide: the primary message in lower case and without a full stop, details
+//! and hints as sentences. A function has the name of its error, and they are in the order of the errors.
+
+use std::time::Duration;
+
+use pgrx::prelude::*;
+
+use crate::VERSION;
+use PgSqlErrorCode::*;
+
+/// A year, more or less.
+const FAR_AHEAD: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// What PostgreSQL shows of an error.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Its SQLSTATE.
+    pub code: PgSqlErrorCode,
+    /// Its primary message.
+    pub message: String,
+    /// Its detail.
+    pub detail: Option<String>,
+    /// Its hint.
+    pub hint: Option<String>,
+}
+
+impl Report {
+    fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), detail: None, hint: None }
+    }
+
+    fn detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+pub fn invalid(message: impl Into<String>) -> Report {
+    Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+}
+
+pub fn internal(message: String) -> Report {
+    Report::new(ERRCODE_INTERNAL_ERROR, message)
+}
+
+fn not_ready(message: impl Into<String>) -> Report {
+    Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+fn column_of(table: &str, column: &str) -> String {
+    format!("column \"{column}\" of relation \"{table}\"")
+}
+
+// Arguments of a caller.
+
+pub fn null_argument(argument: &str) -> Report {
+    Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{argument} must not be null"))
+}
+
+pub fn worker_id_too_long(length: usize, limit: usize) -> Report {
+    invalid("worker id is too long")
+        .detail(format!("It has {length} characters; at most {limit} are possible."))
+}
+
+pub fn control_character(argument: &str) -> Report {
+    invalid(format!("{argument} must not contain control characters"))
+}
+
+// The library and its objects.
+
+pub fn not_preloaded() -> Report {
+    not_ready("rgrid_heartbeat must be loaded via \"shared_preload_libraries\"")
+        .hint("Add it to shared_preload_libraries and restart the server.")
+}
+
+pub fn not_installed() -> Report {
+    not_ready("extension \"rgrid_heartbeat\" is not installed in this database")
+}
+
+pub fn foreign_version(version: &str) -> Report {
+    not_ready(format!("extension \"rgrid_heartbeat\" has version {version}, its library version {VERSION}"))
+        .hint("Run ALTER EXTENSION rgrid_heartbeat UPDATE, or restart the server with the new library.")
+}
+
+pub fn no_heartbeat_table(table: &str) -> Report {
+    no_table(table)
+        .hint("Rename the table back, or drop and create extension \"rgrid_heartbeat\" to have a new one.")
+}
+
+// A table, watched or to be watched, and its columns.
+
+pub fn no_table(table: &str) -> Report {
+    Report::new(ERRCODE_UNDEFINED_TABLE, format!("relation \"{table}\" does not exist"))
+}
+
+pub fn not_a_table(table: &str) -> Report {
+    Report::new(ERRCODE_WRONG_OBJECT_TYPE, format!("\"{table}\" is not a table"))
+}
+
+pub fn temporary_table(table: &str) -> Report {
+    Report::new(ERRCODE_WRONG_OBJECT_TYPE, format!("cannot watch temporary table \"{table}\""))
+}
+
+pub fn not_owner(table: &str) -> Report {
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of table {table}"))
+}
+
+pub fn part_of_another(table: &str, part: &str) -> Report {
+    let message = format!("owner of table {part} must have the rights of the owner of table {table}");
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .hint("Change its owner by ALTER TABLE, or detach it.")
+}
+
+pub fn not_watched(table: &str) -> Report {
+    Report::new(ERRCODE_UNDEFINED_OBJECT, format!("job table \"{table}\" is not watched"))
+}
+
+pub fn undefined_column(table: &str, column: &str) -> Report {
+    Report::new(ERRCODE_UNDEFINED_COLUMN, format!("{} does not exist", column_of(table, column)))
+}
+
+pub fn column_type(table: &str, column: &str, wanted: &str) -> Report {
+    Report::new(ERRCODE_DATATYPE_MISMATCH, format!("{} must be of type {wanted}", column_of(table, column)))
+}
+
+pub fn column_not_null(table: &str, column: &str) -> Report {
+    Report::new(ERRCODE_INVALID_TABLE_DEFINITION, format!("{} must allow null", column_of(table, column)))
+        .detail("It is cleared in jobs that go back to the queue.")
+}
+
+pub fn impossible_value(table: &str, column: &str, value: &str, reason: Option<&str>) -> Report {
+    Report {
+        detail: reason.map(|reason| format!("Its type says: {reason}.")),
+        ..invalid(format!("{} cannot hold \"{value}\"", column_of(table, column)))
+    }
+}
+
+pub fn same_status(status: &str) -> Report {
+    invalid("running, dead and queued status must differ").detail(format!("Two of them are \"{status}\"."))
+}
+
+pub fn unknown_policy(word: &str) -> Report {
+    invalid("on_death must be \"fail\" or \"requeue\"").detail(format!("It is \"{word}\"."))
+}
+
+pub fn no_attempts_column() -> Report {
+    invalid("jobs cannot be requeued without a column that counts attempts")
+        .hint("Name one as attempts_column; without it a job that kills its workers would come back forever.")
+}
+
+// Work that was not done.
+
+pub fn timed_out(limit: Duration) -> Report {
+    Report::new(ERRCODE_QUERY_CANCELED, format!("no answer within {} s", limit.as_secs()))
+}
+
+pub fn in_quarantine() -> Report {
+    let message = "code of its owner has ended a sweeper or held it up, so it is left out for now";
+    Report::new(ERRCODE_QUERY_CANCELED, message)
+}
+
+pub fn table_locked(table: &str) -> Report {
+    Report::new(ERRCODE_LOCK_NOT_AVAILABLE, format!("could not obtain lock on job table \"{table}\""))
+        .detail(
+            "Another session has locked the table, so it is unknown whether the worker has running jobs in it.",
+        )
+        .hint("Try again; the session that holds the lock can be found with pg_blocking_pids().")
+}
+
+pub fn jobs_locked(table: &str) -> Report {
+    let message = format!("could not obtain lock on rows of job table \"{table}\"");
+    Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
+        .detail("The worker was given up, and jobs of its earlier incarnation are locked by another session.")
+        .hint("Try again; the session that holds the locks can be found with pg_blocking_pids().")
+}
+
+pub fn serialization_failure() -> Report {
+    let message = "could not serialize access due to concurrent update";
+    Report::new(ERRCODE_T_R_SERIALIZATION_FAILURE, message)
+}
+
+pub fn not_written(table: &str) -> Report {
+    let message = format!("a rule or trigger of table \"{table}\" suppressed the write");
+    Report::new(ERRCODE_TRIGGERED_ACTION_EXCEPTION, message)
+}
+
+pub fn given_up(table: &str) -> Report {
+    not_ready("job was given up because its worker was declared dead")
+        .detail(format!("In table \"{table}\" it can only be claimed again or given back to the queue."))
+        .hint("Drop the result: rgrid_heartbeat() now returns a different incarnation to the worker.")
+}
+
+pub fn replaced(kind: &str, name: &str) -> Report {
+    not_ready(format!("{kind} \"{name}\" is not the one that was expected"))
+        .detail("A schema, table or type was renamed while the extension was using it.")
+}
+
+// Warnings of a sweep.
+
+pub fn future_heartbeats(workers: usize, example: &str, ahead: Duration) -> Report {
+    let message = format!("heartbeats from the future were taken as of now: {workers}");
+    // For a heartbeat at `infinity`, a number of seconds is no help.
+    let far = match ahead < FAR_AHEAD {
+        true => format!("{:.1} s", ahead.as_secs_f64()),
+        false => "more than a year".into(),
+    };
+    Report::new(ERRCODE_WARNING, message)
+        .detail(format!("That of worker \"{example}\" was {far} ahead of the server's clock."))
+        .hint(
+            "Set the clocks of the workers' hosts, or let the workers call rgrid_heartbeat(), which goes by the \
+             server's clock.",
+        )
+}
+
+pub fn mass_death(silent: usize, living: usize, at_most: Duration) -> Report {
+    let message = format!("{silent} of {living} living workers fell silent and are held back");
+    let seconds = at_most.as_secs_f64();
+    Report::new(ERRCODE_WARNING, message)
+        .detail(format!("Workers that are still silent after {seconds:.1} s are declared dead."))
+        .hint(
+            "Look at the network between workers and server. If the workers are really gone, call \
+             rgrid_sweep(force => true).",
+        )
+}
+
+// Warnings of the launcher.
+
+pub fn out_of_worker_slots() -> Report {
+    Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "out of background worker slots")
+        .detail("Databases are not swept for dead workers until there is a free slot.")
+        .hint("You might need to increase \"max_worker_processes\".")
+}
+
+pub fn do_not_fit(places: usize, id_length: usize) -> Report {
+    Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "some heartbeats do not fit in shared memory")
+        .detail(format!(
+            "There are more than {places} workers, or worker ids longer than {id_length} bytes. Their heartbeats \
+             are written to the table at once, which is slower."
+        ))
+        .hint("You might need to increase \"rgrid_heartbeat.max_workers\".")
+}
+
+pub fn too_many_databases(databases: usize, places: usize) -> Report {
+    Report::new(ERRCODE_PROGRAM_LIMIT_EXCEEDED, "too many databases to look after")
+        .detail(format!(
+            "There are {databases}, of which {places} fit; the others are not swept for dead workers."
+        ))
+        .hint("In a database that is left out, the check \"sweeper\" of rgrid_health() says so.")
+}
+
+// What came from elsewhere.
+
+pub fn not_a_trigger() -> Report {
+    let message = "trigger functions can only be called as triggers";
+    Report::new(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, message)
+}
