@@ -63,6 +63,10 @@ pub enum Error {
     ColumnType { table: String, column: String, wanted: &'static str },
     /// A column that settling sets to NULL does not allow it.
     ColumnNotNull { table: String, column: String },
+    /// A column that settling writes gets its values from PostgreSQL alone.
+    ColumnGenerated { table: String, column: String },
+    /// A column is named for two purposes.
+    ColumnTwice { table: String, column: String },
     /// A column cannot hold a value, for the reason that its type gives, if it gives one.
     ImpossibleValue { table: String, column: String, value: String, reason: Option<String> },
     /// Two statuses that must differ are the same.
@@ -177,6 +181,8 @@ impl Error {
             Self::UndefinedColumn { table, column } => report::undefined_column(table, column),
             Self::ColumnType { table, column, wanted } => report::column_type(table, column, wanted),
             Self::ColumnNotNull { table, column } => report::column_not_null(table, column),
+            Self::ColumnGenerated { table, column } => report::column_generated(table, column),
+            Self::ColumnTwice { table, column } => report::column_twice(table, column),
             Self::ImpossibleValue { table, column, value, reason } => {
                 report::impossible_value(table, column, value, reason.as_deref())
             }

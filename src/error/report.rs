@@ -133,6 +133,16 @@ pub fn column_not_null(table: &str, column: &str) -> Report {
         .detail("It is cleared in jobs that go back to the queue.")
 }
 
+pub fn column_generated(table: &str, column: &str) -> Report {
+    Report::new(ERRCODE_GENERATED_ALWAYS, format!("{} must not be generated", column_of(table, column)))
+        .detail("It is written when a job is settled.")
+}
+
+pub fn column_twice(table: &str, column: &str) -> Report {
+    Report::new(ERRCODE_DUPLICATE_COLUMN, format!("{} specified more than once", column_of(table, column)))
+        .detail("One column cannot serve two purposes.")
+}
+
 pub fn impossible_value(table: &str, column: &str, value: &str, reason: Option<&str>) -> Report {
     Report {
         detail: reason.map(|reason| format!("Its type says: {reason}.")),

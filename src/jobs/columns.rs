@@ -3,6 +3,8 @@
 //! Checked before each use, because the owner may have altered the table since it was watched, and more closely when it
 //! is watched.
 
+use std::collections::HashSet;
+
 use pgrx::{pg_sys, spi};
 
 use super::statement::converted;
@@ -97,10 +99,42 @@ impl Columns {
         Ok(())
     }
 
-    /// Checks that the columns can hold the values, and that those which are cleared allow NULL. Only when a table is
-    /// watched: later the table itself would raise the error. Runs as the table's owner, because a domain's
-    /// checks are the owner's code.
-    pub fn check_values(&self, table: &JobTable) -> Result<()> {
+    /// Checks that the columns can hold what settling writes. Only when a table is watched: later the table itself would
+    /// raise the error.
+    pub fn check_writes(&self, table: &JobTable) -> Result<()> {
+        self.check_roles(table)?;
+        if let Some(known) = self.written().find(|known| known.column.is_generated) {
+            return Err(Error::ColumnGenerated { table: table.target.clone(), column: known.name.clone() });
+        }
+        self.check_values(table)
+    }
+
+    /// Those that settling writes.
+    fn written(&self) -> impl Iterator<Item = &ColumnRef> {
+        let outcome = [Some(&self.status), self.error.as_ref(), self.finished.as_ref()];
+        let requeued = self
+            .requeue
+            .iter()
+            .flat_map(|requeue| [Some(&requeue.attempts), Some(&self.worker), requeue.started.as_ref()]);
+        outcome.into_iter().chain(requeued).flatten()
+    }
+
+    /// No column can be two things at once.
+    fn check_roles(&self, table: &JobTable) -> Result<()> {
+        let maximum = self.requeue.iter().filter_map(|requeue| requeue.max_attempts.as_ref());
+        let worker = self.requeue.is_none().then_some(&self.worker);
+        let mut names = HashSet::new();
+        match self.written().chain(maximum).chain(worker).find(|known| !names.insert(&known.name)) {
+            Some(known) => {
+                Err(Error::ColumnTwice { table: table.target.clone(), column: known.name.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The statuses can be stored, and what is cleared allows NULL. Runs as the table's owner, because a domain's checks
+    /// are the owner's code.
+    fn check_values(&self, table: &JobTable) -> Result<()> {
         let mapping = &table.mapping;
         self.check_status(table, &mapping.running_status)?;
         self.check_status(table, &mapping.dead_status)?;
@@ -151,7 +185,9 @@ fn is_scalar(column: &Column) -> bool {
         pg_sys::TYPCATEGORY_PSEUDOTYPE,
         pg_sys::TYPCATEGORY_RANGE,
     ];
-    !compound.contains(&column.category())
+    // The text of a JSON string has quotes.
+    let json = [pg_sys::JSONOID, pg_sys::JSONBOID];
+    !compound.contains(&column.category()) && !json.contains(&column.base_type())
 }
 
 fn is_text(column: &Column) -> bool {

@@ -1,7 +1,7 @@
 //! Look-ups in the system catalogs that SPI would make slow or cannot do.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::ops::Deref;
 
@@ -21,6 +21,8 @@ pub struct Column {
     pub collation: pg_sys::Oid,
     /// Whether it is declared NOT NULL.
     pub not_null: bool,
+    /// Whether PostgreSQL alone gives it its values: GENERATED ALWAYS, by an expression or as an identity.
+    pub is_generated: bool,
 }
 
 impl Column {
@@ -225,6 +227,7 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
         type_modifier: -1,
         collation: pg_sys::InvalidOid,
         not_null: false,
+        is_generated: false,
     };
     // SAFETY: the column exists, and the pointers are valid for the call.
     unsafe {
@@ -236,12 +239,11 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
             &mut column.collation,
         )
     };
-    column.not_null = is_not_null(relation, number);
+    let entry = SysCacheTuple::of_column(relation, number)?;
+    column.not_null = entry.attnotnull;
+    column.is_generated =
+        entry.attgenerated != 0 || entry.attidentity == pg_sys::ATTRIBUTE_IDENTITY_ALWAYS as c_char;
     Some(column)
-}
-
-fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
-    SysCacheTuple::of_column(relation, number).is_some_and(|column| column.attnotnull)
 }
 
 /// The current database's name, quoted where SQL needs it.

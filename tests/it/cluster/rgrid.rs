@@ -114,6 +114,16 @@ pub fn claim_jobs(client: &mut Client, worker: &str, count: i32) {
     client.execute(claim, &[&worker]).expect("jobs can be claimed");
 }
 
+/// From now on a trigger of the table refuses to have a job failed.
+pub fn refuse_to_settle(client: &mut Client) {
+    run(
+        client,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not today'; END$$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON executions FOR EACH ROW WHEN (new.status = 'failed')
+             EXECUTE FUNCTION refuse()",
+    );
+}
+
 /// Unclaimed jobs, named after the worker that is to have them.
 pub fn queue_jobs(client: &mut Client, worker: &str, count: i32) {
     let sql = "INSERT INTO executions (execution_id, runtime, code, args, env_vars, input_files, status,

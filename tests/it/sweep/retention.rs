@@ -111,12 +111,7 @@ fn a_dead_worker_whose_jobs_are_not_settled_stays() {
     let cluster = server();
     let database = cluster.database("unsettled");
     let mut client = database.connect();
-    run(
-        &mut client,
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not today'; END$$;
-         CREATE TRIGGER refuse BEFORE UPDATE ON executions FOR EACH ROW WHEN (new.status = 'failed')
-             EXECUTE FUNCTION refuse()",
-    );
+    refuse_to_settle(&mut client);
     claim_jobs(&mut client, "owing", 1);
     silent_worker(&mut client, "owing");
     forget_somebody(&mut client, "gone");

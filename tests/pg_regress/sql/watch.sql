@@ -109,6 +109,21 @@ CREATE TABLE short (status varchar(6), worker_id text NOT NULL, retry_count int)
 SELECT rgrid_watch_jobs('short', error_column => NULL, finished_column => NULL);
 SELECT rgrid_watch_jobs('short', error_column => NULL, finished_column => NULL, running_status => 'run',
     max_attempts_column => NULL, on_death => 'requeue');
+-- What could never work: a worker as JSON, a column that only PostgreSQL writes, one column for two purposes.
+CREATE TABLE made (id int GENERATED ALWAYS AS IDENTITY, status text, attempted_by text[], workers jsonb, error text,
+    worker_id text GENERATED ALWAYS AS (attempted_by[cardinality(attempted_by)]) STORED, retry_count int, started_at date,
+    late text GENERATED ALWAYS AS (error || '!') STORED);
+SELECT rgrid_watch_jobs('made', error_column => NULL, finished_column => NULL, worker_column => 'workers');
+SELECT rgrid_watch_jobs('made', error_column => NULL, finished_column => NULL, on_death => 'requeue',
+    max_attempts_column => NULL);
+SELECT rgrid_watch_jobs('made', error_column => 'late', finished_column => NULL);
+SELECT rgrid_watch_jobs('made', error_column => NULL, finished_column => NULL, worker_column => 'error',
+    on_death => 'requeue', max_attempts_column => NULL, attempts_column => 'id');
+SELECT rgrid_watch_jobs('made', error_column => 'status', finished_column => NULL);
+SELECT rgrid_watch_jobs('made', error_column => 'worker_id', finished_column => NULL);
+SELECT rgrid_watch_jobs('made', worker_column => 'error', error_column => NULL, on_death => 'requeue',
+    max_attempts_column => 'retry_count', finished_column => NULL);
+SELECT rgrid_watch_jobs('made', error_column => 'error', finished_column => NULL);
 CREATE VIEW seen AS TABLE plain;
 SELECT rgrid_watch_jobs('seen');
 CREATE MATERIALIZED VIEW kept AS TABLE plain;
@@ -156,7 +171,7 @@ SELECT job_table FROM rgrid_job_tables WHERE job_table = 'plain'::regclass;
 
 SELECT forget_all();
 SET client_min_messages = warning;
-DROP TABLE typed, numbered, retried, plain, short CASCADE;
+DROP TABLE typed, numbered, retried, plain, short, made CASCADE;
 DROP FUNCTION who CASCADE;
 DROP TYPE state CASCADE;
 REVOKE ALL ON FUNCTION rgrid_watch_jobs, rgrid_unwatch_jobs FROM rgrid_regress_owner, rgrid_regress_other;

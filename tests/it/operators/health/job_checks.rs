@@ -54,12 +54,7 @@ fn a_table_that_refuses_to_be_settled_is_told_with_its_reason() {
     let cluster = server();
     let database = cluster.database("refusing");
     let mut client = database.connect();
-    run(
-        &mut client,
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not today'; END$$;
-         CREATE TRIGGER refuse BEFORE UPDATE ON executions FOR EACH ROW WHEN (new.status = 'failed')
-             EXECUTE FUNCTION refuse()",
-    );
+    refuse_to_settle(&mut client);
     claim_jobs(&mut client, "victim", 1);
     silent_worker(&mut client, "victim");
     let (detail, _) = await_status(&mut client, "job table public.executions", "error");
