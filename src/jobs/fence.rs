@@ -50,6 +50,20 @@ fn function_of(job_table: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
     Ok(found.into_iter().next())
 }
 
+/// The tables in which a fence of the table stands, itself and its partitions, and whether it is enabled there for those
+/// who write.
+pub fn places(job_table: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, bool)>> {
+    let statement = "SELECT t.tgrelid, t.tgenabled::pg_catalog.text OPERATOR(pg_catalog.=) ANY ('{O,A}') \
+                     FROM pg_catalog.pg_trigger t \
+                     WHERE (t.tgrelid OPERATOR(pg_catalog.=) $1 OR t.tgrelid OPERATOR(pg_catalog.=) ANY \
+                               (SELECT p.relid FROM pg_catalog.pg_partition_tree($1) p)) \
+                       AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+                     ORDER BY t.tgrelid";
+    sql::read(statement, &[job_table.into(), TRIGGER.into()], |row| {
+        Ok((row.required(1, "table")?, row.required(2, "state")?))
+    })
+}
+
 /// The extension's own trigger function, found by the schema's OID: its name may mean another schema by now.
 fn violated(installation: &Installation) -> Result<Option<pg_sys::Oid>> {
     let statement = "SELECT p.oid FROM pg_catalog.pg_proc p \

@@ -8,7 +8,7 @@ use super::Finding;
 use crate::VERSION;
 use crate::error::Error;
 use crate::installation::Installation;
-use crate::pg;
+use crate::pg::{self, scope, sql};
 use crate::rules::{liveness, schedule};
 use crate::settings;
 use crate::shmem::databases::{self, State};
@@ -61,6 +61,13 @@ fn sweeper(state: Option<&State>) -> Finding {
             "Call rgrid_sweep() regularly, or see the check \"preload\".",
         );
     }
+    if is_template() {
+        return Finding::error(
+            CHECK,
+            "This database is a template, and templates are not swept.",
+            "ALTER DATABASE ... IS_TEMPLATE false;",
+        );
+    }
     if let Some(state) = state.filter(|state| state.failures > 0) {
         let round = problems::current().into_iter().find(|problem| problem.place == Place::Round);
         let last = round.map_or(String::new(), |problem| format!(": {}", problem.message()));
@@ -74,6 +81,13 @@ fn sweeper(state: Option<&State>) -> Finding {
         return Finding::good(CHECK, "Sweeping is paused, see the check \"enabled\".");
     }
     on_time(CHECK, state)
+}
+
+fn is_template() -> bool {
+    let statement = "SELECT d.datistemplate FROM pg_catalog.pg_database d \
+                     WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+    let found = scope::subtransaction(|| sql::read(statement, &[], |row| row.required::<bool>(1, "kind")));
+    found.is_ok_and(|found| found == [true])
 }
 
 fn on_time(check: &str, state: Option<&State>) -> Finding {

@@ -13,7 +13,7 @@ use super::{Finding, attempt, locks};
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::jobs::statement::Statements;
-use crate::jobs::{Columns, JobTable, watched};
+use crate::jobs::{Columns, JobTable, fence, watched};
 use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
 use crate::shmem::problems::{self, KnownProblem};
@@ -79,6 +79,7 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable) -> Vec<Find
         )];
     }
     let mut findings = vec![attempt(&named("job table"), || Ok(fitness(named("job table"), table)))];
+    findings.push(attempt(&named("fence"), || fence_state(named("fence"), table)));
     let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
     let table_check = TableCheck { installation, table, columns };
     let mut check = |name: &str, look: fn(&TableCheck<'a>, String) -> Result<Finding>| {
@@ -131,6 +132,25 @@ fn has_untrusted_triggers(table: &JobTable) -> Result<bool> {
     let found =
         sql::read(statement, &[table.watched.oid.into()], |row| row.required::<bool>(1, "existence"))?;
     Ok(found == [true])
+}
+
+/// Whether a fence that was put up does its work.
+fn fence_state(check: String, table: &JobTable) -> Result<Finding> {
+    let places = fence::places(table.relation.oid)?;
+    let disabled = places.iter().find(|(_, is_enabled)| !is_enabled).map(|(place, _)| *place);
+    Ok(match disabled.and_then(catalog::qualified_name) {
+        Some(name) => Finding::warning(
+            check,
+            format!(
+                "The trigger rgrid_fence of {name} is disabled: late results of jobs that were given up are stored."
+            ),
+            format!("ALTER TABLE {name} ENABLE TRIGGER rgrid_fence;"),
+        ),
+        None if places.is_empty() => {
+            Finding::good(check, "There is none: late results of jobs that were given up are stored.")
+        }
+        None => Finding::good(check, "Late results of jobs that were given up are refused."),
+    })
 }
 
 impl TableCheck<'_> {

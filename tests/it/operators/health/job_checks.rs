@@ -169,6 +169,35 @@ fn jobs_locked_by_a_prepared_transaction_are_told() {
 }
 
 #[test]
+fn a_fence_that_is_disabled_somewhere_is_told() {
+    let cluster = server();
+    let database = cluster.database("unfenced");
+    let mut client = database.connect();
+    let check = "fence public.executions";
+    assert!(finding(&mut client, check).1.starts_with("There is none"));
+    run(&mut client, "SELECT rgrid_fence('executions')");
+    assert_eq!(finding(&mut client, check).1, "Late results of jobs that were given up are refused.");
+    for state in ["DISABLE TRIGGER USER", "ENABLE REPLICA TRIGGER rgrid_fence"] {
+        run(&mut client, &format!("ALTER TABLE executions {state}"));
+        let (status, detail, hint) = finding(&mut client, check);
+        assert_eq!(status, "warning", "{state}");
+        assert!(detail.starts_with("The trigger rgrid_fence of public.executions is disabled"), "{detail}");
+        run(&mut client, &hint);
+        assert_eq!(finding(&mut client, check).0, "ok", "{state}");
+    }
+    run(
+        &mut client,
+        "CREATE TABLE parted (LIKE executions) PARTITION BY LIST (status);
+         CREATE TABLE part PARTITION OF parted DEFAULT;
+         SELECT rgrid_watch_jobs('parted'), rgrid_fence('parted');
+         ALTER TABLE part DISABLE TRIGGER rgrid_fence",
+    );
+    let (status, detail, _) = finding(&mut client, "fence public.parted");
+    assert_eq!(status, "warning");
+    assert!(detail.starts_with("The trigger rgrid_fence of public.part is disabled"), "{detail}");
+}
+
+#[test]
 fn locked_tables_are_not_waited_for() {
     let cluster = server();
     let database = cluster.database("shut");

@@ -134,3 +134,18 @@ fn parallel_queries_that_may_take_all_worker_slots_are_a_warning() {
     // The launchers of the extension and of logical replication, and three sweepers.
     assert!(hint.contains("SET max_worker_processes = 13"), "{hint}");
 }
+
+#[test]
+fn a_template_says_that_it_is_not_swept() {
+    let cluster = server();
+    let database = cluster.database("pattern");
+    let mut client = database.connect();
+    run(&mut client, "ALTER DATABASE pattern IS_TEMPLATE true");
+    let (status, detail, hint) = finding(&mut client, "sweeper");
+    assert_eq!(
+        (status.as_str(), detail.as_str()),
+        ("error", "This database is a template, and templates are not swept.")
+    );
+    run(&mut client, &hint.replace("...", "pattern"));
+    await_status(&mut client, "sweeper", "ok");
+}
