@@ -26,8 +26,9 @@ use crate::tables::job_tables::{self, JobMapping, OnDeath};
 ///
 /// `insufficient_privilege` for a caller that does not own the table; `wrong_object_type` for a relation that is not a
 /// table; `undefined_column`, `datatype_mismatch`, `invalid_table_definition`, `generated_always` for a column that is
-/// missing or cannot be used; `duplicate_column` for one that is named twice; `invalid_parameter_value` for a status that its column cannot hold, statuses that do not differ, or another
-/// policy; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
+/// missing or cannot be used; `duplicate_column` for one that is named twice; `invalid_parameter_value` for a status
+/// that its column cannot hold, statuses that do not differ, or another policy; `null_value_not_allowed`;
+/// `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments, reason = "a table of jobs has that many sides; callers name them")]
 fn rgrid_watch_jobs(

@@ -1,8 +1,9 @@
 //! The statements that settle jobs, as texts.
 //!
 //! Identifiers and literals come quoted from the catalog and the registry; ids, message and time are parameters:
-//! `$1` the workers, `$2` the message, `$3` the time, and where single rows are meant, `$4` and `$5`. They run with a `search_path` of `pg_catalog, pg_temp`. The
-//! conditions are written so that a partial index on the running jobs serves them.
+//! `$1` the workers, `$2` the message, `$3` the time, and where single rows are meant, `$4` and `$5`. They run with a
+//! `search_path` of `pg_catalog, pg_temp`. The conditions are written so that a partial index on the running jobs
+//! serves them.
 
 use pgrx::{pg_sys, spi};
 
