@@ -102,34 +102,20 @@ impl Columns {
     /// Checks that the columns can hold what settling writes. Only when a table is watched: later the table itself would
     /// raise the error.
     pub fn check_writes(&self, table: &JobTable) -> Result<()> {
-        self.check_roles(table)?;
-        if let Some(known) = self.written().find(|known| known.column.is_generated) {
-            return Err(Error::ColumnGenerated { table: table.target.clone(), column: known.name.clone() });
+        let mapping = &table.mapping;
+        let mut names = HashSet::new();
+        let mut all = mapping.written_columns().chain(mapping.read_columns());
+        if let Some(name) = all.find(|name| !names.insert(*name)) {
+            let column = spi::quote_identifier(name);
+            return Err(Error::ColumnTwice { table: table.target.clone(), column });
+        }
+        for name in mapping.written_columns() {
+            let ColumnRef { name: column, column: written } = table.column(name)?;
+            if written.is_generated {
+                return Err(Error::ColumnGenerated { table: table.target.clone(), column });
+            }
         }
         self.check_values(table)
-    }
-
-    /// Those that settling writes.
-    fn written(&self) -> impl Iterator<Item = &ColumnRef> {
-        let outcome = [Some(&self.status), self.error.as_ref(), self.finished.as_ref()];
-        let requeued = self
-            .requeue
-            .iter()
-            .flat_map(|requeue| [Some(&requeue.attempts), Some(&self.worker), requeue.started.as_ref()]);
-        outcome.into_iter().chain(requeued).flatten()
-    }
-
-    /// No column can be two things at once.
-    fn check_roles(&self, table: &JobTable) -> Result<()> {
-        let maximum = self.requeue.iter().filter_map(|requeue| requeue.max_attempts.as_ref());
-        let worker = self.requeue.is_none().then_some(&self.worker);
-        let mut names = HashSet::new();
-        match self.written().chain(maximum).chain(worker).find(|known| !names.insert(&known.name)) {
-            Some(known) => {
-                Err(Error::ColumnTwice { table: table.target.clone(), column: known.name.clone() })
-            }
-            None => Ok(()),
-        }
     }
 
     /// The statuses can be stored, and what is cleared allows NULL. Runs as the table's owner, because a domain's checks

@@ -202,17 +202,10 @@ impl JobTable {
 
     /// Whether settling changes a column of a key that other tables may refer to. Asked only where rows are locked first.
     fn changes_key(&self, locked: LockPolicy) -> Result<bool> {
-        let mapping = &self.mapping;
-        let requeues = mapping.on_death == OnDeath::Requeue;
-        if locked == LockPolicy::Refuse && !requeues {
+        if locked == LockPolicy::Refuse && self.mapping.on_death != OnDeath::Requeue {
             return Ok(false);
         }
-        let changed =
-            [Some(&mapping.status_column), mapping.error_column.as_ref(), mapping.finished_column.as_ref()];
-        let of_requeue =
-            [mapping.attempts_column.as_ref(), Some(&mapping.worker_column), mapping.started_column.as_ref()];
-        let of_requeue = of_requeue.into_iter().filter(|_| requeues);
-        let columns: Vec<String> = changed.into_iter().chain(of_requeue).flatten().cloned().collect();
+        let columns: Vec<String> = self.mapping.written_columns().cloned().collect();
         let tables: Vec<pg_sys::Oid> =
             inheritance::tree(&self.relation)?.iter().map(|part| part.oid).collect();
         catalog::have_key_with(&tables, &columns)

@@ -88,6 +88,26 @@ impl Default for JobMapping {
     }
 }
 
+impl JobMapping {
+    /// The columns that settling a job writes.
+    pub fn written_columns(&self) -> impl Iterator<Item = &String> {
+        let outcome = [Some(&self.status_column), self.error_column.as_ref(), self.finished_column.as_ref()];
+        let of_requeue =
+            [self.attempts_column.as_ref(), Some(&self.worker_column), self.started_column.as_ref()];
+        let of_requeue = of_requeue.into_iter().filter(|_| self.on_death == OnDeath::Requeue);
+        outcome.into_iter().chain(of_requeue).flatten()
+    }
+
+    /// Those that it only reads.
+    pub fn read_columns(&self) -> impl Iterator<Item = &String> {
+        let read = match self.on_death {
+            OnDeath::Fail => Some(&self.worker_column),
+            OnDeath::Requeue => self.max_attempts_column.as_ref(),
+        };
+        read.into_iter()
+    }
+}
+
 /// A row of the registry.
 pub struct Entry {
     /// The table, which may have been dropped since.
