@@ -221,7 +221,13 @@ impl Error {
 impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> Self {
-        let Report { code, message, detail, hint } = error.report();
+        error.report().into()
+    }
+}
+
+impl From<Report> for ErrorReport {
+    #[track_caller]
+    fn from(Report { code, message, detail, hint }: Report) -> Self {
         let mut report = Self::new(code, message, "rgrid_heartbeat");
         if let Some(detail) = detail {
             report = report.set_detail(detail);

@@ -16,7 +16,7 @@ use crate::pg::{catalog, sql};
 use crate::tables::job_tables::OnDeath;
 
 /// The trigger's name; one a table.
-const TRIGGER: &str = "rgrid_fence";
+pub const TRIGGER: &str = "rgrid_fence";
 
 /// Creates a fence again when its table's mapping has changed; does nothing when there is none. Takes it down when the
 /// table is not watched any more. The caller has checked the rights.

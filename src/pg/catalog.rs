@@ -222,28 +222,15 @@ pub fn column(relation: pg_sys::Oid, name: &str) -> Option<Column> {
     if number <= 0 {
         return None;
     }
-    let mut column = Column {
-        type_oid: pg_sys::InvalidOid,
-        type_modifier: -1,
-        collation: pg_sys::InvalidOid,
-        not_null: false,
-        is_generated: false,
-    };
-    // SAFETY: the column exists, and the pointers are valid for the call.
-    unsafe {
-        pg_sys::get_atttypetypmodcoll(
-            relation,
-            number,
-            &mut column.type_oid,
-            &mut column.type_modifier,
-            &mut column.collation,
-        )
-    };
     let entry = SysCacheTuple::of_column(relation, number)?;
-    column.not_null = entry.attnotnull;
-    column.is_generated =
-        entry.attgenerated != 0 || entry.attidentity == pg_sys::ATTRIBUTE_IDENTITY_ALWAYS as c_char;
-    Some(column)
+    let always = pg_sys::ATTRIBUTE_IDENTITY_ALWAYS as c_char;
+    Some(Column {
+        type_oid: entry.atttypid,
+        type_modifier: entry.atttypmod,
+        collation: entry.attcollation,
+        not_null: entry.attnotnull,
+        is_generated: entry.attgenerated != 0 || entry.attidentity == always,
+    })
 }
 
 /// The current database's name, quoted where SQL needs it.

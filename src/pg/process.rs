@@ -12,9 +12,6 @@ use super::version;
 /// The library's name in `shared_preload_libraries`, from which workers are started.
 const LIBRARY: &str = "rgrid_heartbeat";
 
-/// What sweepers are called in `pg_stat_activity`.
-pub const SWEEPER: &str = "rgrid_heartbeat sweeper";
-
 /// A background worker's name and type end before this many bytes.
 const NAME_LENGTH: usize = pg_sys::BGW_MAXLEN as usize - 1;
 
@@ -142,9 +139,7 @@ impl Worker {
         let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) };
         status == pg_sys::BgwHandleStatus::BGWH_STOPPED
     }
-}
 
-impl Worker {
     /// Asks it to end, at its next check for interrupts. Returns at once.
     pub fn terminate(&self) {
         // SAFETY: the handle is valid until dropped.

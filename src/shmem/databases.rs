@@ -162,14 +162,9 @@ pub fn request() {
 /// Forgets the databases that are not among these, and adds new ones; returns whether any was forgotten.
 pub fn keep(databases: &[pg_sys::Oid], now: DateTime<Utc>) -> bool {
     let mut shared = DATABASES.exclusive();
-    let mut kept = 0;
-    for index in 0..shared.used {
-        if databases.contains(&shared.states[index].oid) {
-            shared.states[kept] = shared.states[index];
-            kept += 1;
-        }
-    }
-    let forgotten = kept < shared.used;
+    let used = shared.used;
+    let kept = super::retain(&mut shared.states, used, |state| databases.contains(&state.oid));
+    let forgotten = kept < used;
     shared.used = kept;
     for oid in databases {
         shared.find_or_add(*oid, now);

@@ -27,6 +27,18 @@ pub fn request() {
     PRELOADED.store(true, Relaxed);
 }
 
+/// Moves those of the first `used` entries that are kept to the beginning, and returns how many they are.
+fn retain<T: Copy>(entries: &mut [T], used: usize, is_kept: impl Fn(&T) -> bool) -> usize {
+    let mut kept = 0;
+    for index in 0..used {
+        if is_kept(&entries[index]) {
+            entries[kept] = entries[index];
+            kept += 1;
+        }
+    }
+    kept
+}
+
 /// Whether there are shared memory and a launcher.
 pub fn is_preloaded() -> bool {
     PRELOADED.load(Relaxed)

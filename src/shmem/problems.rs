@@ -169,14 +169,7 @@ impl ProblemTable {
     }
 
     fn retain(&mut self, is_kept: impl Fn(pg_sys::Oid) -> bool) {
-        let mut kept = 0;
-        for index in 0..self.used {
-            if is_kept(self.known[index].database) {
-                self.known[kept] = self.known[index];
-                kept += 1;
-            }
-        }
-        self.used = kept;
+        self.used = super::retain(&mut self.known, self.used, |known| is_kept(known.database));
     }
 }
 

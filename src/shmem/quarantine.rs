@@ -80,14 +80,7 @@ impl Shared {
     }
 
     fn retain(&mut self, is_kept: impl Fn(pg_sys::Oid) -> bool) {
-        let mut kept = 0;
-        for index in 0..self.used {
-            if is_kept(self.entries[index].database) {
-                self.entries[kept] = self.entries[index];
-                kept += 1;
-            }
-        }
-        self.used = kept;
+        self.used = super::retain(&mut self.entries, self.used, |entry| is_kept(entry.database));
     }
 }
 

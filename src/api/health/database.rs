@@ -8,7 +8,7 @@ use super::Finding;
 use crate::VERSION;
 use crate::error::Error;
 use crate::installation::Installation;
-use crate::pg::{self, scope, sql};
+use crate::pg::{self, catalog, scope, sql};
 use crate::rules::{liveness, schedule};
 use crate::settings;
 use crate::shmem::databases::{self, State};
@@ -65,7 +65,7 @@ fn sweeper(state: Option<&State>) -> Finding {
         return Finding::error(
             CHECK,
             "This database is a template, and templates are not swept.",
-            "ALTER DATABASE ... IS_TEMPLATE false;",
+            format!("ALTER DATABASE {} IS_TEMPLATE false;", catalog::quoted_database()),
         );
     }
     if let Some(state) = state.filter(|state| state.failures > 0) {
@@ -85,8 +85,10 @@ fn sweeper(state: Option<&State>) -> Finding {
 
 fn is_template() -> bool {
     let statement = "SELECT d.datistemplate FROM pg_catalog.pg_database d \
-                     WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
-    let found = scope::subtransaction(|| sql::read(statement, &[], |row| row.required::<bool>(1, "kind")));
+                     WHERE d.oid OPERATOR(pg_catalog.=) $1";
+    let found = scope::subtransaction(|| {
+        sql::read(statement, &[pg::current_database().into()], |row| row.required::<bool>(1, "kind"))
+    });
     found.is_ok_and(|found| found == [true])
 }
 

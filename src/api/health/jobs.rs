@@ -128,9 +128,9 @@ fn has_untrusted_triggers(table: &JobTable) -> Result<bool> {
         return Ok(false);
     }
     let statement = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 \
-                         AND NOT t.tgisinternal AND t.tgname OPERATOR(pg_catalog.<>) 'rgrid_fence')";
-    let found =
-        sql::read(statement, &[table.watched.oid.into()], |row| row.required::<bool>(1, "existence"))?;
+                         AND NOT t.tgisinternal AND t.tgname OPERATOR(pg_catalog.<>) $2::pg_catalog.name)";
+    let arguments = [table.watched.oid.into(), fence::TRIGGER.into()];
+    let found = sql::read(statement, &arguments, |row| row.required::<bool>(1, "existence"))?;
     Ok(found == [true])
 }
 
@@ -142,9 +142,10 @@ fn fence_state(check: String, table: &JobTable) -> Result<Finding> {
         Some(name) => Finding::warning(
             check,
             format!(
-                "The trigger rgrid_fence of {name} is disabled: late results of jobs that were given up are stored."
+                "The trigger {} of {name} is disabled: late results of jobs that were given up are stored.",
+                fence::TRIGGER
             ),
-            format!("ALTER TABLE {name} ENABLE TRIGGER rgrid_fence;"),
+            format!("ALTER TABLE {name} ENABLE TRIGGER {};", fence::TRIGGER),
         ),
         None if places.is_empty() => {
             Finding::good(check, "There is none: late results of jobs that were given up are stored.")

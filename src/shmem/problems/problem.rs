@@ -73,14 +73,8 @@ pub struct Problem {
 
 impl From<Problem> for ErrorReport {
     fn from(problem: Problem) -> Self {
-        let mut report = Self::new(problem.code, problem.message(), "rgrid_heartbeat");
-        if let Some(detail) = problem.detail {
-            report = report.set_detail(detail);
-        }
-        if let Some(hint) = problem.hint {
-            report = report.set_hint(hint);
-        }
-        report
+        let message = problem.message();
+        Report { code: problem.code, message, detail: problem.detail, hint: problem.hint }.into()
     }
 }
 

@@ -31,7 +31,7 @@ impl HeartbeatTable {
             "WITH unlocked AS MATERIALIZED ( \
                  SELECT h.tableoid AS t, h.ctid AS c, b.at \
                  FROM unnest($1::text[], $2::timestamptz[]) AS b (id, at) JOIN @table@ h ON h.worker_id = b.id \
-                 WHERE h.last_heartbeat_at < {at} FOR UPDATE OF h SKIP LOCKED) \
+                 WHERE h.last_heartbeat_at < {at} FOR NO KEY UPDATE OF h SKIP LOCKED) \
              UPDATE @table@ h SET last_heartbeat_at = {written} FROM unlocked u \
              WHERE h.ctid = u.c AND h.tableoid = u.t",
             at = self.stored("b.at"),
