@@ -12,6 +12,9 @@ use super::version;
 /// The library's name in `shared_preload_libraries`, from which workers are started.
 const LIBRARY: &str = "rgrid_heartbeat";
 
+/// What sweepers are called in `pg_stat_activity`. Here, because the health checks ask for it, too.
+pub const SWEEPER: &str = "rgrid_heartbeat sweeper";
+
 /// A background worker's name and type end before this many bytes.
 const NAME_LENGTH: usize = pg_sys::BGW_MAXLEN as usize - 1;
 

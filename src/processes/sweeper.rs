@@ -18,14 +18,11 @@ use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::{buffer, databases, observation};
 use crate::sweep::{Mode, flush, prune, sweep};
 
-/// What sweepers are called in `pg_stat_activity`.
-pub const KIND: &str = "rgrid_heartbeat sweeper";
-
 /// Starts a sweeper; `None` when there is no worker slot for it.
 pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
-    let name = format!("{} for database {}", KIND, database.name);
+    let name = format!("{} for database {}", process::SWEEPER, database.name);
     let argument = u64::from(database.oid.to_u32()) | if task == Task::Sweep { SWEEP } else { 0 };
-    process::Worker::start(KIND, &name, "rgrid_heartbeat_sweeper_main", argument)
+    process::Worker::start(process::SWEEPER, &name, "rgrid_heartbeat_sweeper_main", argument)
 }
 
 /// Set in a sweeper's argument when it is to sweep, and not only to flush; the lower half is the database's OID.

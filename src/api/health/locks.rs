@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::Result;
-use crate::pg::sql;
-use crate::processes::sweeper;
+use crate::pg::{process, sql};
 
 /// The processes that have rows locked, and how many each.
 pub struct Holders {
@@ -31,7 +30,7 @@ pub fn holders(lockers: &[String]) -> Result<Holders> {
            AND l.transactionid::pg_catalog.text OPERATOR(pg_catalog.=) ANY ($1) \
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(l.pid) s \
                            WHERE l.pid IS NOT NULL AND s.backend_type OPERATOR(pg_catalog.=) $2)",
-        &[lockers.to_vec().into(), sweeper::KIND.into()],
+        &[lockers.to_vec().into(), process::SWEEPER.into()],
         |row| Ok((row.required::<String>(1, "transaction")?, row.optional::<i32>(2)?)),
     )?;
     for (transaction, pid) in running {

@@ -3,7 +3,6 @@
 use super::{Finding, attempt};
 use crate::error::Result;
 use crate::pg::{self, process, sql};
-use crate::processes::sweeper;
 use crate::settings;
 use crate::shmem::{buffer, is_preloaded, launcher};
 use crate::sweep::notify;
@@ -109,7 +108,7 @@ fn worker_slots() -> Result<Finding> {
                 pg_catalog.count(*) FILTER (WHERE s.backend_type OPERATOR(pg_catalog.<>) ALL ($2)) \
          FROM pg_catalog.pg_stat_get_activity(NULL) s \
          WHERE s.backend_type OPERATOR(pg_catalog.<>) ALL ($1)",
-        &[OTHERS.to_vec().into(), vec!["parallel worker", sweeper::KIND].into()],
+        &[OTHERS.to_vec().into(), vec!["parallel worker", process::SWEEPER].into()],
         |row| Ok((row.required::<i64>(1, "number")?, row.required::<i64>(2, "number")?)),
     )?;
     let (used, lasting) = counted.first().copied().unwrap_or_default();
