@@ -20,18 +20,20 @@ fn own_memory(pid: i32) -> i64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Makes calls in eleven rounds. The first may grow the session, the others not.
+/// Makes calls in eleven rounds. What they leave behind grows the session in each of them. One step is not counted: a
+/// cache that is built, or read anew after an invalidation, grows it once, in whichever round that is.
 fn stays_flat(client: &mut Client, what: &str, round: &str) {
     let session = pid(client);
     run(client, round);
-    let warm = own_memory(session);
-    let mut sizes = Vec::new();
+    let mut sizes = vec![own_memory(session)];
     for _ in 0..10 {
         run(client, round);
         sizes.push(own_memory(session));
     }
-    println!("{what}: {warm} kB, then {sizes:?}");
-    assert!(sizes[9] - warm < SLACK, "{what}: {warm} kB grew to {sizes:?}");
+    println!("{what}: {sizes:?} kB");
+    let largest_step = sizes.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    let grown = sizes[10] - sizes[0] - largest_step.max(0);
+    assert!(grown < SLACK, "{what}: grew by {grown} kB beside one step: {sizes:?}");
 }
 
 /// So many transactions in one statement, `i` counting them; an error is as good as an answer.
