@@ -36,7 +36,8 @@ impl Installation {
         );
         let found = statement.read(&[oid.into()], |row| {
             let schema = row.required(1, "schema")?;
-            let tables = ["rgrid_worker_deaths", "rgrid_incarnations", "rgrid_job_tables"];
+            let tables =
+                ["rgrid_worker_deaths", "rgrid_incarnations", "rgrid_job_tables", "rgrid_unsettled_jobs"];
             Ok(Self {
                 tables: tables
                     .iter()

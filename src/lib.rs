@@ -43,10 +43,11 @@ extension_sql_file!("../sql/heartbeats.sql", requires = ["prerequisites"]);
 extension_sql_file!("../sql/ledger.sql", requires = ["heartbeats"]);
 extension_sql_file!("../sql/incarnations.sql", requires = ["ledger"]);
 extension_sql_file!("../sql/job_tables.sql", requires = ["incarnations"]);
+extension_sql_file!("../sql/unsettled.sql", requires = ["job_tables"]);
 extension_sql_file!(
     "../sql/views.sql",
     requires = [
-        "job_tables",
+        "unsettled",
         api::views::workers::rgrid_worker_states,
         api::views::statistics::rgrid_stat_databases,
         api::views::statistics::rgrid_stat_reset,

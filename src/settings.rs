@@ -15,6 +15,7 @@ static STALE_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(120_000);
 static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 static STATEMENT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static CALL_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_DEAD_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(1.0);
 static MASS_DEATH_MINIMUM: GucSetting<i32> = GucSetting::<i32>::new(10);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
@@ -73,11 +74,21 @@ fn define_times() {
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.statement_timeout",
         c"Longest time that a sweeper lets one statement on a table run.",
-        c"A trigger that hangs costs this much; the table is reported, and tried again by the next sweep.",
+        c"A trigger that hangs costs this much; the table is reported, and tried again later.",
         &STATEMENT_TIMEOUT,
         100,
         i32::MAX,
         GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.call_timeout",
+        c"How long a worker's call may wait for locks and for job tables.",
+        c"Jobs that cannot be settled by then are noted, and left to sweepers.",
+        &CALL_TIMEOUT,
+        100,
+        i32::MAX,
+        GucContext::Userset,
         GucFlags::UNIT_MS,
     );
 }
@@ -170,6 +181,11 @@ pub fn flush_interval() -> Duration {
 /// How long a sweeper lets one statement on a table run.
 pub fn statement_timeout() -> Duration {
     milliseconds(STATEMENT_TIMEOUT.get())
+}
+
+/// How long a worker's call may last.
+pub fn call_timeout() -> Duration {
+    milliseconds(CALL_TIMEOUT.get())
 }
 
 /// How many workers may die at once without being held back.

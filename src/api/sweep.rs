@@ -6,7 +6,9 @@ use pgrx::prelude::*;
 use crate::error::Error;
 use crate::installation::Installation;
 use crate::jobs::SettledJobs;
+use crate::pg::timer::Deadline;
 use crate::pg::{self, advisory, report, scope};
+use crate::settings;
 use crate::sweep::{Mode, Step, sweep};
 use crate::tables::heartbeats::Worker;
 
@@ -39,7 +41,10 @@ fn rgrid_sweep_0_2(
     >,
     ErrorReport,
 > {
-    let mode = if dry_run { Mode::DryRun { force } } else { Mode::ByHand { force } };
+    let mode = match dry_run {
+        true => Mode::DryRun { force, deadline: Deadline::after(settings::call_timeout()) },
+        false => Mode::ByHand { force },
+    };
     if !dry_run {
         pg::prevent_unless_writable(c"rgrid_sweep()");
     }

@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{self, sql};
+use crate::pg::timer::Deadline;
+use crate::pg::{self, scope, sql};
+use crate::settings;
 use crate::shmem::{buffer, databases};
 use crate::sweep::death;
 use crate::tables::deaths;
@@ -29,30 +31,32 @@ use crate::tables::heartbeats::{HeartbeatTable, Worker};
 ///
 /// `null_value_not_allowed` or `invalid_parameter_value` for a worker id that is NULL, empty, too long or has
 /// control characters; `read_only_sql_transaction` on a standby or in a read-only transaction;
-/// `lock_not_available` when a dead worker's jobs cannot be settled before it returns.
+/// `lock_not_available` when the worker's row stays locked for `rgrid_heartbeat.call_timeout`.
 #[pg_extern]
 fn rgrid_heartbeat(
     worker_id: Option<&str>,
     hostname: default!(Option<&str>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_heartbeat()");
-    Ok(beat(worker_id, hostname)?)
+    Ok(beat(worker_id, hostname, None)?)
 }
 
-fn beat(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
+/// `call` is the call that this heartbeat is a part of.
+fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> Result<i64> {
     let known = worker_id.and_then(|id| buffer::beat(id, hostname));
-    known.map_or_else(|| beat_in_row(worker_id, hostname), Ok)
+    let slowly = |call| beat_in_row(worker_id, hostname, call);
+    known.map_or_else(|| call.unwrap_or_else(Call::begin).run(slowly), Ok)
 }
 
 /// A heartbeat that shared memory does not take: writes the worker's row, and reads in the ledger whether it is dead.
-fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
+fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
     let record = deaths::worker_record(&caller.installation, caller.id)?;
     if record.dead {
-        death::close_on_return(&caller.installation, caller.id)?;
+        death::close_on_return(&caller.installation, caller.id, call.deadline)?;
     }
     buffer::add_at_commit(caller.id, hostname, record.incarnation);
     Ok(record.incarnation)
@@ -87,8 +91,9 @@ fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> Result<Vec<i
     // Rows are locked in the order of their ids, so that two agents do not wait for each other.
     order.sort_by_key(|index| worker_ids[*index]);
     let mut incarnations = vec![0; worker_ids.len()];
+    let call = Call::begin();
     for index in order {
-        incarnations[index] = beat(worker_ids[index], hostname)?;
+        incarnations[index] = beat(worker_ids[index], hostname, Some(call))?;
         pg::check_for_interrupts();
     }
     Ok(incarnations)
@@ -109,14 +114,14 @@ fn rgrid_register(
 ) -> Result<TableIterator<'static, (name!(id, String), name!(incarnation, i64))>, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_register()");
     let registered = match worker_id {
-        Some(_) => register(worker_id, hostname)?,
+        Some(_) => Call::begin().run(|call| register(worker_id, hostname, call))?,
         None => register_anew(hostname)?,
     };
     databases::request_visit();
     Ok(TableIterator::once(registered))
 }
 
-fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, i64)> {
+fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<(String, i64)> {
     let caller = Caller::new(worker_id, hostname)?;
     let Caller { installation, heartbeats, id, .. } = &caller;
     let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
@@ -126,11 +131,11 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>) -> Result<(String, 
     let record = deaths::worker_record(installation, id)?;
     let mut incarnation = record.incarnation;
     if record.dead {
-        death::close_on_return(installation, id)?;
+        death::close_on_return(installation, id, call.deadline)?;
     } else {
         let always = earlier.is_some();
         let worker = earlier.unwrap_or_else(|| caller.worker());
-        incarnation += i64::from(death::end_for_restart(installation, &worker, always)?);
+        incarnation += i64::from(death::end_for_restart(installation, &worker, always, call.deadline)?);
     }
     if !is_new {
         heartbeats.beat(id, caller.hostname(), default_hostname)?;
@@ -171,21 +176,41 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
 #[pg_extern]
 fn rgrid_deregister(worker_id: Option<&str>) -> Result<bool, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_deregister()");
-    Ok(deregister(worker_id)?)
+    Ok(Call::begin().run(|call| deregister(worker_id, call))?)
 }
 
-fn deregister(worker_id: Option<&str>) -> Result<bool> {
+fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     let Caller { installation, heartbeats, id, .. } = &Caller::new(worker_id, None)?;
     let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
     buffer::close(id);
     if deaths::worker_record(installation, id)?.dead {
-        death::settle_dead(installation, id, pg::now())?;
+        // What cannot be settled now stays with the death.
+        death::settle_dead(installation, id, pg::now(), call.deadline)?;
     } else {
-        death::end_for_leaving(installation, &worker)?;
+        death::end_for_leaving(installation, &worker, call.deadline)?;
     }
     heartbeats.delete(id)?;
     buffer::remove_at_commit(id);
     Ok(true)
+}
+
+/// A call that does not find all that it needs in memory. It lasts no longer than `rgrid_heartbeat.call_timeout`, whatever
+/// the tables do.
+#[derive(Clone, Copy)]
+struct Call {
+    deadline: Deadline,
+}
+
+impl Call {
+    fn begin() -> Self {
+        Self { deadline: Deadline::after(settings::call_timeout()) }
+    }
+
+    /// Runs `work`, in which no lock is waited for beyond the deadline.
+    fn run<T>(self, work: impl FnOnce(Self) -> Result<T>) -> Result<T> {
+        scope::waiting_until(self.deadline, || work(self))
+            .ok_or_else(|| Error::WorkerLocked { limit: settings::call_timeout() })?
+    }
 }
 
 /// The calling worker, with checked arguments, and the tables that serve it.

@@ -83,10 +83,12 @@ pub enum Error {
     TimedOut { limit: Duration },
     /// A table that has ended or held up a sweeper is not touched for now, or not in a worker's session.
     InQuarantine,
-    /// A table of jobs was locked by another session for longer than a second, so that it cannot be read.
-    TableLocked { table: String },
-    /// A row of a job was locked by another session for longer than a second.
-    JobsLocked { table: String },
+    /// Running jobs of a worker are locked by another session.
+    JobsLocked,
+    /// Jobs of a worker in `table` cannot be settled, and for this reason, a sentence, cannot be noted for later, either.
+    NotNoted { table: String, reason: &'static str },
+    /// The row of a worker was locked by another session for so long.
+    WorkerLocked { limit: Duration },
     /// Another transaction has changed the same row: the caller rolls back and tries again.
     SerializationFailure,
     /// A rule or a trigger kept a row from being written.
@@ -158,6 +160,11 @@ impl Error {
         matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
     }
 
+    /// Whether a statement was cancelled: by a user, a timeout, or code of a table's owner that raises the same.
+    pub fn is_cancel(&self) -> bool {
+        matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+    }
+
     /// What PostgreSQL shows of it.
     pub fn report(&self) -> Report {
         match self {
@@ -193,8 +200,9 @@ impl Error {
 
             Self::TimedOut { limit } => report::timed_out(*limit),
             Self::InQuarantine => report::in_quarantine(),
-            Self::TableLocked { table } => report::table_locked(table),
-            Self::JobsLocked { table } => report::jobs_locked(table),
+            Self::JobsLocked => report::jobs_locked(),
+            Self::NotNoted { table, reason } => report::not_noted(table, reason),
+            Self::WorkerLocked { limit } => report::worker_locked(*limit),
             Self::SerializationFailure => report::serialization_failure(),
             Self::NotWritten { table } => report::not_written(table),
             Self::GivenUp { table } => report::given_up(table),

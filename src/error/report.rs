@@ -56,6 +56,11 @@ fn column_of(table: &str, column: &str) -> String {
     format!("column \"{column}\" of relation \"{table}\"")
 }
 
+/// To a tenth.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
+}
+
 // Arguments of a caller.
 
 pub fn null_argument(argument: &str) -> Report {
@@ -166,7 +171,7 @@ pub fn no_attempts_column() -> Report {
 // Work that was not done.
 
 pub fn timed_out(limit: Duration) -> Report {
-    Report::new(ERRCODE_QUERY_CANCELED, format!("no answer within {} s", limit.as_secs()))
+    Report::new(ERRCODE_QUERY_CANCELED, format!("no answer within {} s", seconds(limit)))
 }
 
 pub fn in_quarantine() -> Report {
@@ -174,19 +179,25 @@ pub fn in_quarantine() -> Report {
     Report::new(ERRCODE_QUERY_CANCELED, message)
 }
 
-pub fn table_locked(table: &str) -> Report {
-    Report::new(ERRCODE_LOCK_NOT_AVAILABLE, format!("could not obtain lock on job table \"{table}\""))
-        .detail(
-            "Another session has locked the table, so it is unknown whether the worker has running jobs in it.",
-        )
-        .hint("Try again; the session that holds the lock can be found with pg_blocking_pids().")
+pub fn jobs_locked() -> Report {
+    Report::new(ERRCODE_LOCK_NOT_AVAILABLE, "running jobs are locked by another session")
 }
 
-pub fn jobs_locked(table: &str) -> Report {
-    let message = format!("could not obtain lock on rows of job table \"{table}\"");
+pub fn not_noted(table: &str, reason: &str) -> Report {
+    let message = format!("could not settle the worker's jobs in table {table}");
     Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
-        .detail("The worker was given up, and jobs of its earlier incarnation are locked by another session.")
-        .hint("Try again; the session that holds the locks can be found with pg_blocking_pids().")
+        .detail(format!("They could not be noted for later, either. {reason}"))
+        .hint("Try again; the session that holds a lock can be found with pg_blocking_pids().")
+}
+
+pub fn worker_locked(limit: Duration) -> Report {
+    let message = format!("could not lock the worker's row within {} s", seconds(limit));
+    Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
+        .detail(
+            "Another session has locked it or a table of the extension: a sweep that settles the worker's jobs, or an \
+             open transaction.",
+        )
+        .hint("Try again. The session can be found with pg_blocking_pids().")
 }
 
 pub fn serialization_failure() -> Report {

@@ -8,11 +8,13 @@ pub mod columns;
 mod counter;
 pub mod fence;
 mod parts;
+pub mod session;
 pub mod settle;
 pub mod statement;
 pub mod table;
+pub mod unsettled;
 pub mod watched;
 
 pub use columns::Columns;
-pub use settle::Outcome;
+pub use settle::{LeftBehind, Outcome};
 pub use table::{JobTable, SettledJobs};

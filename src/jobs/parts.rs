@@ -10,6 +10,7 @@ use super::settle::problem;
 use super::table::{JobTable, LockPolicy, Row, SettledJobs};
 use crate::error::{Error, Result};
 use crate::pg::scope;
+use crate::pg::timer::Deadline;
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::rules::text::sqlstate;
 use crate::shmem::quarantine;
@@ -21,10 +22,6 @@ const FAILURES: u32 = 60;
 /// How long is tried in parts, after the first failure.
 const LIMIT: Duration = Duration::from_secs(10);
 
-fn budget() -> RetryBudget {
-    RetryBudget::new(LIMIT).with_failures(FAILURES)
-}
-
 /// What all parts share.
 pub struct Parts<'a> {
     /// The table.
@@ -33,12 +30,14 @@ pub struct Parts<'a> {
     pub now: DateTime<Utc>,
     /// What to do about locked rows.
     pub locked: LockPolicy,
+    /// Until when, in a worker's call.
+    pub deadline: Option<Deadline>,
 }
 
 impl Parts<'_> {
     /// Settles the jobs of these workers after the table has refused them as a whole, as far as each can be.
     pub fn settle(&self, workers: &[String], outcome: &mut Outcome) {
-        let (mut budget, mut rows) = (budget(), budget());
+        let (mut budget, mut rows) = (self.budget(), self.budget());
         let mut refused = Refused::default();
         let result = bisect(workers, &mut budget, is_of_a_row, &mut |part: &[String]| {
             let result = self.attempt(|| self.table.settle(part, self.now, self.locked));
@@ -90,8 +89,16 @@ impl Parts<'_> {
         self.attempt(fail).ok().filter(|settled| !settled.is_empty())
     }
 
+    fn budget(&self) -> RetryBudget {
+        let left = self.deadline.map_or(LIMIT, |deadline| deadline.remaining().min(LIMIT));
+        RetryBudget::new(left).with_failures(FAILURES)
+    }
+
     fn attempt<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        quarantine::at_work(self.table.watched.oid, || scope::subtransaction(work))
+        quarantine::at_work(self.table.watched.oid, || match self.deadline {
+            Some(deadline) => scope::subtransaction_of_call(deadline.remaining(), work),
+            None => scope::subtransaction(work),
+        })
     }
 }
 

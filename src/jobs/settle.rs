@@ -9,13 +9,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::parts::{Parts, is_of_a_row};
-use super::table::{JobTable, LockPolicy, SettledJobs};
+use super::table::{JobTable, LockPolicy, SettledJobs, TableName};
 use super::watched;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{advisory, report, scope};
+use crate::pg::scope;
+use crate::pg::timer::Deadline;
 use crate::rules::bisection::{RetryBudget, bisect};
-use crate::shmem::problems::{Place, Problem};
+use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::quarantine::{self, Record};
 
 /// What became of the running jobs of some workers, and what could not be done.
@@ -25,6 +26,21 @@ pub struct Outcome {
     pub settled: Vec<SettledJobs>,
     /// Tables that failed.
     pub problems: Vec<Problem>,
+    /// Jobs of a worker that returns all the same.
+    pub left: Vec<LeftBehind>,
+}
+
+/// Running jobs of a worker in one table that could not be settled in its session.
+#[derive(Clone, Debug)]
+pub struct LeftBehind {
+    /// The watched table.
+    pub table: TableName,
+    /// How many there are; `None` when the table could not be read.
+    pub count: Option<usize>,
+    /// The primary keys of those that were seen, where the table has one of a single column.
+    pub keys: Vec<String>,
+    /// Why, in a few words.
+    pub reason: String,
 }
 
 impl Outcome {
@@ -71,9 +87,12 @@ pub fn totals<'a>(settled: impl IntoIterator<Item = &'a SettledJobs>) -> (i64, i
         .fold((0, 0), |(failed, requeued), jobs| (failed + jobs.failed, requeued + jobs.requeued))
 }
 
+pub(super) fn place(table: &JobTable) -> Place {
+    Place::JobTable { table: table.watched.oid, part: table.relation.oid }
+}
+
 pub(super) fn problem(table: &JobTable, error: &Error) -> Problem {
-    let place = Place::JobTable { table: table.watched.oid, part: table.relation.oid };
-    let problem = Problem::new(place, format!("settle jobs in table {}", table.watched.name), error);
+    let problem = Problem::new(place(table), format!("settle jobs in table {}", table.watched.name), error);
     if table.only { problem.in_part(&table.target) } else { problem }
 }
 
@@ -87,7 +106,7 @@ pub enum Occasion {
 }
 
 /// Whether a table is touched. One that has ended or held up a sweeper is never touched in a session.
-fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
+pub(super) fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
     match quarantine::record(table.watched.oid) {
         Record::Clean => true,
         _ if scope::statement_limit().is_none() => false,
@@ -97,7 +116,13 @@ fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
     }
 }
 
-/// Settles the running jobs of workers in all watched tables. Locked rows stay for the next sweep.
+/// Whether a sweeper leaves a table alone for now, because it has tried to settle it not long ago.
+pub(super) fn is_paused(table: &JobTable, now: DateTime<Utc>) -> bool {
+    scope::statement_limit().is_some() && problems::is_standing(place(table), now)
+}
+
+/// Settles the running jobs of workers in all watched tables. Locked rows stay for the next sweep. A sweeper tries a
+/// table that could not be settled with growing pauses, unless workers are declared dead.
 pub fn settle(
     installation: &Installation,
     workers: &[String],
@@ -108,6 +133,8 @@ pub fn settle(
     for table in parts(installation)? {
         if !may_touch(&table, occasion) {
             outcome.add(&table, Err(Error::InQuarantine));
+        } else if occasion == Occasion::Orphans && is_paused(&table, now) {
+            outcome.problems.push(Problem::standing(place(&table)));
         } else if table.is_foreign() {
             settle_foreign(&table, workers, now, &mut outcome);
         } else {
@@ -117,7 +144,7 @@ pub fn settle(
     Ok(outcome)
 }
 
-fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {
+pub(super) fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {
     let attempt = |locked| {
         let settle = || scope::subtransaction(|| table.settle(workers, now, locked));
         quarantine::at_work(table.watched.oid, settle)
@@ -128,7 +155,7 @@ fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome
     };
     match result {
         Err(error) if is_of_a_row(&error) => {
-            Parts { table, now, locked: LockPolicy::Skip }.settle(workers, outcome);
+            Parts { table, now, locked: LockPolicy::Skip, deadline: None }.settle(workers, outcome);
         }
         Ok(settled) if !settled.is_empty() => {
             quarantine::settled(table.watched.oid);
@@ -140,7 +167,7 @@ fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome
 
 /// How long a statement on another server may take. That server cannot be told to skip locked rows, nor how long to
 /// wait for them, so this bounds the wait.
-const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
 
 /// How many statements on one table of another server may take too long in one sweep: enough to find two locked rows
 /// among the jobs of a thousand workers by bisection.
@@ -165,67 +192,13 @@ fn may_be_locked(error: &Error) -> bool {
     error.is_lock_not_available() || matches!(error, Error::TimedOut { .. })
 }
 
-/// Settles all running jobs of a worker whose session waits for that. Waits for locked rows. A table in which the
-/// worker has no running jobs is only read.
-///
-/// # Errors
-///
-/// When a row stays locked; for a row on another server, only if that server says so. Any other failure of a table is
-/// only a warning: it must not keep a worker away.
-pub fn settle_now(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<Outcome> {
-    let workers = [worker.to_owned()];
-    let mut outcome = Outcome::default();
-    for table in parts(installation)? {
-        let result = match may_touch(&table, Occasion::Death) {
-            false => Err(Error::InQuarantine),
-            true => settle_in_session(&table, &workers, now, &mut outcome),
-        };
-        match result {
-            Ok(()) => {}
-            Err(error) if error.is_lock_not_available() => {
-                return Err(Error::JobsLocked { table: table.target });
-            }
-            Err(error) if error.is_rollback() || matches!(error, Error::TableLocked { .. }) => {
-                return Err(error);
-            }
-            Err(error) => outcome.add(&table, Err(error)),
-        }
-    }
-    outcome.problems.drain(..).for_each(report::warn);
-    Ok(outcome)
-}
-
-fn settle_in_session(
-    table: &JobTable,
+/// What these workers are running, in all watched tables. What cannot be read until the deadline, if there is one, is a
+/// problem.
+pub fn running(
+    installation: &Installation,
     workers: &[String],
-    now: DateTime<Utc>,
-    outcome: &mut Outcome,
-) -> Result<()> {
-    if table.is_foreign() {
-        let attempt = || table.settle(workers, now, LockPolicy::Refuse);
-        let settle = || scope::subtransaction_within(FOREIGN_LIMIT, attempt);
-        outcome.add(table, Ok(advisory::without_leftovers(settle)??));
-        return Ok(());
-    }
-    match scope::subtransaction(|| table.running_latest(workers)) {
-        Ok(running) if running.is_empty() => return Ok(()),
-        Err(error) if error.is_lock_not_available() => {
-            return Err(Error::TableLocked { table: table.target.clone() });
-        }
-        running => running?,
-    };
-    let locked = LockPolicy::Wait;
-    advisory::without_leftovers(|| {
-        match scope::subtransaction(|| table.settle(workers, now, locked)) {
-            Err(error) if is_of_a_row(&error) => Parts { table, now, locked }.settle(workers, outcome),
-            result => outcome.add(table, Ok(result?)),
-        }
-        Ok(())
-    })?
-}
-
-/// What these workers are running, in all watched tables.
-pub fn running(installation: &Installation, workers: &[String]) -> Result<Outcome> {
+    deadline: Option<Deadline>,
+) -> Result<Outcome> {
     let mut found = Outcome::default();
     if workers.is_empty() {
         return Ok(found);
@@ -237,22 +210,27 @@ pub fn running(installation: &Installation, workers: &[String]) -> Result<Outcom
     // All in one subtransaction, which costs less, and each in its own only when one fails: there is nothing to undo.
     let read = |table: &JobTable| quarantine::at_work(table.watched.oid, || table.running(workers));
     let together = || here.iter().map(read).collect::<Result<Vec<_>>>();
-    match scope::subtransaction(together) {
+    match until(deadline, together) {
         Ok(all) => here.iter().zip(all).for_each(|(table, jobs)| found.add(table, Ok(jobs))),
-        Err(_) => {
-            for table in &here {
-                found.add(table, scope::subtransaction(|| read(table)));
-            }
-        }
+        Err(_) => here.iter().for_each(|table| found.add(table, until(deadline, || read(table)))),
     }
     for table in &there {
-        found.add(table, scope::subtransaction_within(FOREIGN_LIMIT, || read(table)));
+        let left = deadline.map_or(FOREIGN_LIMIT, |deadline| deadline.remaining().min(FOREIGN_LIMIT));
+        found.add(table, scope::subtransaction_within(left, || read(table)));
     }
     Ok(found)
 }
 
+/// A subtransaction that ends with the deadline, if there is one.
+pub(super) fn until<T>(deadline: Option<Deadline>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match deadline {
+        None => scope::subtransaction(work),
+        Some(deadline) => scope::subtransaction_within(deadline.remaining(), work),
+    }
+}
+
 /// The tables of [`JobTable::parts`], of all watched tables.
-fn parts(installation: &Installation) -> Result<Vec<JobTable>> {
+pub(super) fn parts(installation: &Installation) -> Result<Vec<JobTable>> {
     let mut parts = Vec::new();
     for table in watched::watched(installation)? {
         parts.append(&mut table.parts()?);

@@ -10,6 +10,7 @@ use pgrx::{pg_sys, spi};
 use super::columns::{ColumnRef, Columns, Requeue};
 use super::table::{JobTable, LockPolicy};
 use crate::pg::catalog::Column;
+use crate::pg::row_versions;
 
 /// No stronger than what a plain UPDATE takes: a transaction that has inserted a row which refers to a job stops nothing.
 const NO_KEY_UPDATE: &str = "NO KEY UPDATE";
@@ -127,7 +128,11 @@ impl<'a> Statements<'a> {
             true => format!(" AND {worker} COLLATE pg_catalog.\"C\" = ANY ($1)"),
             false => String::new(),
         };
-        format!("{worker} = ANY ($1){bytes} AND {}{rows}", self.is_running())
+        let unchanged = match &self.table.unchanged_since {
+            Some(snapshot) => format!(" AND {}", row_versions::is_of_then("j", snapshot)),
+            None => String::new(),
+        };
+        format!("{worker} = ANY ($1){bytes} AND {}{rows}{unchanged}", self.is_running())
     }
 
     /// The condition for a job of a status. A domain has no operators of its own: its base has them.

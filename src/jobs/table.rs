@@ -46,6 +46,8 @@ pub struct JobTable {
     pub relation: catalog::Relation,
     /// Which of its columns and values mean what.
     pub mapping: JobMapping,
+    /// The moment, a `pg_snapshot`, since when a job must not have changed; `None` for all jobs.
+    pub unchanged_since: Option<String>,
 }
 
 /// The jobs of one worker in one table that were settled, or that are running and would be.
@@ -88,7 +90,7 @@ impl JobTable {
     pub fn open(oid: pg_sys::Oid, mapping: JobMapping) -> Option<Self> {
         let (relation, name) = catalog::relation(oid).zip(catalog::qualified_name(oid))?;
         let watched = TableName { name: name.clone(), oid };
-        Some(Self { watched, target: name, only: false, relation, mapping })
+        Some(Self { watched, target: name, only: false, relation, mapping, unchanged_since: None })
     }
 
     /// The tables that are settled each by itself: the table alone, unless parts of it are on other servers. Then it is
@@ -108,6 +110,12 @@ impl JobTable {
             Some(Self { target, only: true, relation, ..self.clone() })
         };
         Ok(tree.into_iter().filter(holds_rows).filter_map(part).collect())
+    }
+
+    /// The same table, of which only those jobs count that have not changed since the moment of a `pg_snapshot`.
+    #[must_use]
+    pub fn unchanged_since(&self, snapshot: &str) -> Self {
+        Self { unchanged_since: Some(snapshot.to_owned()), ..self.clone() }
     }
 
     /// Whether the rows are on another server, which cannot be told to skip locked ones.

@@ -19,8 +19,10 @@ pub mod databases;
 pub mod names;
 pub mod process;
 pub mod report;
+pub mod row_versions;
 pub mod scope;
 pub mod sql;
+pub mod timer;
 pub mod version;
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -2,10 +2,10 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::{CStr, CString};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
-use pgrx::pg_sys;
+use pgrx::{pg_guard, pg_sys};
 
 use super::version;
 
@@ -22,48 +22,6 @@ unsafe extern "C-unwind" {
     // Declared here because pgrx's own declarations are wrappers, and a signal handler must be the C function.
     fn die(signal: i32);
     fn SignalHandlerForConfigReload(signal: i32);
-    // Not among pgrx's bindings; the first argument is a TimeoutId.
-    fn enable_timeout_after(id: u32, milliseconds: i32);
-    fn disable_timeout(id: u32, keep_indicator: bool);
-    fn get_timeout_active(id: u32) -> bool;
-}
-
-/// The TimeoutId of `statement_timeout`, the same in all versions.
-const STATEMENT_TIMEOUT: u32 = 3;
-
-/// Cancels what this process is doing when the time is over, unless dropped before. The timer is that of
-/// `statement_timeout`, which Postgres does not start for statements of a function or of a background worker.
-pub struct Timer {
-    /// When the time is over; `None` when the session has a timer of its own running.
-    deadline: Option<Instant>,
-}
-
-impl Timer {
-    /// Starts the timer.
-    pub fn start(limit: Duration) -> Self {
-        // SAFETY: reads a flag of this process.
-        if unsafe { get_timeout_active(STATEMENT_TIMEOUT) } {
-            return Self { deadline: None };
-        }
-        let milliseconds = limit.as_millis().try_into().unwrap_or(i32::MAX);
-        // SAFETY: registered in every process that runs SQL, and not running; stopped by `drop`.
-        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
-        Self { deadline: Some(Instant::now() + limit) }
-    }
-
-    /// Whether the time is over.
-    pub fn has_expired(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        if self.deadline.is_some() {
-            // SAFETY: started by `start`; one that has fired or was stopped by an error can be stopped again.
-            unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
-        }
-    }
 }
 
 /// A process's latch: what `WaitLatch` sleeps on and other processes set to wake it.
@@ -167,6 +125,26 @@ pub fn my_pid() -> i32 {
 pub fn worker_slots() -> i32 {
     // SAFETY: a setting that is fixed when the server starts.
     unsafe { pg_sys::max_worker_processes }
+}
+
+/// Whether every error ends this process: `exit_on_error`, which any user may set.
+pub fn ends_on_error() -> bool {
+    // SAFETY: a setting of this process.
+    unsafe { pg_sys::ExitOnAnyError }
+}
+
+/// Calls this when the process ends, while it is still connected to shared memory. It must not fail.
+pub fn before_exit(work: fn()) {
+    #[pg_guard]
+    unsafe extern "C-unwind" fn call(_code: i32, work: pg_sys::Datum) {
+        // The error that ended the process may have left some. SAFETY: nothing goes on that could need them.
+        unsafe { pg_sys::LWLockReleaseAll() };
+        // SAFETY: the function that `before_exit` was given.
+        let work: fn() = unsafe { std::mem::transmute(work.value()) };
+        work();
+    }
+    // SAFETY: the function lives as long as the process.
+    unsafe { pg_sys::before_shmem_exit(Some(call), pg_sys::Datum::from(work as usize)) };
 }
 
 /// Whether a process of the server has this number.

@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::names;
-use super::process::Timer;
+use super::timer::{Deadline, SessionTimer, Timer};
 use crate::error::{Error, Report, Result};
 
 thread_local! {
@@ -120,6 +120,22 @@ pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Runs `work`, in which no lock is waited for beyond the deadline. A shorter setting of the session's own stays.
+///
+/// `None` when a lock was not to be had by the deadline. The transaction has failed then: the caller raises an error.
+pub fn waiting_until<T>(deadline: Deadline, work: impl FnOnce() -> T) -> Option<T> {
+    // SAFETY: a setting of this process.
+    let own = unsafe { pg_sys::LockTimeout };
+    let left = deadline.remaining().as_millis().clamp(1, i32::MAX as u128) as i32;
+    if own != 0 && own <= left {
+        return Some(work());
+    }
+    let limit = CString::new(left.to_string()).ok()?;
+    PgTryBuilder::new(AssertUnwindSafe(|| Some(waiting_at_most(&limit, work))))
+        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| None)
+        .execute()
+}
+
 /// The session's role and settings, put back when dropped.
 struct RoleGuard {
     role: pg_sys::Oid,
@@ -194,11 +210,31 @@ pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T
     let result = subtransaction_unless(is_foreign, work);
     let expired = timer.has_expired();
     drop(timer);
-    result.map_err(|error| match error {
-        Error::Caught(Report { code: PgSqlErrorCode::ERRCODE_QUERY_CANCELED, .. }) if expired => {
-            Error::TimedOut { limit }
-        }
-        error => error,
+    result.map_err(|error| match error.is_cancel() && expired {
+        true => Error::TimedOut { limit },
+        false => error,
+    })
+}
+
+/// Runs `work` of a worker's call in a subtransaction, for so long at most. Every error in it is caught, also a cancel,
+/// whoever wanted it: it stops this work, and the call still gets its answer. Code that outlives its cancellation ends
+/// with its session.
+///
+/// # Errors
+///
+/// [`Error::TimedOut`] when it took longer.
+pub fn subtransaction_of_call<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let timer = SessionTimer::start(limit);
+    let result = subtransaction_unless(|_| false, work);
+    let expired = timer.has_expired();
+    drop(timer);
+    if expired {
+        // One that came too late for the work. SAFETY: a flag of this process, as in `super::process`.
+        unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
+    }
+    result.map_err(|error| match error.is_cancel() && expired {
+        true => Error::TimedOut { limit },
+        false => error,
     })
 }
 

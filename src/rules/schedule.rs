@@ -21,7 +21,7 @@ const SWEEP_TOLERANCE: Duration = Duration::from_secs(5);
 /// is judged anew.
 pub const LONGEST_QUARANTINE: Duration = Duration::from_secs(3_600);
 
-/// The longest pause before a database whose sweeper fails is tried again.
+/// The longest pause before a database whose sweeper fails, or a table that cannot be settled, is tried again.
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(300);
 
 /// What is older than this may be removed; `None` when everything is kept, or when old rows were looked for just now.
@@ -132,6 +132,12 @@ impl Visit {
 /// The pause after the n-th failure in a row: one second, doubled each time, up to five minutes.
 fn retry_pause(failures: u32) -> Duration {
     doubled(Duration::from_secs(1), failures).min(LONGEST_RETRY_PAUSE)
+}
+
+/// Whether something is tried again that has failed from `since` to `last`: after a pause as long as that, up to five
+/// minutes.
+pub fn is_tried_again(since: DateTime<Utc>, last: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    silence(now, last) >= silence(last, since).min(LONGEST_RETRY_PAUSE)
 }
 
 /// How long a table is left out that has ended or held up a sweeper so many times in a row: half a minute, doubled each
@@ -263,6 +269,14 @@ mod tests {
     fn pauses_after_failures_grow_up_to_five_minutes() {
         let pauses: Vec<u64> = [1, 2, 3, 9, 10, 1_000].map(|n| retry_pause(n).as_secs()).into();
         assert_eq!(pauses, [1, 2, 4, 256, 300, 300]);
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_after_as_long_as_it_has_lasted_up_to_five_minutes() {
+        let retry_after =
+            |lasted| (0..1_000).find(|pause| is_tried_again(at(0), at(lasted), at(lasted + pause)));
+        let pauses = [0, 60, 120, 299, 300, 100_000].map(retry_after);
+        assert_eq!(pauses, [0, 60, 120, 299, 300, 300].map(Some));
     }
 
     #[test]

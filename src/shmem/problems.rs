@@ -14,6 +14,7 @@ use pgrx::{PgSqlErrorCode, pg_guard};
 use super::is_preloaded;
 use crate::pg;
 use crate::rules::news::LastReport;
+use crate::rules::schedule;
 
 mod problem;
 
@@ -193,6 +194,7 @@ pub fn note(
     let mut shared = PROBLEMS.exclusive();
     shared.end(database, &met, was_looked_at);
     let mut left_out = 0;
+    met.retain(|problem| !problem.is_standing);
     met.retain(|problem| {
         let is_news = shared.meet(database, problem, now);
         left_out += u64::from(is_news.is_none());
@@ -224,6 +226,22 @@ pub fn all() -> Vec<KnownProblem> {
 pub fn current() -> Vec<KnownProblem> {
     let database = pg::current_database();
     all().into_iter().filter(|known| known.database == database).collect()
+}
+
+/// Whether a problem of the current database lasts, and it is too early to try again.
+pub fn is_standing(place: Place, now: DateTime<Utc>) -> bool {
+    if !is_preloaded() {
+        return false;
+    }
+    let database = pg::current_database();
+    let shared = PROBLEMS.share();
+    let mut known = shared.known[..shared.used].iter();
+    known.any(|known| {
+        known.database == database
+            && known.place == place
+            && !known.is_over
+            && !schedule::is_tried_again(known.since(), known.last(), now)
+    })
 }
 
 /// Forgets the problems of all databases but these.

@@ -1,5 +1,5 @@
 //! Watched tables whose owner's code has ended a sweeper or held it up: left out by sweepers for a while, with growing
-//! pauses, and by workers' sessions from then on.
+//! pauses, and by workers' sessions from then on. A session that such code ends says so, too.
 //!
 //! Nothing outranks what an owner's trigger sets or catches in the process that runs it: `exit_on_error` turns its error
 //! into the end of the process, and a handler for `query_canceled` outlives every timeout. So that is survived: a
@@ -7,6 +7,7 @@
 //! the launcher and by sweepers, read by all that settle jobs, under a lock of its own.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use pgrx::lwlock::PgLwLock;
@@ -14,7 +15,7 @@ use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{pg_guard, pg_sys};
 
 use super::{databases, is_preloaded};
-use crate::pg::{self, scope};
+use crate::pg::{self, process, scope, timer};
 use crate::rules::schedule;
 
 /// Tables that are remembered, over all databases. Beyond, the one that has been good for longest is forgotten.
@@ -156,17 +157,40 @@ pub struct AtWork {
     pub deadline: Duration,
 }
 
-/// Runs `work` on a watched table of the current database. In a sweeper the launcher knows of it, and ends the sweeper
-/// when it takes too long. An error ends the work like a result does; the end of the process leaves it noted.
+thread_local! {
+    /// The watched table that this session is at, and whether its end would be noticed.
+    static SESSION: Cell<(pg_sys::Oid, bool)> = const { Cell::new((pg_sys::InvalidOid, false)) };
+}
+
+/// Runs `work` on a watched table of the current database. An error ends the work like a result does; the end of the
+/// process leaves it noted. In a sweeper the launcher knows of it, and ends the sweeper when it takes too long.
 pub fn at_work<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     struct Done;
     impl Drop for Done {
         fn drop(&mut self) {
-            databases::set_at_work(None);
+            if scope::statement_limit().is_some() {
+                databases::set_at_work(None);
+            }
+            SESSION.set((pg_sys::InvalidOid, SESSION.get().1));
         }
     }
-    let Some(limit) = scope::statement_limit() else { return work() };
-    databases::set_at_work(Some(AtWork { table, deadline: pg::monotonic() + schedule::overdue(limit) }));
+    match scope::statement_limit() {
+        Some(limit) => {
+            let deadline = pg::monotonic() + schedule::overdue(limit);
+            databases::set_at_work(Some(AtWork { table, deadline }));
+        }
+        None if !is_preloaded() => {}
+        None if SESSION.replace((table, true)).1 => {}
+        None => process::before_exit(session_ends),
+    }
     let _done = Done;
     work()
+}
+
+/// A session ends. If code of a table's owner has ended it, or outlived its cancellation, the table is noted.
+fn session_ends() {
+    let table = SESSION.get().0;
+    if table != pg_sys::InvalidOid && (timer::has_ended_session() || process::ends_on_error()) {
+        add(pg::current_database(), table);
+    }
 }

@@ -8,14 +8,16 @@ use chrono::{DateTime, Utc};
 
 use super::log_lines::{death_line, log_at_commit, return_line};
 use super::notify;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::jobs::SettledJobs;
-use crate::jobs::settle::{Outcome, settle_now, totals};
-use crate::pg;
+use crate::jobs::settle::totals;
+use crate::jobs::{LeftBehind, Outcome, SettledJobs, session};
+use crate::pg::timer::Deadline;
+use crate::pg::{self, row_versions};
 use crate::shmem::buffer;
 use crate::tables::deaths::{self, Death, Reason};
 use crate::tables::heartbeats::Worker;
+use crate::tables::unsettled;
 
 /// Declares workers dead whose jobs were settled. Records the deaths in the ledger and, at the commit, in the log;
 /// notifies listeners; removes the workers' entries from memory.
@@ -38,10 +40,11 @@ pub fn declare(
     Ok(())
 }
 
-/// A dead worker returns: settles its running jobs and closes its death.
-pub fn close_on_return(installation: &Installation, worker: &str) -> Result<()> {
+/// A dead worker returns: settles its running jobs, notes those that cannot be settled now, and closes its death.
+pub fn close_on_return(installation: &Installation, worker: &str, deadline: Deadline) -> Result<()> {
     let now = pg::now();
-    settle_dead(installation, worker, now)?;
+    let left = settle_dead(installation, worker, now, deadline)?;
+    note(installation, worker, &left)?;
     let closed = deaths::close(installation, &[worker], now)?;
     buffer::close(worker);
     log_at_commit(closed.iter().map(|worker| return_line(worker)).collect());
@@ -50,19 +53,37 @@ pub fn close_on_return(installation: &Installation, worker: &str) -> Result<()> 
 
 /// Another process registers under a worker's id: the earlier incarnation is dead. Without `always` only if it has
 /// running jobs, which prove that it existed. Returns whether there was a death.
-pub fn end_for_restart(installation: &Installation, worker: &Worker, always: bool) -> Result<bool> {
-    end(installation, worker, Reason::Restarted, always)
+pub fn end_for_restart(
+    installation: &Installation,
+    worker: &Worker,
+    always: bool,
+    deadline: Deadline,
+) -> Result<bool> {
+    let jobs = session::settle(installation, &worker.id, pg::now(), deadline)?;
+    let has_ended = end(installation, worker, Reason::Restarted, always, &jobs)?;
+    note(installation, &worker.id, &jobs.left)?;
+    Ok(has_ended)
 }
 
-/// A worker leaves: this is a death only if it has running jobs.
-pub fn end_for_leaving(installation: &Installation, worker: &Worker) -> Result<()> {
-    end(installation, worker, Reason::Deregistered, false).map(|_| ())
+/// A worker leaves: this is a death only if it has running jobs. Those that cannot be settled now are orphans then.
+pub fn end_for_leaving(installation: &Installation, worker: &Worker, deadline: Deadline) -> Result<()> {
+    let jobs = session::settle(installation, &worker.id, pg::now(), deadline)?;
+    if !end(installation, worker, Reason::Deregistered, false, &jobs)? {
+        note(installation, &worker.id, &jobs.left)?;
+    }
+    Ok(())
 }
 
-fn end(installation: &Installation, worker: &Worker, reason: Reason, always: bool) -> Result<bool> {
+fn end(
+    installation: &Installation,
+    worker: &Worker,
+    reason: Reason,
+    always: bool,
+    jobs: &Outcome,
+) -> Result<bool> {
     let now = pg::now();
-    let jobs = settle_now(installation, &worker.id, now)?;
-    if !always && jobs.totals() == (0, 0) {
+    let has_jobs = jobs.totals() != (0, 0) || jobs.left.iter().any(|left| left.count.is_some());
+    if !always && !has_jobs {
         return Ok(false);
     }
     let by_worker = jobs.by_worker();
@@ -73,11 +94,34 @@ fn end(installation: &Installation, worker: &Worker, reason: Reason, always: boo
     Ok(true)
 }
 
-/// Settles the running jobs of a dead worker, and adds them to its death.
-pub fn settle_dead(installation: &Installation, worker: &str, now: DateTime<Utc>) -> Result<()> {
-    let (failed, requeued) = settle_now(installation, worker, now)?.totals();
-    if failed + requeued > 0 {
-        deaths::add_jobs(installation, worker, failed, requeued)?;
+/// Settles the running jobs of a dead worker, and adds them to its death. Returns those that cannot be settled now.
+pub fn settle_dead(
+    installation: &Installation,
+    worker: &str,
+    now: DateTime<Utc>,
+    deadline: Deadline,
+) -> Result<Vec<LeftBehind>> {
+    let jobs = session::settle(installation, worker, now, deadline)?;
+    if jobs.totals() != (0, 0) {
+        deaths::add_jobs(installation, worker, None, jobs.totals())?;
+    }
+    Ok(jobs.left)
+}
+
+/// Notes the jobs that a worker leaves behind, so that sweepers settle those that nobody has changed until then. Only
+/// after that may the worker be told its new number.
+///
+/// # Errors
+///
+/// [`Error::NotNoted`] when it is not known which rows are being changed at this moment.
+fn note(installation: &Installation, worker: &str, left: &[LeftBehind]) -> Result<()> {
+    let Some(first) = left.first() else { return Ok(()) };
+    let snapshot = row_versions::ended_by_now().ok_or_else(|| Error::NotNoted {
+        table: first.table.name.clone(),
+        reason: "A transaction has had so many subtransactions, for so long, that it is not known which rows are changing.",
+    })?;
+    for LeftBehind { table, keys, reason, .. } in left {
+        unsettled::note(installation, worker, table.oid, &snapshot, keys, reason)?;
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::pg::{commit, report};
+use pgrx::pg_sys;
+
+use crate::pg::{catalog, commit, report};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::tables::deaths::{Death, Reason};
@@ -31,6 +33,23 @@ pub fn death_line(death: &Death) -> String {
 /// The log line of a return.
 pub fn return_line(worker: &str) -> String {
     format!("worker \"{}\" came back after it was declared dead", printable(worker))
+}
+
+/// The log line of jobs that were settled after their worker had come back.
+pub fn left_behind_line(worker: &str, jobs: &str) -> String {
+    format!(
+        "jobs that worker \"{}\" had left behind when it came back were settled: {jobs}",
+        printable(worker)
+    )
+}
+
+/// The log line of jobs that were left behind and have been changed since.
+pub fn changed_line(worker: &str, table: pg_sys::Oid, keys: &[String]) -> String {
+    let table = catalog::qualified_name(table).unwrap_or_default();
+    let (worker, keys) = (printable(worker), printable(&keys.join(", ")));
+    format!(
+        "jobs that worker \"{worker}\" had left behind in table {table} have changed since and are not settled: {keys}"
+    )
 }
 
 fn seconds(duration: Duration) -> String {

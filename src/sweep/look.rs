@@ -16,8 +16,9 @@ use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::problems::Problem;
 use crate::shmem::{buffer, databases};
-use crate::tables::deaths;
 use crate::tables::heartbeats::Worker;
+use crate::tables::unsettled::Noted;
+use crate::tables::{deaths, unsettled};
 
 /// What a sweep has to deal with.
 pub struct WorkToDo {
@@ -27,6 +28,8 @@ pub struct WorkToDo {
     pub silent: Vec<Worker>,
     /// Jobs that were not settled with the death of their worker.
     pub orphans: Orphans,
+    /// Jobs that workers have left behind that have returned since.
+    pub noted: Vec<Noted>,
 }
 
 /// Running jobs of workers that are dead in the ledger: skipped when the worker was declared dead, or claimed by a
@@ -85,7 +88,7 @@ impl Sweep {
             // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);
         }
-        Ok(WorkToDo { ahead, silent, orphans })
+        Ok(WorkToDo { ahead, silent, orphans, noted: unsettled::all(&self.installation)? })
     }
 
     fn candidates(&self) -> Result<Candidates> {
@@ -156,7 +159,7 @@ impl Sweep {
 
     /// Of these dead workers, the ones that have running jobs, in the order of their ids.
     fn orphans(&self, dead: Vec<Worker>) -> Result<Orphans> {
-        let found = settle::running(&self.installation, &ids(&dead))?;
+        let found = settle::running(&self.installation, &ids(&dead), self.mode.deadline())?;
         let with_jobs = found.by_worker();
         let workers = dead.into_iter().filter(|worker| with_jobs.contains_key(worker.id.as_str()));
         let workers: Vec<Worker> = workers.take(self.mode.most_orphans()).collect();

@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::Outcome;
+use crate::pg::timer::Deadline;
 use crate::pg::{self, process, scope};
 use crate::settings;
 use crate::shmem::databases;
@@ -40,6 +41,8 @@ pub enum Mode {
     DryRun {
         /// As above.
         force: bool,
+        /// Tables that cannot be read until then are left out, and named.
+        deadline: Deadline,
     },
 }
 
@@ -57,7 +60,7 @@ pub struct Step {
 /// dead, settles orphaned jobs. Calls `report` after each step. Returns what could not be done.
 pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> {
     mode.report_activity("looking for dead workers");
-    let Some(WorkToDo { ahead, silent, mut orphans }) = mode.step(Sweep::look)? else {
+    let Some(WorkToDo { ahead, silent, mut orphans, noted }) = mode.step(Sweep::look)? else {
         return Ok(Vec::new());
     };
     let mut problems = Problems(std::mem::take(&mut orphans.problems));
@@ -65,7 +68,7 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
         let clamped = mode.attempt(|sweep| sweep.clamp_to_now(batch));
         problems.add(clamped.err().map(|error| of_clamping(&error)));
     }
-    if silent.len() + orphans.workers.len() > 0 {
+    if silent.len() + orphans.workers.len() + noted.len() > 0 {
         mode.report_activity("settling jobs of dead workers");
     }
     for batch in mode.batches(&silent) {
@@ -78,6 +81,12 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
         if let Some(mut step) = mode.step(|sweep| sweep.settle_orphans(batch))? {
             report(&step);
             orphans.subtract(&step.jobs);
+            problems.add(step.jobs.problems.drain(..));
+        }
+    }
+    for batch in mode.batches(&noted) {
+        if let Some(mut step) = mode.step(|sweep| sweep.settle_noted(batch))? {
+            report(&step);
             problems.add(step.jobs.problems.drain(..));
         }
     }
@@ -129,8 +138,8 @@ impl Mode {
         if self == Self::Sweeper { self.step(work) } else { scope::subtransaction(|| self.step(work)) }
     }
 
-    /// The batches of these workers that are dealt with in one sweep.
-    fn batches(self, workers: &[Worker]) -> impl Iterator<Item = &[Worker]> {
+    /// The batches that are dealt with in one sweep, each of so many workers.
+    fn batches<T>(self, workers: &[T]) -> impl Iterator<Item = &[T]> {
         let most = if self == Self::Sweeper { usize::MAX } else { 1 };
         workers.chunks(settings::batch_size()).take(most)
     }
@@ -145,8 +154,15 @@ impl Mode {
         matches!(self, Self::DryRun { .. })
     }
 
+    fn deadline(self) -> Option<Deadline> {
+        match self {
+            Self::DryRun { deadline, .. } => Some(deadline),
+            _ => None,
+        }
+    }
+
     /// Whether no death is held back.
     fn is_forced(self) -> bool {
-        matches!(self, Self::ByHand { force: true } | Self::DryRun { force: true })
+        matches!(self, Self::ByHand { force: true } | Self::DryRun { force: true, .. })
     }
 }

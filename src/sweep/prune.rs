@@ -80,7 +80,7 @@ impl Tables {
 
     /// Removes those of these workers from both tables that have no running jobs.
     fn prune(self, workers: &[String], horizon: DateTime<Utc>) -> Result<()> {
-        let running = settle::running(&self.installation, workers)?;
+        let running = settle::running(&self.installation, workers, None)?;
         let busy = running.by_worker();
         let is_idle = |worker: &&String| running.problems.is_empty() && !busy.contains_key(worker.as_str());
         let idle: Vec<String> = workers.iter().filter(is_idle).cloned().collect();

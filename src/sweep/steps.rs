@@ -2,17 +2,20 @@
 
 use chrono::{DateTime, Utc};
 
-use super::log_lines::{counted, log_at_commit};
+use super::log_lines::{changed_line, counted, left_behind_line, log_at_commit};
 use super::{Mode, Step, death};
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::jobs::settle::{self, Occasion, Outcome, totals};
+use crate::jobs::unsettled::{self, Settlement};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::{buffer, observation};
+use crate::tables;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
+use crate::tables::unsettled::Noted;
 
 /// A sweep of the current database, created anew for each transaction.
 pub struct Sweep {
@@ -88,13 +91,33 @@ impl Sweep {
         let mut lines = Vec::new();
         for (worker, settled) in jobs.by_worker() {
             let (failed, requeued) = totals(settled);
-            deaths::add_jobs(&self.installation, worker, failed, requeued)?;
+            deaths::add_jobs(&self.installation, worker, None, (failed, requeued))?;
             let (worker, jobs) = (printable(worker), counted(failed, requeued));
             lines.push(format!("jobs that dead worker \"{worker}\" still ran were settled: {jobs}"));
         }
         lines.sort_unstable();
         log_at_commit(lines);
         Ok(Step { workers, are_new: false, jobs })
+    }
+
+    /// Settles what workers have left behind that have returned since, and forgets what is done with.
+    pub fn settle_noted(&self, noted: &[Noted]) -> Result<Step> {
+        let step = |jobs| Step { workers: workers_of(noted), are_new: false, jobs };
+        if self.mode.is_dry_run() {
+            return unsettled::running(&self.installation, noted, self.mode.deadline()).map(step);
+        }
+        let Settlement { outcome, done, changed } = unsettled::settle(&self.installation, noted, self.now)?;
+        let mut lines = Vec::new();
+        for (worker, settled) in outcome.by_worker() {
+            let jobs = totals(settled);
+            let incarnation = noted.iter().find(|one| one.worker == worker).map(|one| one.incarnation);
+            deaths::add_jobs(&self.installation, worker, incarnation, jobs)?;
+            lines.push(left_behind_line(worker, &counted(jobs.0, jobs.1)));
+        }
+        lines.extend(changed.iter().map(|(one, keys)| changed_line(&one.worker, one.table, keys)));
+        log_at_commit(lines);
+        tables::unsettled::forget(&self.installation, &done)?;
+        Ok(step(outcome))
     }
 
     fn settle(&self, workers: &[Worker], occasion: Occasion) -> Result<Outcome> {
@@ -105,7 +128,7 @@ impl Sweep {
     }
 
     fn would_settle(&self, workers: &[Worker], are_new: bool) -> Result<Step> {
-        let jobs = settle::running(&self.installation, &ids(workers))?;
+        let jobs = settle::running(&self.installation, &ids(workers), self.mode.deadline())?;
         Ok(Step { workers: workers.to_vec(), are_new, jobs })
     }
 
@@ -116,6 +139,16 @@ impl Sweep {
             dead => self.heartbeats.heard_since(self.recent, dead),
         }
     }
+}
+
+/// The workers that have left something behind. What else there was to know of them is in the ledger.
+fn workers_of(noted: &[Noted]) -> Vec<Worker> {
+    let mut ids: Vec<&String> = noted.iter().map(|one| &one.worker).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let worker =
+        |id: &String| Worker { id: id.clone(), hostname: None, last_heartbeat_at: DateTime::<Utc>::MIN_UTC };
+    ids.into_iter().map(worker).collect()
 }
 
 /// The ids of workers.

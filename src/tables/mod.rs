@@ -6,3 +6,4 @@ pub mod heartbeats;
 pub mod incarnations;
 pub mod inheritance;
 pub mod job_tables;
+pub mod unsettled;

@@ -9,13 +9,15 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 use serde_json::Value;
 
-use super::{Finding, attempt, locks};
-use crate::error::Result;
+use super::{Finding, attempt, attempt_until, locks};
+use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::statement::Statements;
 use crate::jobs::{Columns, JobTable, fence, watched};
+use crate::pg::timer::Deadline;
 use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
+use crate::settings;
 use crate::shmem::problems::{self, KnownProblem};
 use crate::tables::deaths;
 use crate::tables::heartbeats::HeartbeatTable;
@@ -26,12 +28,13 @@ const AFFORDABLE: f64 = 100_000.0;
 /// A table that costs no more than this to read as a whole needs no index.
 const SMALL: f64 = 1_000.0;
 
-pub fn findings(installation: &Installation) -> Vec<Finding> {
+/// Tables for which there is no time are not checked, and that is said.
+pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding> {
     let mut findings = Vec::new();
     match scope::subtransaction(|| watched::watched(installation)) {
         Ok(tables) => {
             findings.push(attempt("job tables", || registry(installation, &tables)));
-            tables.iter().for_each(|table| findings.extend(of_table(installation, table)));
+            tables.iter().for_each(|table| findings.extend(of_table(installation, table, deadline)));
         }
         Err(error) => findings.push(attempt("job tables", || Err(error))),
     }
@@ -68,8 +71,12 @@ struct TableCheck<'a> {
     columns: Columns,
 }
 
-fn of_table<'a>(installation: &'a Installation, table: &'a JobTable) -> Vec<Finding> {
+fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: Deadline) -> Vec<Finding> {
     let named = |check: &str| format!("{check} {}", table.watched.name);
+    if deadline.remaining().is_zero() {
+        let error = Error::TimedOut { limit: settings::call_timeout() };
+        return vec![super::not_checked(&named("job table"), &error)];
+    }
     if !catalog::try_lock_for_reading(table.relation.oid) {
         return vec![Finding::warning(
             named("job table"),
@@ -83,7 +90,7 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable) -> Vec<Find
     let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
     let table_check = TableCheck { installation, table, columns };
     let mut check = |name: &str, look: fn(&TableCheck<'a>, String) -> Result<Finding>| {
-        findings.push(attempt(&named(name), || match table_check.is_elsewhere()? {
+        findings.push(attempt_until(deadline, &named(name), || match table_check.is_elsewhere()? {
             true => Ok(Finding::good(named(name), "Not checked: rows of the table are on another server.")),
             false => look(&table_check, named(name)),
         }));
@@ -116,7 +123,7 @@ fn fitness(check: String, table: &JobTable) -> Finding {
         Some(problem) => Finding::error(
             check,
             format!("The last sweep could not settle its jobs: {}.", problem.reason()),
-            "Fix the cause; each sweep tries again.",
+            "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once.",
         ),
         None => Finding::good(check, "It has the needed columns, and the last sweep had no problem with it."),
     }

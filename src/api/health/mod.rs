@@ -8,9 +8,11 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::scope::{self, Scope};
+use crate::pg::timer::Deadline;
+use crate::settings;
 
 mod database;
 mod jobs;
@@ -57,13 +59,21 @@ impl Finding {
 
 /// Makes one check. An error in it becomes the finding.
 fn attempt(check: &str, look: impl FnOnce() -> Result<Finding>) -> Finding {
-    scope::subtransaction(look).unwrap_or_else(|error| {
-        Finding::warning(
-            check,
-            format!("This could not be checked: {}.", error.message()),
-            "Try again. The cause in the message may have to be fixed first.",
-        )
-    })
+    scope::subtransaction(look).unwrap_or_else(|error| not_checked(check, &error))
+}
+
+/// Makes one check that has time until then.
+fn attempt_until(deadline: Deadline, check: &str, look: impl FnOnce() -> Result<Finding>) -> Finding {
+    scope::subtransaction_within(deadline.remaining(), look)
+        .unwrap_or_else(|error| not_checked(check, &error))
+}
+
+fn not_checked(check: &str, error: &Error) -> Finding {
+    Finding::warning(
+        check,
+        format!("This could not be checked: {}.", error.message()),
+        "Try again. The cause in the message may have to be fixed first.",
+    )
 }
 
 /// Is it working, and if not, why not? One row for each check; 'ok' in all of them means that it works.
@@ -97,6 +107,6 @@ fn findings(installation: &Installation) -> Vec<Finding> {
     let mut findings = server::findings();
     findings.extend(database::findings(installation));
     findings.extend(workers::findings(installation));
-    findings.extend(jobs::findings(installation));
+    findings.extend(jobs::findings(installation, Deadline::after(settings::call_timeout())));
     findings
 }

@@ -11,11 +11,14 @@ use crate::pg::{self, catalog};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
-use crate::tables::deaths;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
+use crate::tables::{deaths, unsettled};
 
 pub fn findings(installation: &Installation) -> Vec<Finding> {
-    let mut findings = vec![attempt("false deaths", || false_deaths(installation))];
+    let mut findings = vec![
+        attempt("false deaths", || false_deaths(installation)),
+        attempt("unsettled jobs", || unsettled_jobs(installation)),
+    ];
     match HeartbeatTable::open(installation) {
         Ok(table) => findings.extend([
             Finding::good("heartbeat table", format!("{} can be used.", table.name)),
@@ -33,6 +36,20 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
         )),
     }
     findings
+}
+
+fn unsettled_jobs(installation: &Installation) -> Result<Finding> {
+    const CHECK: &str = "unsettled jobs";
+    let Some((workers, since, example)) = unsettled::summary(installation)? else {
+        return Ok(Finding::good(CHECK, "No worker has come back before its jobs were settled."));
+    };
+    Ok(Finding::warning(
+        CHECK,
+        format!(
+            "{workers} workers have come back while jobs of theirs could not be settled, the first at {since}. {example}."
+        ),
+        "End what is in the way: each sweep tries again. The jobs are in rgrid_unsettled_jobs.",
+    ))
 }
 
 /// How long a false death is reported.

@@ -69,6 +69,8 @@ pub struct Problem {
     count: Option<u64>,
     detail: Option<String>,
     hint: Option<String>,
+    /// It was not met now: it is too early to try again.
+    pub(super) is_standing: bool,
 }
 
 impl From<Problem> for ErrorReport {
@@ -82,13 +84,42 @@ impl Problem {
     /// Something that an error prevented; `attempt` is read after "could not".
     pub fn new(place: Place, attempt: impl Into<String>, error: &Error) -> Self {
         let Report { code, message, .. } = error.report();
-        Self { place, code, attempt: attempt.into(), reason: message, count: None, detail: None, hint: None }
+        Self {
+            place,
+            code,
+            attempt: attempt.into(),
+            reason: message,
+            count: None,
+            detail: None,
+            hint: None,
+            is_standing: false,
+        }
     }
 
     /// The same problem, met in one part of what was attempted.
     #[must_use]
     pub fn in_part(self, part: &str) -> Self {
         Self { reason: format!("{part}: {}", self.reason), ..self }
+    }
+
+    /// A known problem that stays as it is, because it is too early to try again.
+    pub fn standing(place: Place) -> Self {
+        let attempt = String::new();
+        let reason = "it is tried again later".to_owned();
+        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+        Self { place, code, attempt, reason, count: None, detail: None, hint: None, is_standing: true }
+    }
+
+    /// The same problem of a worker's call, which goes on.
+    #[must_use]
+    pub fn noted(self) -> Self {
+        let detail = "The call goes on. Sweepers settle those of the jobs that nobody changes: see rgrid_unsettled_jobs.";
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// What was in the way.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// Running jobs that stay as they are because other sessions have locked them.
@@ -101,6 +132,7 @@ impl Problem {
             count: Some(jobs),
             detail: None,
             hint: None,
+            is_standing: false,
         }
     }
 
@@ -119,6 +151,7 @@ impl Problem {
             count: Some(count),
             detail: None,
             hint: None,
+            is_standing: false,
         }
     }
 

@@ -200,14 +200,19 @@ fn count<'a>(deaths: impl Iterator<Item = &'a Death>) {
     });
 }
 
-/// Adds jobs that were settled after a death to its row.
-pub fn add_jobs(installation: &Installation, worker: &str, failed: i64, requeued: i64) -> Result<()> {
+/// Adds jobs that were settled after a death to its row: that of this incarnation, or of the worker that is dead now.
+pub fn add_jobs(
+    installation: &Installation,
+    worker: &str,
+    incarnation: Option<i64>,
+    (failed, requeued): (i64, i64),
+) -> Result<()> {
     let statement = installation.sql(
         "UPDATE @extschema@.rgrid_worker_deaths d \
          SET jobs_failed = d.jobs_failed + $2, jobs_requeued = d.jobs_requeued + $3 \
-         WHERE d.worker_id = $1 AND d.returned_at IS NULL",
+         WHERE d.worker_id = $1 AND CASE WHEN $4 IS NULL THEN d.returned_at IS NULL ELSE d.incarnation = $4 END",
     );
-    let arguments = [worker.into(), failed.into(), requeued.into()];
+    let arguments = [worker.into(), failed.into(), requeued.into(), incarnation.into()];
     installation.as_owner(|| sql::write(&statement, &arguments))?;
     databases::count_at_commit(move |counters| {
         counters.jobs_failed += counters::number(failed);

@@ -24,9 +24,12 @@ fn a_cancelled_settlement_leaves_the_callers_blocks_as_they_are() {
     let cluster = server();
     let database = cluster.database("cancelled");
     let mut client = database.connect();
-    run(&mut client, "CREATE TABLE kept (block text); SELECT rgrid_register('w1')");
+    run(&mut client, "CREATE TABLE kept (block text); SET rgrid_heartbeat.stale_threshold = '100ms'");
+    silent_worker(&mut client, "w1");
     claim_jobs(&mut client, "w1", 1);
     trigger(&mut client, "BEFORE", "PERFORM pg_sleep(60)");
+    let found = "SELECT count(*) FROM rgrid_sweep(dry_run => true)";
+    wait_until("a sweep that may judge", || ask::<i64>(&mut client, found, &[]) == 1);
     run(&mut client, "SET statement_timeout = '500ms'");
     run(
         &mut client,
@@ -34,7 +37,7 @@ fn a_cancelled_settlement_leaves_the_callers_blocks_as_they_are() {
              INSERT INTO kept VALUES ('outer');
              BEGIN
                  INSERT INTO kept VALUES ('inner');
-                 PERFORM rgrid_register('w1');
+                 PERFORM rgrid_sweep();
              EXCEPTION WHEN query_canceled THEN NULL;
              END;
          END$$",

@@ -103,3 +103,23 @@ fn a_table_that_refuses_every_row_is_given_up_after_some() {
     let attempts: i64 = ask(&mut client, "SELECT last_value FROM attempts", &[]);
     assert!((2..=300).contains(&attempts), "{attempts}");
 }
+
+#[test]
+fn a_job_that_cannot_be_failed_is_tried_again_with_growing_pauses_or_by_hand() {
+    let cluster = server();
+    let mut client = cluster.database("pauses").connect();
+    table(&mut client, "fail");
+    run(&mut client, "ALTER TABLE tasks ADD CONSTRAINT stays CHECK (status = 'running')");
+    run_tasks(&mut client, &["w1"]);
+    silent_worker(&mut client, "w1");
+    let lasted =
+        "SELECT coalesce(max(last_at - since) > interval '5 seconds', false) FROM pg_stat_rgrid_problems
+                  WHERE problem = 'job table' AND datname = 'pauses'";
+    wait_until("the problem to last", || ask(&mut client, lasted, &[]));
+    let rounds =
+        "SELECT rounds FROM pg_stat_rgrid_problems WHERE problem = 'job table' AND datname = 'pauses'";
+    let rounds: i64 = ask(&mut client, rounds, &[]);
+    assert!(rounds <= 10, "it was met {rounds} times, with sweeps every 200 ms");
+    run(&mut client, "ALTER TABLE tasks DROP CONSTRAINT stays; SELECT rgrid_sweep()");
+    assert_eq!(ids_of(&mut client, "failed"), [1]);
+}

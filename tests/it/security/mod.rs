@@ -1,5 +1,6 @@
 //! What roles without rights try, and what they gain by it: nothing.
 
+mod bounded_calls;
 mod containment;
 mod fuzz;
 mod name_shadowing;

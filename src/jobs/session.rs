@@ -1,0 +1,150 @@
+//! Settling in the session of a worker that waits for it: whatever the tables do, it does not wait for long.
+//!
+//! What cannot be settled in time is left behind, and said: see [`crate::tables::unsettled`].
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::parts::{Parts, is_of_a_row};
+use super::settle::{FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_touch, parts, problem};
+use super::table::{JobTable, LockPolicy, Row};
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::timer::Deadline;
+use crate::pg::{advisory, report, scope};
+use crate::shmem::problems::Problem;
+use crate::shmem::quarantine;
+
+/// Locked jobs are waited for, a second, while there is more time than this.
+const TIME_TO_WAIT: Duration = Duration::from_millis(2_200);
+
+/// Why jobs of another server cannot be noted.
+const ELSEWHERE: &str = "They are locked on another server, which does not tell the versions of its rows.";
+
+/// Settles the running jobs of a worker whose session waits for that. Waits up to a second for locked rows, and until
+/// the deadline in all. A table in which the worker has no running jobs is only read.
+///
+/// What is left behind is also a warning: it must not keep a worker away.
+///
+/// # Errors
+///
+/// [`Error::NotNoted`] when jobs on another server are locked, and that server says so.
+pub fn settle(
+    installation: &Installation,
+    worker: &str,
+    now: DateTime<Utc>,
+    deadline: Deadline,
+) -> Result<Outcome> {
+    let mut call = Call { worker, now, deadline, outcome: Outcome::default() };
+    for table in parts(installation)? {
+        match table.is_foreign() {
+            true => call.settle_foreign(&table)?,
+            false => call.settle_here(&table)?,
+        }
+    }
+    let Call { mut outcome, .. } = call;
+    outcome.problems.drain(..).for_each(report::warn);
+    Ok(outcome)
+}
+
+/// A worker's call, and what became of its jobs so far.
+struct Call<'a> {
+    worker: &'a str,
+    now: DateTime<Utc>,
+    deadline: Deadline,
+    outcome: Outcome,
+}
+
+impl Call<'_> {
+    fn settle_here(&mut self, table: &JobTable) -> Result<()> {
+        let found = match self.rows(table) {
+            Ok(rows) if rows.is_empty() => return Ok(()),
+            Ok(rows) => rows,
+            Err(error) => {
+                self.leave(table, None, problem(table, &error));
+                return Ok(());
+            }
+        };
+        let Some(problem) = self.try_to_settle(table)? else { return Ok(()) };
+        match self.rows(table) {
+            Ok(left) if left.is_empty() => {}
+            left => self.leave(table, Some(left.unwrap_or(found)), problem),
+        }
+        Ok(())
+    }
+
+    /// The running jobs of the worker. Owners' code has no part in this.
+    fn rows(&mut self, table: &JobTable) -> Result<Vec<Row>> {
+        self.within(|call| table.rows(call.worker))
+    }
+
+    /// Returns what was in the way, if something was.
+    fn try_to_settle(&mut self, table: &JobTable) -> Result<Option<Problem>> {
+        if !may_touch(table, Occasion::Death) {
+            return Ok(Some(problem(table, &Error::InQuarantine)));
+        }
+        // Jobs that are still there after this are locked.
+        let without_locked =
+            |call: &mut Self| call.attempt(table, LockPolicy::Skip).and(Err(Error::JobsLocked));
+        let result = advisory::without_leftovers(|| match self.deadline.remaining() > TIME_TO_WAIT {
+            false => without_locked(self),
+            true => match self.attempt(table, LockPolicy::Wait) {
+                Err(error) if error.is_lock_not_available() => without_locked(self),
+                result => result,
+            },
+        })?;
+        let Err(error) = result else { return Ok(None) };
+        if !is_of_a_row(&error) {
+            return Ok(Some(problem(table, &error)));
+        }
+        let known = self.outcome.problems.len();
+        advisory::without_leftovers(|| {
+            let parts =
+                Parts { table, now: self.now, locked: LockPolicy::Skip, deadline: Some(self.deadline) };
+            parts.settle(&[self.worker.to_owned()], &mut self.outcome);
+        })?;
+        Ok(self.outcome.problems.drain(known..).next())
+    }
+
+    fn attempt(&mut self, table: &JobTable, locked: LockPolicy) -> Result<()> {
+        let worker = [self.worker.to_owned()];
+        let settle = |call: &mut Self| table.settle(&worker, call.now, locked);
+        let settled = quarantine::at_work(table.watched.oid, || self.within(settle))?;
+        self.outcome.add(table, Ok(settled));
+        Ok(())
+    }
+
+    /// Settles jobs on another server, which does not tell the versions of its rows: they cannot be noted.
+    fn settle_foreign(&mut self, table: &JobTable) -> Result<()> {
+        let worker = [self.worker.to_owned()];
+        let limit = FOREIGN_LIMIT.min(self.deadline.remaining());
+        let settle = || table.settle(&worker, self.now, LockPolicy::Refuse);
+        let attempt = || scope::subtransaction_of_call(limit, settle);
+        match advisory::without_leftovers(attempt)? {
+            Err(error) if error.is_lock_not_available() => {
+                return Err(Error::NotNoted { table: table.target.clone(), reason: ELSEWHERE });
+            }
+            result => self.outcome.add(table, result),
+        }
+        Ok(())
+    }
+
+    /// Does some of the work, in half of the time that is left: no table takes it all from the others. A cancel stops
+    /// this work alone, because code of a table's owner can raise one, too.
+    fn within<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let limit = self.deadline.remaining() / 2;
+        scope::subtransaction_of_call(limit, || work(self))
+    }
+
+    /// Jobs stay running. `rows` are those that were seen, if the table could be read.
+    fn leave(&mut self, table: &JobTable, rows: Option<Vec<Row>>, problem: Problem) {
+        self.outcome.left.push(LeftBehind {
+            table: table.watched.clone(),
+            count: rows.as_ref().map(Vec::len),
+            keys: rows.into_iter().flatten().filter_map(|row| row.key).collect(),
+            reason: problem.reason().to_owned(),
+        });
+        self.outcome.problems.push(problem.noted());
+    }
+}

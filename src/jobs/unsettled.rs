@@ -1,0 +1,142 @@
+//! Settling what returning workers have left behind: of the jobs that they ran before, those that have not changed since.
+//!
+//! A job that has changed may have been claimed by the worker's new process.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use pgrx::pg_sys;
+
+use super::settle::{Occasion, Outcome, is_paused, may_touch, place, problem, settle_here, until};
+use super::table::{JobTable, TableName};
+use super::watched;
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::pg::scope;
+use crate::pg::timer::Deadline;
+use crate::shmem::problems::Problem;
+use crate::shmem::quarantine;
+use crate::tables::unsettled::Noted;
+
+/// What became of what was noted.
+#[derive(Default)]
+pub struct Settlement<'a> {
+    /// The jobs that were settled, and what was in the way.
+    pub outcome: Outcome,
+    /// What is done with: all that can be settled is.
+    pub done: Vec<&'a Noted>,
+    /// Of these, those with jobs that have changed and are still running, and the keys of those.
+    pub changed: Vec<(&'a Noted, Vec<String>)>,
+}
+
+/// Settles what was noted. The notes are in the order of their tables.
+pub fn settle<'a>(
+    installation: &Installation,
+    noted: &'a [Noted],
+    now: DateTime<Utc>,
+) -> Result<Settlement<'a>> {
+    let tables = watched::watched(installation)?;
+    let mut settlement = Settlement::default();
+    for noted in noted.chunk_by(|one, other| one.table == other.table) {
+        match tables.iter().find(|table| Some(table.watched.oid) == noted.first().map(|one| one.table)) {
+            Some(table) => settlement.settle_in(table, noted, now)?,
+            // It is not watched any more.
+            None => settlement.done.extend(noted),
+        }
+    }
+    Ok(settlement)
+}
+
+/// The same, which changes nothing: the jobs that would be settled.
+pub fn running(installation: &Installation, noted: &[Noted], deadline: Option<Deadline>) -> Result<Outcome> {
+    let tables = watched::watched(installation)?;
+    let mut outcome = Outcome::default();
+    for one in noted {
+        for part in parts(&tables, one.table)? {
+            let old = part.unchanged_since(&one.snapshot);
+            outcome.add(&part, until(deadline, || old.running(std::slice::from_ref(&one.worker))));
+        }
+    }
+    Ok(outcome)
+}
+
+/// The parts of a watched table that are on this server.
+fn parts(tables: &[JobTable], oid: pg_sys::Oid) -> Result<Vec<JobTable>> {
+    let Some(table) = tables.iter().find(|table| table.watched.oid == oid) else { return Ok(Vec::new()) };
+    Ok(table.parts()?.into_iter().filter(|part| !part.is_foreign()).collect())
+}
+
+impl<'a> Settlement<'a> {
+    fn settle_in(&mut self, table: &JobTable, noted: &'a [Noted], now: DateTime<Utc>) -> Result<()> {
+        if !may_touch(table, Occasion::Orphans) {
+            self.outcome.problems.push(problem(table, &Error::InQuarantine));
+            return Ok(());
+        }
+        let parts = parts(std::slice::from_ref(table), table.watched.oid)?;
+        if let Some(part) = parts.iter().find(|part| is_paused(part, now)) {
+            self.outcome.problems.push(Problem::standing(place(part)));
+            return Ok(());
+        }
+        let workers: HashSet<&String> = noted.iter().map(|one| &one.worker).collect();
+        let workers: Vec<String> = workers.into_iter().cloned().collect();
+        let busy = match busy_in(&parts, &workers) {
+            Ok(busy) => busy,
+            Err(error) => {
+                self.outcome.problems.push(problem(table, &error));
+                return Ok(());
+            }
+        };
+        let known = self.outcome.problems.len();
+        let mut locked = 0;
+        for one in noted {
+            if busy.contains(&one.worker) {
+                locked += self.settle_one(&parts, one, now);
+            } else {
+                self.done.push(one);
+            }
+            // It would be the same with the others, and each might wait for a lock.
+            if self.outcome.problems.len() > known {
+                return Ok(());
+            }
+        }
+        if locked > 0 {
+            let TableName { oid, name } = &table.watched;
+            self.outcome.problems.push(Problem::of_locked_jobs(*oid, name, locked));
+        }
+        Ok(())
+    }
+
+    /// Returns how many jobs are left because other sessions have locked them.
+    fn settle_one(&mut self, parts: &[JobTable], one: &'a Noted, now: DateTime<Utc>) -> u64 {
+        let (worker, known) = (std::slice::from_ref(&one.worker), self.outcome.problems.len());
+        let (mut left, mut changed) = (0, Vec::new());
+        for part in parts {
+            let old = part.unchanged_since(&one.snapshot);
+            settle_here(&old, worker, now, &mut self.outcome);
+            let look = || scope::subtransaction(|| Ok((old.rows(&one.worker)?, part.rows(&one.worker)?)));
+            match quarantine::at_work(part.watched.oid, look) {
+                Ok((unchanged, all)) => {
+                    left += unchanged.len() as u64;
+                    let keys = all.into_iter().filter_map(|row| row.key);
+                    changed.extend(keys.filter(|key| one.keys.contains(key)));
+                }
+                Err(error) => self.outcome.problems.push(problem(part, &error)),
+            }
+        }
+        if left == 0 && self.outcome.problems.len() == known {
+            self.done.push(one);
+            self.changed.extend(Some((one, changed)).filter(|(_, keys)| !keys.is_empty()));
+        }
+        left
+    }
+}
+
+/// Of these workers, those that are running jobs.
+fn busy_in(parts: &[JobTable], workers: &[String]) -> Result<HashSet<String>> {
+    let mut busy = HashSet::new();
+    for part in parts {
+        let read = || quarantine::at_work(part.watched.oid, || part.running(workers));
+        busy.extend(scope::subtransaction(read)?.into_iter().map(|jobs| jobs.worker));
+    }
+    Ok(busy)
+}

@@ -1,0 +1,144 @@
+//! Time limits for what this process is doing.
+#![allow(unsafe_code, reason = "the only way to call Postgres")]
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    // Not among pgrx's bindings; the first argument is a TimeoutId.
+    fn enable_timeout_after(id: u32, milliseconds: i32);
+    fn disable_timeout(id: u32, keep_indicator: bool);
+    fn get_timeout_active(id: u32) -> bool;
+    fn RegisterTimeout(id: u32, handler: extern "C" fn()) -> u32;
+    fn kill(process: i32, signal: i32) -> i32;
+}
+
+/// The TimeoutId of `statement_timeout`, the same in all versions.
+const STATEMENT_TIMEOUT: u32 = 3;
+
+/// Asks for any TimeoutId that is free.
+const ANY_TIMEOUT: u32 = 1_000;
+
+fn milliseconds(limit: Duration) -> i32 {
+    // Zero would be refused.
+    limit.as_millis().max(1).try_into().unwrap_or(i32::MAX)
+}
+
+/// Cancels what this process is doing when the time is over, unless dropped before. The timer is that of
+/// `statement_timeout`, which Postgres does not start for statements of a function or of a background worker.
+pub struct Timer {
+    /// When the time is over; `None` when the session has a timer of its own running.
+    deadline: Option<Instant>,
+}
+
+impl Timer {
+    /// Starts the timer.
+    pub fn start(limit: Duration) -> Self {
+        // SAFETY: reads a flag of this process.
+        if unsafe { get_timeout_active(STATEMENT_TIMEOUT) } {
+            return Self { deadline: None };
+        }
+        // SAFETY: registered in every process that runs SQL, and not running; stopped by `drop`.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds(limit)) };
+        Self { deadline: Some(Instant::now() + limit) }
+    }
+
+    /// Whether the time is over.
+    pub fn has_expired(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if self.deadline.is_some() {
+            // SAFETY: started by `start`; one that has fired or was stopped by an error can be stopped again.
+            unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+        }
+    }
+}
+
+/// Until when a call may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// A deadline that is so far away.
+    pub fn after(limit: Duration) -> Self {
+        Self(Instant::now() + limit)
+    }
+
+    /// How long is left.
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// How much longer code of a table's owner may go on that catches its cancellation, before its session is ended.
+const GRACE: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// The TimeoutIds of the two signals, once they are registered.
+    static SIGNALS: Cell<Option<(u32, u32)>> = const { Cell::new(None) };
+}
+
+/// Whether this session is being ended because a cancellation was not enough.
+static WAS_ENDED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn cancel() {
+    // SAFETY: async-signal-safe; the same as what PostgreSQL's own timeouts do.
+    unsafe { kill(pg_sys::MyProcPid, pg_sys::SIGINT as i32) };
+}
+
+extern "C" fn end() {
+    WAS_ENDED.store(true, Ordering::Relaxed);
+    // SAFETY: as above.
+    unsafe { kill(pg_sys::MyProcPid, pg_sys::SIGTERM as i32) };
+}
+
+/// Whether this session is being ended because code of a table's owner outlived its cancellation.
+pub fn has_ended_session() -> bool {
+    WAS_ENDED.load(Ordering::Relaxed)
+}
+
+/// Cancels what a session is doing when the time is over, and ends the session when that does not help. Unlike
+/// [`Timer`] it does not care about a `statement_timeout` of the session. Stopped when dropped.
+pub struct SessionTimer {
+    signals: (u32, u32),
+    deadline: Instant,
+}
+
+impl SessionTimer {
+    /// Starts the timer.
+    pub fn start(limit: Duration) -> Self {
+        let signals = SIGNALS.get().unwrap_or_else(|| {
+            // SAFETY: timeouts are initialised in every process that runs SQL; the handlers live as long as it does.
+            let signals =
+                unsafe { (RegisterTimeout(ANY_TIMEOUT, cancel), RegisterTimeout(ANY_TIMEOUT, end)) };
+            SIGNALS.set(Some(signals));
+            signals
+        });
+        // SAFETY: registered above, and not running: these do not nest.
+        unsafe { enable_timeout_after(signals.0, milliseconds(limit)) };
+        // SAFETY: as above.
+        unsafe { enable_timeout_after(signals.1, milliseconds(limit + GRACE)) };
+        Self { signals, deadline: Instant::now() + limit }
+    }
+
+    /// Whether the time is over.
+    pub fn has_expired(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+}
+
+impl Drop for SessionTimer {
+    fn drop(&mut self) {
+        // SAFETY: started by `start`; one that has fired or was stopped by an error can be stopped again.
+        unsafe { disable_timeout(self.signals.0, false) };
+        // SAFETY: as above.
+        unsafe { disable_timeout(self.signals.1, false) };
+    }
+}
