@@ -91,6 +91,8 @@ pub enum Error {
     WorkerLocked { limit: Duration },
     /// Another transaction has changed the same row: the caller rolls back and tries again.
     SerializationFailure,
+    /// A job is running after it was settled.
+    StillRunning,
     /// A rule or a trigger kept a row from being written.
     NotWritten { table: String },
     /// A session stores the result of a job that was already settled.
@@ -204,6 +206,7 @@ impl Error {
             Self::NotNoted { table, reason } => report::not_noted(table, reason),
             Self::WorkerLocked { limit } => report::worker_locked(*limit),
             Self::SerializationFailure => report::serialization_failure(),
+            Self::StillRunning => report::still_running(),
             Self::NotWritten { table } => report::not_written(table),
             Self::GivenUp { table } => report::given_up(table),
             Self::Replaced { table } => report::replaced("relation", table),

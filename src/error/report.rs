@@ -205,6 +205,11 @@ pub fn serialization_failure() -> Report {
     Report::new(ERRCODE_T_R_SERIALIZATION_FAILURE, message)
 }
 
+pub fn still_running() -> Report {
+    let message = "it is running after it was settled: a trigger or a rule keeps its status";
+    Report::new(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, message)
+}
+
 pub fn not_written(table: &str) -> Report {
     let message = format!("a rule or trigger of table \"{table}\" suppressed the write");
     Report::new(ERRCODE_TRIGGERED_ACTION_EXCEPTION, message)

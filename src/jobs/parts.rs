@@ -119,7 +119,9 @@ impl Refused {
 /// Whether an error may be that of a single row: the table raised it, and it is about data. A table that is locked, takes
 /// too long, or lacks what is needed fails as a whole.
 pub fn is_of_a_row(error: &Error) -> bool {
-    let Error::Caught(report) = error else { return false };
-    let class = sqlstate(report.code as i32);
+    let class = match error {
+        Error::Caught(report) => sqlstate(report.code as i32),
+        error => return matches!(error, Error::StillRunning),
+    };
     ["09", "21", "22", "23", "27", "44", "P0"].iter().any(|data| class.starts_with(data))
 }

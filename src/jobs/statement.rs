@@ -61,6 +61,22 @@ impl<'a> Statements<'a> {
         format!("SELECT {worker}, {requeues} FROM {target} WHERE {jobs}")
     }
 
+    /// Locks the running jobs that are free, and returns a row for each.
+    pub fn lock_free(&self) -> String {
+        format!(
+            "SELECT 1 FROM {} WHERE {} FOR {} OF j SKIP LOCKED",
+            self.target(),
+            self.running_jobs(),
+            self.lock
+        )
+    }
+
+    /// How many running jobs of the workers there are, whichever rows are meant.
+    pub fn count(&self) -> String {
+        let all = Self::new(self.table, self.columns, None);
+        format!("SELECT count(*) FROM {} WHERE {}", self.target(), all.running_jobs())
+    }
+
     /// Locks the running jobs. Waits for sessions that have locked some.
     pub fn lock(&self) -> String {
         format!("SELECT FROM {} WHERE {} FOR {}", self.target(), self.running_jobs(), self.lock)

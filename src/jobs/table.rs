@@ -193,19 +193,63 @@ impl JobTable {
             // A statement of its own, because only a later statement sees how jobs changed while this one waited.
             self.as_owner(|| sql::write(&statements.lock(), &arguments))?;
         }
+        let before = if rows.is_empty() { 0 } else { self.running_of(statements, &arguments)? };
         arguments.extend([message.into(), pg::timestamptz(now).into()]);
         arguments.extend(rows);
+        let settled = self.update(statements, locked, &arguments)?;
+        if self.runs_code()? && self.is_running_still(statements, &arguments, &settled, before)? {
+            return Err(Error::StillRunning);
+        }
+        Ok(settled)
+    }
+
+    fn update(
+        &self,
+        statements: &Statements<'_>,
+        locked: LockPolicy,
+        arguments: &[DatumWithOid<'_>],
+    ) -> Result<Vec<SettledJobs>> {
         let timeout = if locked == LockPolicy::Refuse { c"50ms" } else { c"1s" };
         let mut jobs = JobCounter::of(&self.watched);
         // Triggers find what they name in their table's schema, while they can trust it.
         let path = catalog::trusted_schema(self.watched.oid)?.map(|schema| format!("{schema}, pg_temp"));
         self.scope().lock_timeout(timeout).owners_path(path).run(|| {
-            sql::write_returning(&statements.settle(locked), &arguments, |row| {
+            sql::write_returning(&statements.settle(locked), arguments, |row| {
                 jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
                 Ok(())
             })
         })?;
         Ok(jobs.settled())
+    }
+
+    /// Whether triggers or rules may have changed what an UPDATE did, which it does not tell.
+    fn runs_code(&self) -> Result<bool> {
+        Ok(!self.is_foreign()
+            && inheritance::tree(&self.relation)?.iter().any(|part| part.has_triggers_or_rules))
+    }
+
+    /// Whether jobs that were to be settled are running afterwards: a trigger has put the old status back, or a trigger or
+    /// a rule has kept the row as it was. Jobs that are free tell it, or where single rows were changed, how many of the
+    /// workers' jobs are running now.
+    fn is_running_still(
+        &self,
+        statements: &Statements<'_>,
+        arguments: &[DatumWithOid<'_>],
+        settled: &[SettledJobs],
+        before: i64,
+    ) -> Result<bool> {
+        let free: Vec<i32> = self.as_owner(|| {
+            sql::write_returning(&statements.lock_free(), arguments, |row| row.required(1, "job"))
+        })?;
+        let changed: i64 = settled.iter().map(|jobs| jobs.failed + jobs.requeued).sum();
+        let are_rows = arguments.len() > 3;
+        Ok(!free.is_empty() || are_rows && before - self.running_of(statements, &arguments[..1])? < changed)
+    }
+
+    /// How many jobs the workers, the first of the arguments, are running.
+    fn running_of(&self, statements: &Statements<'_>, arguments: &[DatumWithOid<'_>]) -> Result<i64> {
+        let read = || sql::read_latest(&statements.count(), arguments, |row| row.required(1, "count"));
+        self.as_owner(read)?.into_iter().next().ok_or(Error::MissingValue("count"))
     }
 
     /// Whether settling changes a column of a key that other tables may refer to. Asked only where rows are locked first.

@@ -86,6 +86,8 @@ pub struct Relation {
     pub persistence: u8,
     /// Whether it has, or once had, partitions or tables that inherit from it.
     pub has_children: bool,
+    /// Whether it has, or once had, triggers or rules. Those of foreign keys count.
+    pub has_triggers_or_rules: bool,
     /// Its columns, counting the ones that were dropped.
     pub column_count: i16,
 }
@@ -107,6 +109,7 @@ pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
         kind: class.relkind as u8,
         persistence: class.relpersistence as u8,
         has_children: class.relhassubclass,
+        has_triggers_or_rules: class.relhastriggers || class.relhasrules,
         column_count: class.relnatts,
     })
 }

@@ -3,6 +3,7 @@
 mod collations;
 mod fence;
 mod foreign_tables;
+mod kept_status;
 mod owners_path;
 mod owners_triggers;
 mod refused_rows;
