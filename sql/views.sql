@@ -10,7 +10,7 @@ SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_
        s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
        s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
        s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
-       s.buffer_capacity, s.stats_reset
+       s.buffer_capacity, s.connections_full_since, s.stats_reset
 FROM @extschema@.rgrid_stat_databases() AS s
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.datid;
 
@@ -101,6 +101,8 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_entries IS
     'Workers of this database whose heartbeats are kept in memory';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_capacity IS
     'Workers of all databases together that fit there: rgrid_heartbeat.max_workers';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.connections_full_since IS
+    'Since when no client could connect to the server; NULL while one can';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.stats_reset IS 'When counting began';
 
 COMMENT ON VIEW @extschema@.pg_stat_rgrid_problems IS

@@ -30,6 +30,26 @@ pub unsafe fn handle_signal(signal: u32, handler: unsafe extern "C-unwind" fn(i3
     unsafe { pqsignal(signal as i32, Some(handler)) };
 }
 
+/// Whether a client without special rights could connect now.
+pub fn has_free_connection() -> bool {
+    // SAFETY: a setting that is fixed when the server starts.
+    #[cfg(feature = "pg15")]
+    let reserved = unsafe { pg_sys::ReservedBackends };
+    // SAFETY: as above.
+    #[cfg(not(feature = "pg15"))]
+    let reserved = unsafe { pg_sys::SuperuserReservedConnections + pg_sys::ReservedConnections };
+    // SAFETY: counts free entries of the array of processes, under a spinlock.
+    #[cfg(feature = "pg15")]
+    let has_free = unsafe { pg_sys::HaveNFreeProcs(reserved + 1) };
+    #[cfg(not(feature = "pg15"))]
+    let has_free = {
+        let mut free = 0;
+        // SAFETY: as above; the number is valid for the call.
+        unsafe { pg_sys::HaveNFreeProcs(reserved + 1, &mut free) }
+    };
+    has_free
+}
+
 /// A reason to wait, as `pg_stat_activity` shows it in `wait_event`. Until 16 every extension's is "Extension".
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub fn wait_event(_name: &'static CStr) -> u32 {

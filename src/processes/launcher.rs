@@ -19,7 +19,7 @@ use crate::rules::schedule::{Intervals, Task, Visit};
 use crate::settings;
 use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::quarantine::{self, AtWork};
-use crate::shmem::{buffer, databases, launcher, observation};
+use crate::shmem::{buffer, connections, databases, launcher, observation};
 
 const KIND: &str = "rgrid_heartbeat launcher";
 
@@ -32,6 +32,9 @@ const HANGING: Duration = Duration::from_secs(5);
 
 /// Sweepers that run at once when some of them hang.
 const SWEEPERS_AT_MOST: usize = 16;
+
+/// How often in a threshold it is looked whether clients can connect.
+const LOOKS_PER_THRESHOLD: u32 = 10;
 
 /// Registers the launcher with the postmaster, which starts it. Only while the library is being preloaded.
 pub fn register() {
@@ -124,6 +127,7 @@ impl Launcher {
         self.watch_clocks();
         self.watch_pause();
         self.watch_buffer();
+        connections::look(self.last_round);
         self.collect_ended();
         let overdue_in = self.end_overdue();
         let next = match self.list_databases() {
@@ -133,7 +137,7 @@ impl Launcher {
             }
             None => Duration::from_secs(1),
         };
-        next.min(overdue_in)
+        next.min(overdue_in).min(settings::stale_threshold() / LOOKS_PER_THRESHOLD)
     }
 
     /// After an interruption, silence before it does not count.

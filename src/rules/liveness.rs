@@ -17,13 +17,15 @@ pub const USUAL_DELAY: Duration = Duration::from_secs(2);
 /// A worker whose last heartbeat is older than this is dead; `None` while no worker can be judged.
 ///
 /// Silence counts only while the server was able to hear: from `observing_since`, when it began to listen
-/// without interruption. Until that is a whole `threshold` ago, silence proves nothing about any worker.
+/// without interruption. Until that is a whole `threshold` ago, silence proves nothing about any worker. `excuse` is the
+/// time since then in which workers could not connect.
 pub fn cutoff(
     now: DateTime<Utc>,
     observing_since: DateTime<Utc>,
     threshold: Duration,
+    excuse: Duration,
 ) -> Option<DateTime<Utc>> {
-    let cutoff = now - delta(threshold);
+    let cutoff = now - delta(threshold) - delta(excuse);
     (observing_since < cutoff).then_some(cutoff)
 }
 
@@ -127,14 +129,21 @@ mod tests {
 
     #[test]
     fn no_worker_is_judged_before_the_server_listened_for_a_whole_threshold() {
-        assert_eq!(cutoff(at(119), at(0), THRESHOLD), None);
-        assert_eq!(cutoff(at(120), at(0), THRESHOLD), None);
-        assert_eq!(cutoff(at(121), at(0), THRESHOLD), Some(at(1)));
+        assert_eq!(cutoff(at(119), at(0), THRESHOLD, Duration::ZERO), None);
+        assert_eq!(cutoff(at(120), at(0), THRESHOLD, Duration::ZERO), None);
+        assert_eq!(cutoff(at(121), at(0), THRESHOLD, Duration::ZERO), Some(at(1)));
+    }
+
+    #[test]
+    fn silence_while_workers_could_not_connect_does_not_count() {
+        let excuse = Duration::from_secs(30);
+        assert_eq!(cutoff(at(150), at(0), THRESHOLD, excuse), None);
+        assert_eq!(cutoff(at(151), at(0), THRESHOLD, excuse), Some(at(1)));
     }
 
     #[test]
     fn a_start_of_observation_ahead_of_the_clock_judges_no_worker() {
-        assert_eq!(cutoff(at(0), at(3_600), THRESHOLD), None);
+        assert_eq!(cutoff(at(0), at(3_600), THRESHOLD, Duration::ZERO), None);
     }
 
     #[test]

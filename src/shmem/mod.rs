@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 pub mod buffer;
+pub mod connections;
 pub mod counters;
 pub mod databases;
 pub mod launcher;
@@ -20,6 +21,7 @@ static PRELOADED: AtomicBool = AtomicBool::new(false);
 /// Asks for the shared memory. Only while the library is being preloaded.
 pub fn request() {
     launcher::request();
+    connections::request();
     databases::request();
     problems::request();
     quarantine::request();

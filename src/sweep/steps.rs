@@ -11,7 +11,7 @@ use crate::jobs::unsettled::{self, Settlement};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
-use crate::shmem::{buffer, observation};
+use crate::shmem::{buffer, connections, observation};
 use crate::tables;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
@@ -35,7 +35,8 @@ impl Sweep {
         let heartbeats = HeartbeatTable::open(&installation)?;
         let now = observation::watch_clocks().wall;
         let threshold = settings::stale_threshold();
-        let cutoff = liveness::cutoff(now, observation::observing_since(), threshold);
+        let excuse = connections::excuse(now, threshold);
+        let cutoff = liveness::cutoff(now, observation::observing_since(), threshold, excuse);
         Ok(Self { installation, heartbeats, mode, now, cutoff, recent: now - liveness::delta(threshold) })
     }
 

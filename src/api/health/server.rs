@@ -3,8 +3,9 @@
 use super::{Finding, attempt};
 use crate::error::Result;
 use crate::pg::{self, process, sql};
+use crate::rules::liveness;
 use crate::settings;
-use crate::shmem::{buffer, is_preloaded, launcher};
+use crate::shmem::{buffer, connections, is_preloaded, launcher};
 use crate::sweep::notify;
 
 pub fn findings() -> Vec<Finding> {
@@ -16,6 +17,7 @@ pub fn findings() -> Vec<Finding> {
         attempt("worker slots", worker_slots),
         attempt("notification queue", notification_queue),
         buffer(),
+        connection_slots(),
     ]
 }
 
@@ -32,6 +34,36 @@ fn preload() -> Finding {
         format!(
             "ALTER SYSTEM SET shared_preload_libraries = {libraries}rgrid_heartbeat; then restart the server."
         ),
+    )
+}
+
+fn connection_slots() -> Finding {
+    const CHECK: &str = "connection slots";
+    const HINT: &str = "End idle sessions, use a connection pool, or raise max_connections and restart.";
+    let (now, threshold) = (pg::now(), settings::stale_threshold());
+    let Some(hearing) = connections::known() else {
+        return Finding::good(CHECK, "Not looked at: the library was not preloaded.");
+    };
+    let Some(since) = hearing.full_since() else {
+        let last = hearing.last_spell().map_or(String::new(), |(end, length)| {
+            format!(" The last time that none was free ended at {end}, after {:.0} s.", length.as_secs_f64())
+        });
+        return Finding::good(CHECK, format!("Clients can connect.{last}"));
+    };
+    if liveness::silence(now, since) <= threshold {
+        return Finding::warning(
+            CHECK,
+            format!("No connection slot has been free since {since}. Silence does not count since then."),
+            HINT,
+        );
+    }
+    Finding::error(
+        CHECK,
+        format!(
+            "No connection slot has been free since {since}. That is longer than the threshold. After twice the threshold \
+             silence counts again, and workers that cannot connect are declared dead."
+        ),
+        HINT,
     )
 }
 

@@ -13,7 +13,7 @@ use crate::settings;
 use crate::shmem::counters::Counters;
 use crate::shmem::databases::{self, State};
 use crate::shmem::problems::{self, KnownProblem};
-use crate::shmem::{buffer, is_preloaded};
+use crate::shmem::{buffer, connections, is_preloaded};
 use crate::sweep::mass_death;
 
 /// The state of every database that the launcher knows, and its counters since the last reset.
@@ -55,6 +55,7 @@ fn rgrid_stat_databases() -> Result<
             name!(last_error_at, Option<TimestampWithTimeZone>),
             name!(buffer_entries, i64),
             name!(buffer_capacity, i64),
+            name!(connections_full_since, Option<TimestampWithTimeZone>),
             name!(stats_reset, Option<TimestampWithTimeZone>),
         ),
     >,
@@ -75,7 +76,7 @@ type Time = Option<TimestampWithTimeZone>;
 #[rustfmt::skip]
 type Row = (
     pg_sys::Oid, Option<bool>, Time, i64, Time, Time, Option<f64>, i64, i64, i64, i64, i64, i64, Time, i64, i64, i64, i64,
-    i64, i64, Option<f64>, Option<f64>, i64, i64, Option<String>, Time, i64, i64, Time,
+    i64, i64, Option<f64>, Option<f64>, i64, i64, Option<String>, Time, i64, i64, Time, Time,
 );
 
 fn row(state: &State, last: Option<&KnownProblem>, entries: u64) -> Row {
@@ -111,6 +112,7 @@ fn row(state: &State, last: Option<&KnownProblem>, entries: u64) -> Row {
         time(last.map(KnownProblem::last)),
         number(entries),
         i64::try_from(settings::max_workers()).unwrap_or(i64::MAX),
+        time(connections::known().and_then(|hearing| hearing.full_since())),
         pg::timestamptz(pg::from_postgres(counters.since)),
     )
 }

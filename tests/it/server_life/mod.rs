@@ -1,6 +1,7 @@
 //! Starts, stops, crashes, copies and clocks of servers.
 
 mod clocks;
+mod connection_slots;
 mod dump_restore;
 mod failover;
 mod launcher;
