@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 use crate::VERSION;
 use crate::error::{Error, Result};
+use crate::pg::locks::{self, TableLock};
 use crate::pg::scope::Scope;
 use crate::pg::{catalog, sql};
 
@@ -79,6 +80,12 @@ impl Installation {
     /// parameters.
     pub fn sql(&self, statement: &str) -> String {
         statement.replace("@extschema@", &self.quoted_schema)
+    }
+
+    /// A lock of another session on one of the extension's own tables, or on that of the heartbeats.
+    pub fn locked_table(&self) -> Result<Option<TableLock>> {
+        let heartbeats = catalog::relation_named(self.schema, "worker_heartbeats").map(|table| table.oid);
+        locks::of_tables(&self.tables.iter().copied().chain(heartbeats).collect::<Vec<_>>())
     }
 
     /// Runs `work` with the rights that the extension's own tables need.

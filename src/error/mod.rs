@@ -83,6 +83,8 @@ pub enum Error {
     TimedOut { limit: Duration },
     /// A table that has ended or held up a sweeper is not touched for now, or not in a worker's session.
     InQuarantine,
+    /// A table of the extension is locked by another session, the process `pid` or a prepared transaction.
+    OwnTableLocked { table: String, pid: Option<i32>, mode: String },
     /// Running jobs of a worker are locked by another session.
     JobsLocked,
     /// Jobs of a worker in `table` cannot be settled, and for this reason, a sentence, cannot be noted for later, either.
@@ -202,6 +204,7 @@ impl Error {
 
             Self::TimedOut { limit } => report::timed_out(*limit),
             Self::InQuarantine => report::in_quarantine(),
+            Self::OwnTableLocked { table, pid, mode } => report::own_table_locked(table, *pid, mode),
             Self::JobsLocked => report::jobs_locked(),
             Self::NotNoted { table, reason } => report::not_noted(table, reason),
             Self::WorkerLocked { limit } => report::worker_locked(*limit),

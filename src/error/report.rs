@@ -179,6 +179,15 @@ pub fn in_quarantine() -> Report {
     Report::new(ERRCODE_QUERY_CANCELED, message)
 }
 
+pub fn own_table_locked(table: &str, pid: Option<i32>, mode: &str) -> Report {
+    let (holder, hint) = match pid {
+        Some(pid) => (format!("process {pid}"), format!("End it: SELECT pg_terminate_backend({pid});")),
+        None => ("a prepared transaction".into(), "Look into pg_prepared_xacts, and end it.".into()),
+    };
+    let message = format!("table {table} of the extension is locked by {holder} ({mode})");
+    Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message).hint(hint)
+}
+
 pub fn jobs_locked() -> Report {
     Report::new(ERRCODE_LOCK_NOT_AVAILABLE, "running jobs are locked by another session")
 }

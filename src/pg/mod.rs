@@ -16,6 +16,7 @@ pub mod arrays;
 pub mod catalog;
 pub mod commit;
 pub mod databases;
+pub mod locks;
 pub mod names;
 pub mod process;
 pub mod report;

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::databases::Database;
+use crate::pg::locks::TableLock;
 use crate::pg::{self, process, report, scope};
 use crate::rules::schedule::{self, Presence, Task};
 use crate::settings;
@@ -40,7 +41,7 @@ pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
     process::report_name(c"rgrid_heartbeat sweeper");
     process::reset_session_settings();
     scope::limit_statements(settings::statement_timeout());
-    finish(task, round(task));
+    finish(task, round(task).map_err(explained));
 }
 
 /// How a round without an error ended.
@@ -66,7 +67,8 @@ fn round(task: Task) -> Result<Round> {
     // A table that refuses heartbeats does not stop the sweep, which also reads them from memory.
     let flushed = process::without_waiting_for_commits(flush::flush);
     let mut problems = Vec::new();
-    problems.extend(flushed.err().map(|error| Problem::new(Place::Flush, "write heartbeats", &error)));
+    let error = flushed.err().map(explained);
+    problems.extend(error.map(|error| Problem::new(Place::Flush, "write heartbeats", &error)));
     if task == Task::Sweep {
         databases::sweep_begins();
         problems.append(&mut sweep(Mode::Sweeper, &mut |_| ())?);
@@ -74,6 +76,21 @@ fn round(task: Task) -> Result<Round> {
         databases::sweep_ends();
     }
     Ok(Round::Done(problems))
+}
+
+/// An error that a lock on a table of the extension explains: names the table and who holds the lock.
+fn explained(error: Error) -> Error {
+    if !error.is_lock_not_available() {
+        return error;
+    }
+    let lock = scope::transaction(|| match Installation::find()? {
+        Some(installation) => installation.locked_table(),
+        None => Ok(None),
+    });
+    match lock {
+        Ok(Some(TableLock { table, pid, mode })) => Error::OwnTableLocked { table, pid, mode },
+        _ => error,
+    }
 }
 
 /// The first transaction of a round: checks the extension in this database. Returns how the round ends if there is

@@ -5,8 +5,9 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::{Finding, attempt, database, locks};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::pg::locks::TableLock;
 use crate::pg::{self, catalog};
 use crate::rules::liveness;
 use crate::rules::text::printable;
@@ -18,6 +19,7 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
     let mut findings = vec![
         attempt("false deaths", || false_deaths(installation)),
         attempt("unsettled jobs", || unsettled_jobs(installation)),
+        attempt("table locks", || table_locks(installation)),
     ];
     match HeartbeatTable::open(installation) {
         Ok(table) => findings.extend([
@@ -36,6 +38,19 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
         )),
     }
     findings
+}
+
+fn table_locks(installation: &Installation) -> Result<Finding> {
+    const CHECK: &str = "table locks";
+    let Some(TableLock { table, pid, mode }) = installation.locked_table()? else {
+        return Ok(Finding::good(CHECK, "No session has locked a table of the extension."));
+    };
+    let report = Error::OwnTableLocked { table, pid, mode }.report();
+    Ok(Finding::error(
+        CHECK,
+        format!("Nobody is declared dead: {}.", report.message),
+        report.hint.unwrap_or_default(),
+    ))
 }
 
 fn unsettled_jobs(installation: &Installation) -> Result<Finding> {

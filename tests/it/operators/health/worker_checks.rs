@@ -104,3 +104,26 @@ fn a_mass_death_that_is_held_back_is_told_with_what_lifts_it() {
     await_status(&mut client, "mass death", "ok");
     assert_eq!(deaths(&mut client, "ship-1"), 1);
 }
+
+#[test]
+fn a_lock_on_a_table_of_the_extension_is_named_in_the_log_and_by_a_check() {
+    let cluster = busy().start();
+    for table in ["rgrid_worker_deaths", "rgrid_job_tables", "worker_heartbeats"] {
+        let database = cluster.database(&format!("locked_{table}"));
+        let (mut client, mut holder) = (database.connect(), database.connect());
+        let pid = pid(&mut holder);
+        silent_worker(&mut client, "w");
+        await_death(&mut client, "w");
+        known_worker(&mut client, "beating");
+        run(&mut holder, &format!("BEGIN; LOCK TABLE {table}"));
+        let (detail, hint) = await_status(&mut client, "table locks", "error");
+        let said = format!("table public.{table} of the extension is locked by process {pid} (AccessExclusiveLock)");
+        assert_eq!(detail, format!("Nobody is declared dead: {said}."));
+        assert_eq!(hint, format!("End it: SELECT pg_terminate_backend({pid});"));
+        wait_until("the log", || !cluster.log_lines_with(&[&said]).is_empty());
+        run(&mut holder, "COMMIT");
+        await_status(&mut client, "table locks", "ok");
+        await_sweep(&mut client, "later");
+        assert_eq!(cluster.log_lines_with(&[&said]).len(), 1);
+    }
+}
