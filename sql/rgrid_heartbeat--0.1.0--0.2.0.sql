@@ -1,5 +1,5 @@
--- From the first version: the ledger's second index, incarnations that outlive the ledger, watched tables with
--- a policy of their own, the fence, what operators read, and a sweep by hand that can be forced.
+-- From the first version: the ledger's second index, incarnations that outlive the ledger, owners of worker ids, watched
+-- tables with a policy of their own, the fence, what operators read, and a sweep by hand that can be forced.
 CREATE INDEX rgrid_worker_deaths_declared ON @extschema@.rgrid_worker_deaths (declared_dead_at);
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
@@ -19,6 +19,27 @@ COMMENT ON TABLE @extschema@.rgrid_incarnations IS
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.worker_id IS
     'The worker''s id; empty for the incarnation of unknown workers';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats return';
+
+-- Which role each worker's id belongs to: the one that first used it. Only ids in the extension's own table of heartbeats
+-- have an owner. By name, and kept by pg_dump: where a dump is restored, no other role can take an id first.
+CREATE TABLE @extschema@.rgrid_worker_owners (
+    worker_id text PRIMARY KEY,
+    owner name NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_owners', '');
+
+COMMENT ON TABLE @extschema@.rgrid_worker_owners IS
+    'Roles that worker ids belong to; other roles without their rights cannot use these ids';
+COMMENT ON COLUMN @extschema@.rgrid_worker_owners.worker_id IS 'The worker''s id';
+COMMENT ON COLUMN @extschema@.rgrid_worker_owners.owner IS
+    'The role that first used it, or that it was handed to; free again when there is no such role';
+
+CREATE FUNCTION @extschema@.rgrid_reassign_worker(worker_id text, new_owner name) RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_reassign_worker_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) FROM PUBLIC;
+GRANT SELECT ON @extschema@.rgrid_worker_owners TO pg_monitor;
+COMMENT ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) IS
+    'Hands the id of a worker over to another role; for superusers, and members of both roles';
 
 ALTER TABLE @extschema@.rgrid_job_tables
     ADD COLUMN watched boolean NOT NULL DEFAULT true,
@@ -136,6 +157,7 @@ CREATE FUNCTION @extschema@.rgrid_stat_databases() RETURNS TABLE (
     last_sweep_finished_at timestamp with time zone,
     last_sweep_seconds double precision,
     heartbeats_in_row bigint,
+    calls_refused bigint,
     flushes bigint,
     rows_flushed bigint,
     deaths bigint,
@@ -190,8 +212,8 @@ FROM @extschema@.rgrid_worker_states() AS w;
 
 CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
-       s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.flushes, s.rows_flushed, s.deaths,
-       s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
+       s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.calls_refused, s.flushes, s.rows_flushed,
+       s.deaths, s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
        s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
        s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
        s.buffer_capacity, s.connections_full_since, s.stats_reset
@@ -252,6 +274,8 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_seconds IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.heartbeats_in_row IS
     'Heartbeats that were written to their rows at once, rolled back or not: first ones, returns, other hostnames, '
     'ids or workers that do not fit in memory. Heartbeats in memory are not counted';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.calls_refused IS
+    'Calls for a worker whose id belongs to another role';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.flushes IS 'Flushes that wrote heartbeats from memory to rows';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
     'Rows that they wrote: a worker counts once a flush, however many heartbeats it has sent';
@@ -375,7 +399,8 @@ BEGIN
         CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
         WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
           AND NOT (a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
-                   AND c.relkind OPERATOR(pg_catalog.=) 'v'
+                   AND (c.relkind OPERATOR(pg_catalog.=) 'v'
+                        OR c.relname OPERATOR(pg_catalog.=) 'rgrid_worker_owners')
                    AND a.grantee OPERATOR(pg_catalog.=) 'pg_monitor'::pg_catalog.regrole
                    OR a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
                    AND c.relname OPERATOR(pg_catalog.=) ANY ('{worker_heartbeats,rgrid_worker_deaths,rgrid_job_tables}')

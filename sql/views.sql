@@ -6,8 +6,8 @@ FROM @extschema@.rgrid_worker_states() AS w;
 
 CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
-       s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.flushes, s.rows_flushed, s.deaths,
-       s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
+       s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.calls_refused, s.flushes, s.rows_flushed,
+       s.deaths, s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
        s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
        s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
        s.buffer_capacity, s.connections_full_since, s.stats_reset
@@ -68,6 +68,8 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_seconds IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.heartbeats_in_row IS
     'Heartbeats that were written to their rows at once, rolled back or not: first ones, returns, other hostnames, '
     'ids or workers that do not fit in memory. Heartbeats in memory are not counted';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.calls_refused IS
+    'Calls for a worker whose id belongs to another role';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.flushes IS 'Flushes that wrote heartbeats from memory to rows';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
     'Rows that they wrote: a worker counts once a flush, however many heartbeats it has sent';

@@ -37,8 +37,13 @@ impl Installation {
         );
         let found = statement.read(&[oid.into()], |row| {
             let schema = row.required(1, "schema")?;
-            let tables =
-                ["rgrid_worker_deaths", "rgrid_incarnations", "rgrid_job_tables", "rgrid_unsettled_jobs"];
+            let tables = [
+                "rgrid_worker_deaths",
+                "rgrid_incarnations",
+                "rgrid_worker_owners",
+                "rgrid_job_tables",
+                "rgrid_unsettled_jobs",
+            ];
             Ok(Self {
                 tables: tables
                     .iter()
@@ -86,6 +91,11 @@ impl Installation {
     pub fn locked_table(&self) -> Result<Option<TableLock>> {
         let heartbeats = catalog::relation_named(self.schema, "worker_heartbeats").map(|table| table.oid);
         locks::of_tables(&self.tables.iter().copied().chain(heartbeats).collect::<Vec<_>>())
+    }
+
+    /// As [`as_owner`](Self::as_owner); statements may also name another relation.
+    pub fn as_owner_with<T>(&self, relation: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+        Scope::of(self.owner, &[self.tables.as_slice(), &[relation]].concat()).run(work)
     }
 
     /// Runs `work` with the rights that the extension's own tables need.

@@ -13,7 +13,7 @@
 //! - [`settings`]: the settings, with typed getters
 //! - [`shmem`]: what processes share: heartbeats, databases, the launcher, problems
 //! - [`installation`]: where the extension is in a database
-//! - [`tables`]: the extension's tables, a module each: heartbeats, deaths, incarnations, job tables
+//! - [`tables`]: the extension's tables, a module each: heartbeats, deaths, incarnations, owners of ids, job tables
 //! - [`jobs`]: the watched tables of jobs, and settling them
 //! - [`sweep`]: what a round does; what a death and a return are
 //! - [`processes`]: the launcher and the sweeper
@@ -42,7 +42,8 @@ extension_sql_file!("../sql/prerequisites.sql", bootstrap);
 extension_sql_file!("../sql/heartbeats.sql", requires = ["prerequisites"]);
 extension_sql_file!("../sql/ledger.sql", requires = ["heartbeats"]);
 extension_sql_file!("../sql/incarnations.sql", requires = ["ledger"]);
-extension_sql_file!("../sql/job_tables.sql", requires = ["incarnations"]);
+extension_sql_file!("../sql/worker_owners.sql", requires = ["incarnations"]);
+extension_sql_file!("../sql/job_tables.sql", requires = ["worker_owners"]);
 extension_sql_file!("../sql/unsettled.sql", requires = ["job_tables"]);
 extension_sql_file!(
     "../sql/views.sql",

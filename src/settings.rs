@@ -21,6 +21,8 @@ static MASS_DEATH_MINIMUM: GucSetting<i32> = GucSetting::<i32>::new(10);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
 static PRUNE_ADOPTED: GucSetting<bool> = GucSetting::<bool>::new(false);
+static ISOLATE_ROLES: GucSetting<bool> = GucSetting::<bool>::new(true);
+static MAX_WORKERS_PER_ROLE: GucSetting<i32> = GucSetting::<i32>::new(-1);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is reported.
@@ -29,6 +31,7 @@ pub fn define() {
     define_mass_death();
     define_sizes();
     define_retention();
+    define_owners();
     GucRegistry::define_bool_guc(
         c"rgrid_heartbeat.enabled",
         c"Sweeps databases for dead workers.",
@@ -137,6 +140,27 @@ fn define_retention() {
     );
 }
 
+fn define_owners() {
+    GucRegistry::define_bool_guc(
+        c"rgrid_heartbeat.isolate_roles",
+        c"Lets a worker id be used only by the role that first used it, its members and superusers.",
+        c"Off where workers of several roles share ids. Without an effect on an adopted table of heartbeats.",
+        &ISOLATE_ROLES,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.max_workers_per_role",
+        c"Living workers that one role may have in a database.",
+        c"-1 sets no limit. Without an effect on an adopted table of heartbeats.",
+        &MAX_WORKERS_PER_ROLE,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
 fn define_sizes() {
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.batch_size",
@@ -212,6 +236,16 @@ pub fn retention() -> Option<Duration> {
 /// Whether rows of dead workers are removed from an adopted table, too.
 pub fn prune_adopted() -> bool {
     PRUNE_ADOPTED.get()
+}
+
+/// Whether a worker id is only for the role that it belongs to.
+pub fn isolate_roles() -> bool {
+    ISOLATE_ROLES.get()
+}
+
+/// Living workers that a role may have; `None` for any number.
+pub fn max_workers_per_role() -> Option<usize> {
+    usize::try_from(MAX_WORKERS_PER_ROLE.get()).ok()
 }
 
 /// Whether databases are swept.

@@ -4,6 +4,7 @@
 pub mod fence;
 pub mod health;
 pub mod installed;
+pub mod owner;
 pub mod sweep;
 pub mod views;
 pub mod watch;

@@ -14,8 +14,8 @@ use crate::pg::{self, scope, sql};
 use crate::settings;
 use crate::shmem::{buffer, databases};
 use crate::sweep::death;
-use crate::tables::deaths;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
+use crate::tables::{deaths, worker_owners};
 
 /// "I am alive." Returns the worker's incarnation.
 ///
@@ -30,7 +30,8 @@ use crate::tables::heartbeats::{HeartbeatTable, Worker};
 /// # Errors
 ///
 /// `null_value_not_allowed` or `invalid_parameter_value` for a worker id that is NULL, empty, too long or has
-/// control characters; `read_only_sql_transaction` on a standby or in a read-only transaction;
+/// control characters; `insufficient_privilege` for the id of another role; `configuration_limit_exceeded` for one more
+/// living worker than the role may have; `read_only_sql_transaction` on a standby or in a read-only transaction;
 /// `lock_not_available` when the worker's row stays locked for `rgrid_heartbeat.call_timeout`.
 #[pg_extern]
 fn rgrid_heartbeat(
@@ -51,14 +52,16 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 /// A heartbeat that shared memory does not take: writes the worker's row, and reads in the ledger whether it is dead.
 fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
+    caller.check_owner()?;
     caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
     let record = deaths::worker_record(&caller.installation, caller.id)?;
+    let owner = caller.confirm_owner(record.dead)?;
     if record.dead {
         death::close_on_return(&caller.installation, caller.id, call.deadline)?;
     }
-    buffer::add_at_commit(caller.id, hostname, record.incarnation);
+    buffer::add_at_commit(caller.id, hostname, owner, record.incarnation);
     Ok(record.incarnation)
 }
 
@@ -67,7 +70,7 @@ fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> R
 /// # Errors
 ///
 /// Those of [`rgrid_heartbeat`]. A NULL array or a bad element refuses the whole call before any heartbeat of it
-/// counts.
+/// counts. An id of another role refuses it, too, but then the heartbeats in memory of the other workers count.
 #[pg_extern(name = "rgrid_heartbeat")]
 fn rgrid_heartbeats(
     worker_ids: Option<Array<'_, &str>>,
@@ -92,11 +95,17 @@ fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> Result<Vec<i
     order.sort_by_key(|index| worker_ids[*index]);
     let mut incarnations = vec![0; worker_ids.len()];
     let call = Call::begin();
+    let mut refused = None;
     for index in order {
-        incarnations[index] = beat(worker_ids[index], hostname, Some(call))?;
+        match beat(worker_ids[index], hostname, Some(call)) {
+            Ok(incarnation) => incarnations[index] = incarnation,
+            // The call fails, but the heartbeats in memory of the workers after this one count all the same.
+            Err(error) if error.is_of_one_worker() => refused = refused.or(Some(error)),
+            Err(error) => return Err(error),
+        }
         pg::check_for_interrupts();
     }
-    Ok(incarnations)
+    refused.map_or(Ok(incarnations), Err)
 }
 
 /// A worker starts. Returns its id, generated when none is given, and its incarnation.
@@ -123,12 +132,14 @@ fn rgrid_register(
 
 fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<(String, i64)> {
     let caller = Caller::new(worker_id, hostname)?;
+    caller.check_owner()?;
     let Caller { installation, heartbeats, id, .. } = &caller;
     let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
+    let record = deaths::worker_record(installation, id)?;
+    let owner = caller.confirm_owner(record.dead)?;
     // From here on heartbeats of the earlier process wait for the row.
     buffer::close(id);
-    let record = deaths::worker_record(installation, id)?;
     let mut incarnation = record.incarnation;
     if record.dead {
         death::close_on_return(installation, id, call.deadline)?;
@@ -140,7 +151,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     if !is_new {
         heartbeats.beat(id, caller.hostname(), default_hostname)?;
     }
-    buffer::add_at_commit(id, hostname, incarnation);
+    buffer::add_at_commit(id, hostname, owner, incarnation);
     Ok(((*id).to_owned(), incarnation))
 }
 
@@ -153,10 +164,12 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
     for _ in 0..IDS_TRIED {
         let id = format!("worker-{}", &Uuid::new_v4().simple().to_string()[..8]);
         let caller = Caller::new(Some(&id), hostname)?;
-        let is_unused = !deaths::has_died(&caller.installation, &id)?;
+        let is_unused = !deaths::has_died(&caller.installation, &id)?
+            && worker_owners::owner(&caller.installation, &id)?.is_none();
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
             let incarnation = deaths::worker_record(&caller.installation, &id)?.incarnation;
-            buffer::add_at_commit(&id, hostname, incarnation);
+            let owner = caller.confirm_owner(false)?;
+            buffer::add_at_commit(&id, hostname, owner, incarnation);
             return Ok((id, incarnation));
         }
         refused = Some(caller.heartbeats.name.clone());
@@ -180,8 +193,11 @@ fn rgrid_deregister(worker_id: Option<&str>) -> Result<bool, ErrorReport> {
 }
 
 fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
-    let Caller { installation, heartbeats, id, .. } = &Caller::new(worker_id, None)?;
+    let caller = Caller::new(worker_id, None)?;
+    caller.check_owner()?;
+    let Caller { installation, heartbeats, id, .. } = &caller;
     let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
+    caller.check_owner()?;
     buffer::close(id);
     if deaths::worker_record(installation, id)?.dead {
         // What cannot be settled now stays with the death.
@@ -190,6 +206,9 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
         death::end_for_leaving(installation, &worker, call.deadline)?;
     }
     heartbeats.delete(id)?;
+    if heartbeats.is_own {
+        worker_owners::remove(installation, &[(*id).to_owned()])?;
+    }
     buffer::remove_at_commit(id);
     Ok(true)
 }
@@ -197,32 +216,32 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
 /// A call that does not find all that it needs in memory. It lasts no longer than `rgrid_heartbeat.call_timeout`, whatever
 /// the tables do.
 #[derive(Clone, Copy)]
-struct Call {
+pub(super) struct Call {
     deadline: Deadline,
 }
 
 impl Call {
-    fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         Self { deadline: Deadline::after(settings::call_timeout()) }
     }
 
     /// Runs `work`, in which no lock is waited for beyond the deadline.
-    fn run<T>(self, work: impl FnOnce(Self) -> Result<T>) -> Result<T> {
+    pub(super) fn run<T>(self, work: impl FnOnce(Self) -> Result<T>) -> Result<T> {
         scope::waiting_until(self.deadline, || work(self))
             .ok_or_else(|| Error::WorkerLocked { limit: settings::call_timeout() })?
     }
 }
 
 /// The calling worker, with checked arguments, and the tables that serve it.
-struct Caller<'a> {
-    installation: Installation,
-    heartbeats: HeartbeatTable,
-    id: &'a str,
+pub(super) struct Caller<'a> {
+    pub(super) installation: Installation,
+    pub(super) heartbeats: HeartbeatTable,
+    pub(super) id: &'a str,
     hostname: Option<String>,
 }
 
 impl<'a> Caller<'a> {
-    fn new(worker_id: Option<&'a str>, hostname: Option<&str>) -> Result<Self> {
+    pub(super) fn new(worker_id: Option<&'a str>, hostname: Option<&str>) -> Result<Self> {
         let id = worker_id.ok_or(Error::NullArgument("worker id"))?;
         let installation = Installation::of_caller()?;
         let heartbeats = HeartbeatTable::open(&installation)?;
@@ -243,7 +262,7 @@ impl<'a> Caller<'a> {
 }
 
 /// The hostname of a new worker that gives none.
-fn default_hostname() -> Result<String> {
+pub(super) fn default_hostname() -> Result<String> {
     Ok(client_address()?.unwrap_or_else(pg::server_hostname))
 }
 

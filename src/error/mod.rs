@@ -33,6 +33,20 @@ pub enum Error {
     ControlCharacter(&'static str),
     /// A threshold of zero or less.
     ThresholdNotPositive,
+    /// A role that does not exist.
+    NoRole { role: String },
+
+    // Whose worker ids are whose.
+    /// A worker id that belongs to a role whose rights the caller does not have.
+    NotOwnId { worker: String, owner: String },
+    /// A role would have more living workers than the `limit`.
+    TooManyWorkers { role: String, limit: usize },
+    /// A worker of whom nothing is known.
+    UnknownWorker { worker: String },
+    /// A role that the caller may not SET ROLE to.
+    NotMember { role: String },
+    /// The table of heartbeats is an adopted one, in which ids belong to no role.
+    IdsWithoutOwner { table: String },
 
     // The library and its objects.
     /// Something that only exists when the server has loaded the library at its start.
@@ -169,6 +183,11 @@ impl Error {
         matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
     }
 
+    /// Whether only one of many workers is refused, whatever the others are.
+    pub fn is_of_one_worker(&self) -> bool {
+        matches!(self, Self::NotOwnId { .. } | Self::TooManyWorkers { .. })
+    }
+
     /// What PostgreSQL shows of it.
     pub fn report(&self) -> Report {
         match self {
@@ -177,6 +196,13 @@ impl Error {
             Self::WorkerIdTooLong { length, limit } => report::worker_id_too_long(*length, *limit),
             Self::ControlCharacter(argument) => report::control_character(argument),
             Self::ThresholdNotPositive => report::invalid("threshold must be greater than zero"),
+            Self::NoRole { role } => report::no_role(role),
+
+            Self::NotOwnId { worker, owner } => report::not_own_id(worker, owner),
+            Self::TooManyWorkers { role, limit } => report::too_many_workers(role, *limit),
+            Self::UnknownWorker { worker } => report::unknown_worker(worker),
+            Self::NotMember { role } => report::not_member(role),
+            Self::IdsWithoutOwner { table } => report::ids_without_owner(table),
 
             Self::NotPreloaded => report::not_preloaded(),
             Self::NotInstalled => report::not_installed(),

@@ -76,6 +76,44 @@ pub fn control_character(argument: &str) -> Report {
     invalid(format!("{argument} must not contain control characters"))
 }
 
+pub fn no_role(role: &str) -> Report {
+    Report::new(ERRCODE_UNDEFINED_OBJECT, format!("role \"{role}\" does not exist"))
+}
+
+// Whose worker ids are whose.
+
+pub fn not_own_id(worker: &str, owner: &str) -> Report {
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for worker \"{worker}\""))
+        .detail(format!("The id belongs to role \"{owner}\"."))
+        .hint(
+            "Use another id, or connect as that role or a member of it. rgrid_reassign_worker() hands the id over to \
+             another role.",
+        )
+}
+
+pub fn too_many_workers(role: &str, limit: usize) -> Report {
+    let message = format!("too many living workers of role \"{role}\"");
+    Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+        .detail(format!("It may have {limit} in this database."))
+        .hint(
+            "Deregister workers that have stopped, or have a superuser raise \
+             \"rgrid_heartbeat.max_workers_per_role\".",
+        )
+}
+
+pub fn unknown_worker(worker: &str) -> Report {
+    Report::new(ERRCODE_UNDEFINED_OBJECT, format!("worker \"{worker}\" is not known"))
+}
+
+pub fn not_member(role: &str) -> Report {
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be able to SET ROLE \"{role}\""))
+}
+
+pub fn ids_without_owner(table: &str) -> Report {
+    not_ready("worker ids belong to no role in this database")
+        .detail(format!("Table {table} was there before the extension, and its rows have no owners."))
+}
+
 // The library and its objects.
 
 pub fn not_preloaded() -> Report {

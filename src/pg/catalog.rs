@@ -7,7 +7,7 @@ use std::ops::Deref;
 
 use pgrx::pg_sys;
 
-use super::{arrays, sql};
+use super::{arrays, roles, sql};
 use crate::error::Result;
 
 /// A column as the catalog has it.
@@ -184,8 +184,7 @@ pub(super) fn oids_of(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
 
 /// Whether the current user has the rights of a role: is it, is a member of it, or is a superuser.
 pub fn is_mine(role: pg_sys::Oid) -> bool {
-    // SAFETY: reads the current user.
-    has_rights_of(unsafe { pg_sys::GetUserId() }, role)
+    has_rights_of(roles::current(), role)
 }
 
 /// Whether a role has the rights of another one.
@@ -308,6 +307,14 @@ pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: an ordinary heavyweight lock, released at the end of the transaction.
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode) };
     (find() == oid).then_some(oid)
+}
+
+/// Whether a relation is a member of this extension.
+pub fn is_member(relation: pg_sys::Oid, name: &CStr) -> bool {
+    // SAFETY: a look-up; InvalidOid when it belongs to no extension.
+    let extension = unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) };
+    // SAFETY: the name is valid for the call.
+    extension != pg_sys::InvalidOid && extension == unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) }
 }
 
 /// Locks a relation against every other use of it until the transaction ends; false when it is in use.

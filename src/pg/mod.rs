@@ -20,6 +20,7 @@ pub mod locks;
 pub mod names;
 pub mod process;
 pub mod report;
+pub mod roles;
 pub mod row_versions;
 pub mod scope;
 pub mod sql;

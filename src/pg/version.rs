@@ -50,6 +50,17 @@ pub fn has_free_connection() -> bool {
     has_free
 }
 
+/// Whether a role may SET ROLE to another one. Since 16 a membership can be without that right.
+pub fn may_set_role(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    #[cfg(feature = "pg15")]
+    use pg_sys::is_member_of_role as may;
+    #[cfg(not(feature = "pg15"))]
+    use pg_sys::member_can_set_role as may;
+
+    // SAFETY: two role OIDs.
+    unsafe { may(role, other) }
+}
+
 /// A reason to wait, as `pg_stat_activity` shows it in `wait_event`. Until 16 every extension's is "Extension".
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub fn wait_event(_name: &'static CStr) -> u32 {

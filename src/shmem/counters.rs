@@ -13,6 +13,8 @@ pub struct Counters {
     pub sweeps: u64,
     /// Heartbeats that had to go to their rows at once, rolled back or not.
     pub heartbeats_in_row: u64,
+    /// Calls of workers that were refused because the id belongs to another role.
+    pub calls_refused: u64,
     /// Flushes that wrote something.
     pub flushes: u64,
     /// Rows that flushes wrote.

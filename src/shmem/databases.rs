@@ -11,6 +11,7 @@ use pgrx::lwlock::PgLwLock;
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 
+use super::buffer::table::ID_LENGTH;
 use super::counters::Counters;
 use super::quarantine::AtWork;
 use super::{is_preloaded, launcher};
@@ -57,6 +58,8 @@ pub struct State {
     pub ahead_of_clock: u64,
     /// When there last were any, in Postgres' microseconds; 0 for never.
     pub ahead_of_clock_at: i64,
+    /// The last of the calls that were refused because the worker's id belongs to another role.
+    pub refusal: Option<Refusal>,
     /// What its sweeper is at, while code of a table's owner may be running; stays when that ends the sweeper.
     pub at_work: Option<AtWork>,
     /// Running jobs of dead workers that the last sweep left alone because other sessions had locked them.
@@ -84,6 +87,7 @@ impl State {
             hold: None,
             ahead_of_clock: 0,
             ahead_of_clock_at: 0,
+            refusal: None,
             at_work: None,
             locked_jobs: 0,
             counters: Counters::since(pg::to_postgres(now)),
@@ -109,6 +113,37 @@ impl State {
     /// When old rows were last looked for.
     pub fn pruned(&self) -> Option<DateTime<Utc>> {
         moment(self.pruned)
+    }
+}
+
+/// A worker's call that was refused because the id belongs to another role.
+#[derive(Clone, Copy)]
+pub struct Refusal {
+    /// The role that called.
+    pub role: pg_sys::Oid,
+    /// When, in Postgres' microseconds.
+    at: i64,
+    /// The beginning of the id, in bytes.
+    length: usize,
+    id: [u8; ID_LENGTH],
+}
+
+impl Refusal {
+    fn new(id: &str, role: pg_sys::Oid) -> Self {
+        let length = id.floor_char_boundary(ID_LENGTH);
+        let mut refusal = Self { role, at: pg::clock(), length, id: [0; ID_LENGTH] };
+        refusal.id[..length].copy_from_slice(&id.as_bytes()[..length]);
+        refusal
+    }
+
+    /// The beginning of the worker's id.
+    pub fn worker(&self) -> String {
+        String::from_utf8_lossy(&self.id[..self.length]).into_owned()
+    }
+
+    /// When it was.
+    pub fn at(&self) -> DateTime<Utc> {
+        pg::from_postgres(self.at)
     }
 }
 
@@ -203,6 +238,17 @@ pub fn count_at_commit(count: impl FnOnce(&mut Counters) + 'static) {
 pub fn count(count: impl FnOnce(&mut Counters)) {
     if is_preloaded() {
         change(pg::current_database(), |state| count(&mut state.counters));
+    }
+}
+
+/// Counts a call in the current database that was refused because the worker's id belongs to another role.
+pub fn note_refusal(id: &str, caller: pg_sys::Oid) {
+    if is_preloaded() {
+        let refusal = Refusal::new(id, caller);
+        change(pg::current_database(), |state| {
+            state.counters.calls_refused += 1;
+            state.refusal = Some(refusal);
+        });
     }
 }
 

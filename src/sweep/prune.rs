@@ -1,5 +1,5 @@
-//! Removing what is older than the retention: rows of the ledger, and rows of dead workers in the table of
-//! heartbeats. Done by the sweeper, after a sweep, every few minutes.
+//! Removing what is older than the retention: rows of the ledger, rows of dead workers in the table of heartbeats, and
+//! owners of ids. Done by the sweeper, after a sweep, every few minutes.
 //!
 //! Four things stay, however old they are: the last death of a worker that has a row in the table of heartbeats,
 //! because its number is needed; a dead worker that still has running jobs in a watched table, because otherwise they
@@ -21,7 +21,7 @@ use crate::rules::bisection::{RetryBudget, bisect};
 use crate::settings;
 use crate::shmem::{buffer, counters, databases};
 use crate::tables::heartbeats::HeartbeatTable;
-use crate::tables::{deaths, incarnations};
+use crate::tables::{deaths, incarnations, worker_owners};
 
 /// A batch that takes longer than this is rolled back.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -38,7 +38,16 @@ pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
         });
         outcome = outcome.and(pruned);
     }
-    outcome
+    outcome.and(free_unknown(horizon))
+}
+
+/// Frees a batch of ids of which nothing but the owner is known, and has not been since the horizon: a server that was
+/// started since may have been restored from a dump.
+fn free_unknown(horizon: DateTime<Utc>) -> Result<()> {
+    if databases::current().is_none_or(|state| state.observing_since() >= horizon) {
+        return Ok(());
+    }
+    scope::transaction(|| with_tables(|tables| tables.free_unknown())).map(|_| ())
 }
 
 /// Removes a batch of deaths that were not the last of their worker. Returns whether there may be more.
@@ -63,11 +72,21 @@ struct Tables {
 fn with_tables<T>(work: impl FnOnce(Tables) -> Result<T>) -> Result<Option<T>> {
     let Some(installation) = Installation::find()? else { return Ok(None) };
     let heartbeats = HeartbeatTable::open(&installation)?;
-    let prunes_rows = settings::prune_adopted() || heartbeats.is_own()?;
+    let prunes_rows = settings::prune_adopted() || heartbeats.is_own;
     work(Tables { installation, heartbeats, prunes_rows }).map(Some)
 }
 
 impl Tables {
+    fn free_unknown(self) -> Result<()> {
+        let Self { installation, heartbeats, .. } = &self;
+        let unknown = || worker_owners::unknown(installation, heartbeats, settings::batch_size());
+        // Who uses an id for the first time reads the numbers before the owner. Most often there is nobody to lock out.
+        if !heartbeats.is_own || unknown()?.is_empty() || !incarnations::try_lock(installation) {
+            return Ok(());
+        }
+        worker_owners::remove(installation, &unknown()?)
+    }
+
     /// The workers whose last death is old enough, and that have no row which must keep it.
     fn candidates(self, horizon: DateTime<Utc>) -> Result<Vec<String>> {
         let old = deaths::prune::last_died_before(&self.installation, horizon)?;
@@ -110,6 +129,9 @@ impl Tables {
         let gone: Vec<String> =
             workers.into_iter().filter(|id| !kept.contains(id) && buffer::beat_at(id).is_none()).collect();
         let numbers = deaths::prune::prune_last(&self.installation, &gone, horizon)?;
+        if self.heartbeats.is_own {
+            worker_owners::remove(&self.installation, &gone)?;
+        }
         if let Some(highest) = numbers.iter().max() {
             incarnations::forget(&self.installation, &gone)?;
             incarnations::raise_floor(&self.installation, *highest, &self.heartbeats)?;

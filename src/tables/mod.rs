@@ -7,3 +7,4 @@ pub mod incarnations;
 pub mod inheritance;
 pub mod job_tables;
 pub mod unsettled;
+pub mod worker_owners;

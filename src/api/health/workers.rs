@@ -8,10 +8,11 @@ use super::{Finding, attempt, database, locks};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::locks::TableLock;
-use crate::pg::{self, catalog};
+use crate::pg::{self, catalog, roles};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
+use crate::shmem::databases::{self, Refusal};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 use crate::tables::{deaths, unsettled};
 
@@ -24,6 +25,7 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
     match HeartbeatTable::open(installation) {
         Ok(table) => findings.extend([
             Finding::good("heartbeat table", format!("{} can be used.", table.name)),
+            owners(installation, &table),
             attempt("heartbeat index", || index(&table)),
             attempt("future heartbeats", || future(&table)),
             attempt("locked workers", || locked(installation, &table)),
@@ -92,6 +94,50 @@ fn false_deaths(installation: &Installation) -> Result<Finding> {
             database::raise(longer)
         ),
     ))
+}
+
+/// How long a refused call is reported.
+const REFUSED_FOR: TimeDelta = TimeDelta::hours(1);
+
+fn owners(installation: &Installation, table: &HeartbeatTable) -> Finding {
+    const CHECK: &str = "worker owners";
+    if !table.is_own {
+        let found = "was there before the extension, so ids of workers belong to no role. Any role that may call the functions \
+                     can use any id.";
+        return Finding::good(CHECK, format!("{} {found}", table.name));
+    }
+    let state = databases::current();
+    let last = state.and_then(|state| state.refusal.map(|refusal| (state.counters.calls_refused, refusal)));
+    match last {
+        Some((calls, last)) if pg::now() - last.at() < REFUSED_FOR => refused(installation, calls, &last),
+        _ if !settings::isolate_roles() => {
+            Finding::good(CHECK, "rgrid_heartbeat.isolate_roles is off: all roles share ids.")
+        }
+        _ => Finding::good(
+            CHECK,
+            "No call was refused in the last hour because the id belongs to another role.",
+        ),
+    }
+}
+
+fn refused(installation: &Installation, calls: u64, last: &Refusal) -> Finding {
+    let worker = last.worker();
+    let role = roles::name(last.role).unwrap_or_else(|| last.role.to_u32().to_string());
+    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    Finding::warning(
+        "worker owners",
+        format!(
+            "{calls} calls were refused because the id of the worker belongs to another role. The last one was of role \
+             \"{role}\" for worker \"{worker}\" at {}. If that is its own worker, it will be declared dead.",
+            database::time(last.at())
+        ),
+        installation.sql(&format!(
+            "See @extschema@.rgrid_worker_owners. If the id is to be the role's: SELECT \
+             @extschema@.rgrid_reassign_worker({}, {});",
+            literal(&worker),
+            literal(&role)
+        )),
+    )
 }
 
 fn index(table: &HeartbeatTable) -> Result<Finding> {

@@ -35,6 +35,7 @@ fn rgrid_stat_databases() -> Result<
             name!(last_sweep_finished_at, Option<TimestampWithTimeZone>),
             name!(last_sweep_seconds, Option<f64>),
             name!(heartbeats_in_row, i64),
+            name!(calls_refused, i64),
             name!(flushes, i64),
             name!(rows_flushed, i64),
             name!(deaths, i64),
@@ -75,8 +76,8 @@ type Time = Option<TimestampWithTimeZone>;
 /// The columns of the result, in their order.
 #[rustfmt::skip]
 type Row = (
-    pg_sys::Oid, Option<bool>, Time, i64, Time, Time, Option<f64>, i64, i64, i64, i64, i64, i64, Time, i64, i64, i64, i64,
-    i64, i64, Option<f64>, Option<f64>, i64, i64, Option<String>, Time, i64, i64, Time, Time,
+    pg_sys::Oid, Option<bool>, Time, i64, Time, Time, Option<f64>, i64, i64, i64, i64, i64, i64, i64, Time, i64, i64, i64,
+    i64, i64, i64, Option<f64>, Option<f64>, i64, i64, Option<String>, Time, i64, i64, Time, Time,
 );
 
 fn row(state: &State, last: Option<&KnownProblem>, entries: u64) -> Row {
@@ -92,6 +93,7 @@ fn row(state: &State, last: Option<&KnownProblem>, entries: u64) -> Row {
         time(state.sweep_finished()),
         sweep_seconds(state),
         number(counters.heartbeats_in_row),
+        number(counters.calls_refused),
         number(counters.flushes),
         number(counters.rows_flushed),
         number(counters.deaths),
@@ -130,6 +132,7 @@ fn rgrid_stat_reset() -> Result<(), ErrorReport> {
     let now = pg::to_postgres(pg::now());
     databases::change(pg::current_database(), |state| {
         state.counters = Counters::since(now);
+        state.refusal = None;
         state.intervals = Histogram::EMPTY;
     });
     Ok(())

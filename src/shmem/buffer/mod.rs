@@ -18,13 +18,14 @@ use chrono::{DateTime, Utc};
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_guard, pg_sys};
 
-use crate::pg::{self, commit};
+use crate::pg::{self, catalog, commit, roles};
 use crate::settings;
 
 pub mod table;
 
 use table::{
-    Entry, Header, Key, Locks, PARTITIONS, Partition, PendingHeartbeat, Slot, Table, Tail, buckets_for,
+    ANY_ROLE, Entry, Header, Key, Locks, PARTITIONS, Partition, PendingHeartbeat, Slot, Table, Tail,
+    buckets_for,
 };
 
 const NAME: &CStr = c"rgrid_heartbeat_buffer";
@@ -183,11 +184,25 @@ fn key(id: &str) -> Option<Key> {
 }
 
 /// Takes a heartbeat of a worker of the current database and returns its incarnation; `None` when the heartbeat has to
-/// be written to its row: the worker is not known here, names another host than before, or may have been given up.
+/// be written to its row: the worker is not known here, names another host than before, may have been given up, or is
+/// another role's.
 pub fn beat(id: &str, hostname: Option<&str>) -> Option<i64> {
-    let table = table()?;
+    let (table, key) = (table()?, key(id)?);
     let hostname = hostname.map(|hostname| table.hash_hostname(hostname));
-    table.beat(&key(id)?, hostname, pg::clock())
+    let now = pg::clock();
+    let caller = if settings::isolate_roles() { roles::current().to_u32() } else { ANY_ROLE };
+    // Of another role's ids, a member and a superuser may use those. Rights are looked up when no lock is held.
+    let as_owner = || {
+        let owner =
+            table.owner(&key).filter(|owner| *owner != caller && catalog::is_mine((*owner).into()))?;
+        table.beat(&key, hostname, owner, now)
+    };
+    table.beat(&key, hostname, caller, now).or_else(as_owner)
+}
+
+/// The role that the id of a worker of the current database belongs to, as far as is known here.
+pub fn owner(id: &str) -> Option<pg_sys::Oid> {
+    table()?.owner(&key(id)?).map(pg_sys::Oid::from)
 }
 
 /// When a worker of the current database last sent a heartbeat, as far as is known here.
@@ -203,14 +218,15 @@ pub fn clamp_to_now(id: &str, limit: DateTime<Utc>, now: DateTime<Utc>) {
 }
 
 /// Makes an entry for a worker once the current transaction has committed. The caller holds the lock on the worker's
-/// row, and the worker is alive.
-pub fn add_at_commit(id: &str, hostname: Option<&str>, incarnation: i64) {
+/// row, and the worker is alive. Without an owner, the id is every role's.
+pub fn add_at_commit(id: &str, hostname: Option<&str>, owner: Option<pg_sys::Oid>, incarnation: i64) {
     let Some(table) = table() else { return };
     let Some(key) = key(id) else { return table.refuse() };
     let generation = table.generation(&key);
     let beat_at = pg::clock();
     let hostname = hostname.map_or(0, |hostname| table.hash_hostname(hostname));
-    commit::at_commit(move || table.add(&key, Entry { beat_at, incarnation, hostname }, generation));
+    let owner = owner.map_or(ANY_ROLE, pg_sys::Oid::to_u32);
+    commit::at_commit(move || table.add(&key, Entry { beat_at, incarnation, hostname, owner }, generation));
 }
 
 /// Sends a worker's heartbeats to its row from here on. The caller holds the lock on the row, and may give the worker

@@ -21,7 +21,7 @@
 //!
 //! | event | none | open | closed |
 //! | --- | --- | --- | --- |
-//! | `beat` | no action: to the row | time stored; of another host, no action: to the row | no action: to the row |
+//! | `beat` | no action: to the row | time stored; of another host or role, no action: to the row | no action: to the row |
 //! | `clamp` | no action | a time after the limit replaced | as if open |
 //! | `add` at commit, same generation | open; without a free slot, refused | open; the later time stays | open |
 //! | `add` at commit, newer generation | no action | no action | no action |
@@ -39,9 +39,11 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 mod chains;
 mod key;
+mod owners;
 mod scans;
 
 pub use key::Key;
+pub use owners::ANY_ROLE;
 
 /// Bytes of a worker id that fit in an entry; longer ones are not kept here.
 pub const ID_LENGTH: usize = 64;
@@ -93,7 +95,9 @@ pub struct Entry {
     /// What a heartbeat returns.
     pub incarnation: i64,
     /// A hash of the hostname, to notice another one.
-    pub hostname: u64,
+    pub hostname: u32,
+    /// OID of the role that the id belongs to; [`ANY_ROLE`] when it belongs to none.
+    pub owner: u32,
 }
 
 /// An entry in shared memory, but for the rest of a long id: one cache line.
@@ -114,7 +118,9 @@ pub struct Slot {
     /// What a heartbeat returns; [`CLOSED`] when heartbeats go to the row.
     incarnation: AtomicI64,
     /// A hash of the hostname.
-    hostname: AtomicU64,
+    hostname: AtomicU32,
+    /// OID of the role that the id belongs to; [`ANY_ROLE`] when it belongs to none.
+    owner: AtomicU32,
     /// The first words of the id, as in a [`Key`].
     words: [AtomicU64; HEAD_WORDS],
 }
@@ -176,17 +182,13 @@ impl<'a, L: Locks> Table<'a, L> {
     }
 
     /// A hash of a hostname, to be compared with an entry's.
-    pub fn hash_hostname(&self, hostname: &str) -> u64 {
-        let (words, rest) = hostname.as_bytes().as_chunks();
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        let words = words.iter().chain([&last]).map(|word| u64::from_be_bytes(*word));
-        key::mixed(self.seed(), words, hostname.len() as u64)
+    pub fn hash_hostname(&self, hostname: &str) -> u32 {
+        key::hash_of_text(self.seed(), hostname) as u32
     }
 
-    /// Stores the time of a heartbeat and returns the worker's incarnation; `None` when there is no open entry, or the
-    /// hostname is another one: then the row has to be written.
-    pub fn beat(&self, key: &Key, hostname: Option<u64>, now: i64) -> Option<i64> {
+    /// Stores the time of a heartbeat that a role sends, and returns the worker's incarnation; `None` when there is no
+    /// open entry, the hostname is another one, or the id belongs to another role: then the row has to be written.
+    pub fn beat(&self, key: &Key, hostname: Option<u32>, caller: u32, now: i64) -> Option<i64> {
         let hash = self.hash(key);
         let _locked = self.locks.shared(Partition::of(hash));
         let slot = self.find(key, hash)?;
@@ -194,7 +196,7 @@ impl<'a, L: Locks> Table<'a, L> {
             return None;
         }
         let incarnation = slot.incarnation.load(Relaxed);
-        if incarnation == CLOSED {
+        if incarnation == CLOSED || !slot.is_for(caller) {
             return None;
         }
         slot.beat_at.store(now, Relaxed);
@@ -250,6 +252,7 @@ impl<'a, L: Locks> Table<'a, L> {
         slot.written.store(entry.beat_at, Relaxed);
         slot.incarnation.store(entry.incarnation, Relaxed);
         slot.hostname.store(entry.hostname, Relaxed);
+        slot.owner.store(entry.owner, Relaxed);
     }
 
     /// Sends the worker's next heartbeats to its row, and keeps the time of the last one: the transaction that closes

@@ -57,6 +57,8 @@ pub struct HeartbeatTable {
     pub oid: pg_sys::Oid,
     /// Statements run as this role.
     owner: pg_sys::Oid,
+    /// Whether it is the extension's own, and not adopted.
+    pub is_own: bool,
     /// Whether times are stored with a time zone; without one they are UTC.
     has_time_zone: bool,
     /// Whether there is a column for the hostname.
@@ -101,6 +103,7 @@ impl HeartbeatTable {
         Ok(Self {
             oid: relation.oid,
             owner: relation.owner,
+            is_own: catalog::is_member(relation.oid, c"rgrid_heartbeat"),
             has_time_zone,
             has_hostname: column("hostname").is_ok(),
             hostname_limit: column("hostname")

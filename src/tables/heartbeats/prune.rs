@@ -42,17 +42,4 @@ impl HeartbeatTable {
         let arguments = [ids.to_vec().into(), pg::timestamptz(horizon).into()];
         self.as_owner(|| sql::write(&statement, &arguments))
     }
-
-    /// Whether the table is the extension's own, and not adopted.
-    pub fn is_own(&self) -> Result<bool> {
-        let statement = "SELECT EXISTS ( \
-                 SELECT FROM pg_catalog.pg_depend d \
-                 JOIN pg_catalog.pg_extension x ON x.oid OPERATOR(pg_catalog.=) d.refobjid \
-                 WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
-                   AND d.objid OPERATOR(pg_catalog.=) $1 AND d.deptype OPERATOR(pg_catalog.=) 'e' \
-                   AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass \
-                   AND x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat')";
-        let is_own = sql::read(statement, &[self.oid.into()], |row| row.required(1, "ownership"))?;
-        Ok(is_own.first() == Some(&true))
-    }
 }

@@ -1,7 +1,22 @@
-//! Roles that mean harm.
+//! Roles of workers, and roles that mean harm.
 
-use super::{ask, run};
+use super::{Database, ask, run};
 use postgres::Client;
+
+/// A session of a new role that may call the functions of workers.
+pub fn tenant(database: &Database<'_>, role: &str) -> Client {
+    let sql = "CREATE ROLE @role LOGIN;
+               GRANT EXECUTE ON FUNCTION rgrid_heartbeat(text, text), rgrid_heartbeat(text[], text),
+                   rgrid_register(text, text), rgrid_deregister(text) TO @role";
+    run(&mut database.connect(), &sql.replace("@role", &format!("\"{role}\"")));
+    database.connect_as(role)
+}
+
+/// The role that a worker's id belongs to.
+pub fn owner(client: &mut Client, worker: &str) -> String {
+    let sql = "SELECT coalesce(max(owner), 'nobody') FROM rgrid_worker_owners WHERE worker_id = $1";
+    ask(client, sql, &[&worker])
+}
 
 /// A role with a schema, and functions that make it a superuser if the role that runs them may do that.
 pub fn create_attacker(client: &mut Client, me: &str) {

@@ -4,7 +4,7 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and log,
 //! `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has their heartbeats one at a
-//! time, `standby` copies a server, `attack` makes roles that mean harm, `formation` has a primary and a standby under
+//! time, `standby` copies a server, `attack` makes roles of workers and roles that mean harm, `formation` has a primary and a standby under
 //! pg_auto_failover, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
 //! system, `clock` steps a server's clock or stops it.
 

@@ -84,6 +84,23 @@ fn an_update_from_every_released_version_leaves_what_a_new_installation_has() {
     }
 }
 
+#[test]
+fn an_update_leaves_ids_to_the_next_role_that_uses_them() {
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1h").start();
+    for (number, version) in released().iter().enumerate() {
+        let database = database_of(&cluster, &format!("unowned_{number}"), version);
+        let mut client = database.connect();
+        run(&mut client, "INSERT INTO worker_heartbeats VALUES ('w', 'host', now()), ('v', 'host', now())");
+        update(&mut client);
+        assert_eq!(owner(&mut client, "w"), "nobody", "{version}");
+        let mut next = tenant(&database, &format!("next_{number}"));
+        let mut other = tenant(&database, &format!("other_{number}"));
+        assert_eq!((beat(&mut next, "w"), beat(&mut other, "v")), (1, 1), "{version}");
+        assert_eq!(sqlstate(&mut other, "SELECT rgrid_heartbeat('w')"), "42501", "{version}");
+        assert_eq!(owner(&mut client, "w"), format!("next_{number}"));
+    }
+}
+
 /// Functions of 0.1.0 with arguments that they would take.
 const FUNCTIONS_OF_0_1_0: [&str; 7] = [
     "rgrid_heartbeat('alive')",

@@ -6,4 +6,9 @@ mod fuzz;
 mod name_shadowing;
 mod privilege_escalation;
 mod privileges;
+mod reassigned_workers;
 mod renamed_objects;
+mod worker_owners;
+
+/// The SQLSTATE of a role without the right.
+const REFUSED: &str = "42501";

@@ -168,9 +168,9 @@ fn a_callers_temporary_table_of_jobs_is_not_settled() {
     let mut client = database.connect();
     create_attacker(&mut client, "fleeting");
     run(&mut client, "GRANT EXECUTE ON FUNCTION rgrid_register, rgrid_sweep TO fleeting");
-    run(&mut client, "SELECT rgrid_register('w')");
-    claim_jobs(&mut client, "w", 1);
     let mut fleeting = database.connect_as("fleeting");
+    run(&mut fleeting, "SELECT rgrid_register('w')");
+    claim_jobs(&mut client, "w", 1);
     run(
         &mut fleeting,
         "CREATE TEMP TABLE executions (status text, worker_id text, execution_error text, completed_at timestamp);

@@ -1,23 +1,10 @@
 //! Who may do what, and that no role gets the rights of the extension by way of its tables.
 
+use super::REFUSED;
 use crate::cluster::*;
-use postgres::Client;
-
-const REFUSED: &str = "42501";
 
 fn server() -> Shared {
     Shared::of(|| Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1s"))
-}
-
-fn create_worker_role(client: &mut Client, role: &str) {
-    run(
-        client,
-        &format!(
-            "CREATE ROLE {role} LOGIN;
-             GRANT EXECUTE ON FUNCTION rgrid_heartbeat(text, text), rgrid_register(text, text),
-                 rgrid_deregister(text) TO {role}"
-        ),
-    );
 }
 
 #[test]
@@ -25,8 +12,7 @@ fn a_worker_role_needs_execute_alone_and_may_do_no_more() {
     let cluster = server();
     let database = cluster.database("grants");
     let mut client = database.connect();
-    create_worker_role(&mut client, "plain_worker");
-    let mut worker = database.connect_as("plain_worker");
+    let mut worker = tenant(&database, "plain_worker");
     let incarnation: i64 = ask(&mut worker, "SELECT incarnation FROM rgrid_register('granted')", &[]);
     assert_eq!(incarnation, 1);
     assert_eq!(ask::<i64>(&mut worker, "SELECT rgrid_heartbeat('granted')", &[]), 1);
@@ -142,8 +128,7 @@ fn a_trigger_on_an_adopted_heartbeat_table_gains_nothing() {
              FOR EACH ROW EXECUTE FUNCTION trudy.rise();
          RESET ROLE",
     );
-    create_worker_role(&mut client, "trusting_worker");
-    let mut worker = database.connect_as("trusting_worker");
+    let mut worker = tenant(&database, "trusting_worker");
     for call in
         ["rgrid_heartbeat('w')", "rgrid_register('w')", "rgrid_heartbeat('w')", "rgrid_deregister('w')"]
     {

@@ -61,6 +61,32 @@ fn an_adopted_table_is_restored_first_and_gives_a_whole_threshold() {
     assert_eq!(ledger(&mut client, "gone"), ["1 stale 0 gone"]);
 }
 
+#[test]
+fn a_restored_dump_leaves_ids_to_their_owners() {
+    let cluster = Cluster::quick().start();
+    let (database, restored) = (cluster.database("grid"), cluster.empty_database("restored"));
+    let (mut first, mut second) = (tenant(&database, "first_user"), tenant(&database, "second_user"));
+    beat(&mut first, "w");
+    beat(&mut second, "handed over");
+    run(&mut database.connect(), "SELECT rgrid_reassign_worker('handed over', 'first_user')");
+    cluster.restore(&cluster.dump("grid"), "restored");
+    let (mut first, mut second) = (restored.connect_as("first_user"), restored.connect_as("second_user"));
+    for worker in ["w", "handed over"] {
+        assert_eq!(sqlstate(&mut second, &format!("SELECT rgrid_register('{worker}')")), "42501", "{worker}");
+        assert_eq!(beat(&mut first, worker), 1, "{worker}");
+    }
+    drop(tenant(&restored, "third_user"));
+    let mut client = restored.connect();
+    run(
+        &mut client,
+        "INSERT INTO rgrid_worker_owners VALUES ('not back yet', 'first_user'), ('orphan', 'no such role')",
+    );
+    run(&mut client, "SELECT rgrid_reassign_worker('not back yet', 'third_user')");
+    let mut third = restored.connect_as("third_user");
+    assert_eq!((beat(&mut third, "not back yet"), beat(&mut third, "orphan")), (1, 1));
+    assert_eq!(sqlstate(&mut first, "SELECT rgrid_heartbeat('not back yet')"), "42501");
+}
+
 /// A database in use: one worker runs jobs, one has died with its jobs and come back, one has died for good, and a
 /// second table is watched.
 struct Life;

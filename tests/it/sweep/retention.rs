@@ -44,11 +44,26 @@ fn a_dead_worker_is_forgotten_when_its_death_is_old_and_its_number_is_not() {
     assert_eq!(beat(&mut client, "once"), 1);
     age_row(&mut client, "once");
     wait_until("its death", || failed_jobs(&mut client, "once") == 2);
+    assert_eq!(owner(&mut client, "once"), "postgres");
     await_pruning(&mut client, "once");
+    assert_eq!(owner(&mut client, "once"), "nobody");
     assert_eq!(beat(&mut client, "once"), 2, "a process that was told 1 must notice");
     let pruned = "SELECT workers_pruned > 0 AND deaths_pruned > 0 FROM pg_stat_rgrid_heartbeat
                   WHERE datname = current_database()";
     assert!(ask::<bool>(&mut client, pruned, &[]));
+}
+
+#[test]
+fn an_id_of_which_nothing_but_the_owner_is_known_is_free_in_the_end() {
+    let cluster = server();
+    let database = cluster.database("ownerless");
+    let mut client = database.connect();
+    let _beats = Beating::calling(database.connect(), "living");
+    beat(&mut client, "deleted");
+    run(&mut client, "DELETE FROM worker_heartbeats WHERE worker_id = 'deleted'");
+    assert_eq!(owner(&mut client, "deleted"), "postgres", "it may be a dump that is being restored");
+    wait_until("the id to be free", || owner(&mut client, "deleted") == "nobody");
+    assert_eq!(owner(&mut client, "living"), "postgres");
 }
 
 #[test]

@@ -4,8 +4,9 @@ CREATE ROLE rgrid_regress_nobody;
 CREATE ROLE rgrid_regress_worker;
 CREATE ROLE rgrid_regress_monitor IN ROLE pg_monitor;
 CREATE ROLE rgrid_regress_owner;
+CREATE ROLE rgrid_regress_other;
 GRANT EXECUTE ON FUNCTION rgrid_heartbeat(text, text), rgrid_register(text, text), rgrid_deregister(text)
-    TO rgrid_regress_worker;
+    TO rgrid_regress_worker, rgrid_regress_other;
 -- Loads the library, without which a setting is only a name.
 SELECT count(*) FROM rgrid_stale_workers();
 -- Nobody may do nothing.
@@ -37,7 +38,29 @@ SELECT rgrid_heartbeat('a', 'host');
 SELECT * FROM rgrid_register('b', 'host');
 SELECT * FROM rgrid_register('b', 'host');
 SELECT rgrid_deregister('b');
+-- Its ids are its own.
+SET ROLE rgrid_regress_other;
+SELECT rgrid_heartbeat('a', 'host');
+SELECT rgrid_register('a', 'host');
+SELECT rgrid_deregister('a');
+SELECT rgrid_reassign_worker('a', 'rgrid_regress_other');
+SET rgrid_heartbeat.isolate_roles = off;
+SET rgrid_heartbeat.max_workers_per_role = 1000;
+RESET ROLE;
+TABLE rgrid_worker_owners;
+SELECT rgrid_reassign_worker('a', 'rgrid_regress_other');
+SELECT rgrid_reassign_worker('unknown', 'rgrid_regress_other');
+SELECT rgrid_reassign_worker('a', 'nobody of this name');
+SELECT rgrid_reassign_worker('a', NULL);
+SET rgrid_heartbeat.max_workers_per_role = 1;
+SET ROLE rgrid_regress_other;
+SELECT rgrid_heartbeat('a', 'host');
+SELECT rgrid_heartbeat('one too many', 'host');
+RESET ROLE;
+RESET rgrid_heartbeat.max_workers_per_role;
+SELECT rgrid_reassign_worker('a', 'rgrid_regress_worker');
 -- And no more.
+SET ROLE rgrid_regress_worker;
 TABLE worker_heartbeats;
 TABLE rgrid_worker_deaths;
 INSERT INTO rgrid_job_tables VALUES ('pg_class');
@@ -138,6 +161,6 @@ SELECT forget_all();
 SET client_min_messages = warning;
 DROP SCHEMA trap CASCADE;
 REVOKE ALL ON FUNCTION rgrid_heartbeat(text, text), rgrid_register(text, text), rgrid_deregister(text)
-    FROM rgrid_regress_worker;
+    FROM rgrid_regress_worker, rgrid_regress_other;
 REVOKE CREATE ON SCHEMA public FROM rgrid_regress_owner;
-DROP ROLE rgrid_regress_nobody, rgrid_regress_worker, rgrid_regress_monitor, rgrid_regress_owner;
+DROP ROLE rgrid_regress_nobody, rgrid_regress_worker, rgrid_regress_monitor, rgrid_regress_owner, rgrid_regress_other;

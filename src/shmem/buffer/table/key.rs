@@ -45,8 +45,17 @@ impl Key {
     }
 }
 
+/// A hash of a text of any length.
+pub(super) fn hash_of_text(seed: u64, text: &str) -> u64 {
+    let (words, rest) = text.as_bytes().as_chunks();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words.iter().chain([&last]).map(|word| u64::from_be_bytes(*word));
+    mixed(seed, words, text.len() as u64)
+}
+
 /// A hash of words. The last round spreads the difference between ids that are counted up.
-pub(super) fn mixed(seed: u64, words: impl Iterator<Item = u64>, start: u64) -> u64 {
+fn mixed(seed: u64, words: impl Iterator<Item = u64>, start: u64) -> u64 {
     let mix = |hash: u64, word: u64| {
         let product = u128::from(hash ^ word) * u128::from(seed | 1);
         product as u64 ^ (product >> 64) as u64

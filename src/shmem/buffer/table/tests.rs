@@ -57,7 +57,8 @@ impl Memory {
     }
 }
 
-const HOST: u64 = 7;
+const HOST: u32 = 7;
+const OWNER: u32 = 16_384;
 
 /// As many steps as a test takes; Miri, which checks each of them, gets fewer.
 fn steps(count: usize) -> usize {
@@ -69,7 +70,7 @@ fn key(id: &str) -> Key {
 }
 
 fn entry(beat_at: i64) -> Entry {
-    Entry { beat_at, incarnation: 1, hostname: HOST }
+    Entry { beat_at, incarnation: 1, hostname: HOST, owner: OWNER }
 }
 
 fn unwritten(table: &Table<'_, StdLocks<'_>>, database: u32) -> Vec<(Key, i64)> {
@@ -89,7 +90,7 @@ fn an_entry_takes_less_than_250_bytes_with_its_bucket() {
 #[test]
 fn a_heartbeat_of_an_unknown_worker_is_not_taken() {
     let memory = Memory::new(10);
-    assert_eq!(memory.table().beat(&key("a"), None, 5), None);
+    assert_eq!(memory.table().beat(&key("a"), None, OWNER, 5), None);
     assert_eq!(memory.table().beat_at(&key("a")), None);
 }
 
@@ -98,8 +99,8 @@ fn a_heartbeat_of_a_known_worker_returns_its_incarnation() {
     let memory = Memory::new(10);
     let table = memory.table();
     table.add(&key("a"), Entry { incarnation: 3, ..entry(5) }, table.generation(&key("a")));
-    assert_eq!(table.beat(&key("a"), None, 6), Some(3));
-    assert_eq!(table.beat(&key("a"), Some(HOST), 7), Some(3));
+    assert_eq!(table.beat(&key("a"), None, OWNER, 6), Some(3));
+    assert_eq!(table.beat(&key("a"), Some(HOST), OWNER, 7), Some(3));
     assert_eq!(table.beat_at(&key("a")), Some(7));
 }
 
@@ -121,8 +122,46 @@ fn a_heartbeat_ahead_of_the_clock_is_clamped_and_others_are_not() {
 fn another_hostname_goes_to_the_row() {
     let memory = Memory::new(10);
     add(&memory.table(), &key("a"), 5);
-    assert_eq!(memory.table().beat(&key("a"), Some(HOST + 1), 6), None);
+    assert_eq!(memory.table().beat(&key("a"), Some(HOST + 1), OWNER, 6), None);
     assert_eq!(memory.table().beat_at(&key("a")), Some(5));
+}
+
+#[test]
+fn a_heartbeat_of_another_role_goes_to_the_row() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    add(&table, &key("a"), 5);
+    assert_eq!(table.beat(&key("a"), Some(HOST), OWNER + 1, 6), None);
+    assert_eq!(table.beat_at(&key("a")), Some(5));
+    assert_eq!(table.beat(&key("a"), Some(HOST), ANY_ROLE, 7), Some(1), "where ids are shared");
+    table.add(&key("a"), Entry { owner: OWNER + 1, ..entry(8) }, table.generation(&key("a")));
+    assert_eq!(table.beat(&key("a"), None, OWNER, 9), None, "the id was handed over");
+    assert_eq!(table.beat(&key("a"), None, OWNER + 1, 9), Some(1));
+}
+
+#[test]
+fn an_id_without_an_owner_is_everybodys() {
+    let memory = Memory::new(10);
+    let table = memory.table();
+    table.add(&key("a"), Entry { owner: ANY_ROLE, ..entry(5) }, table.generation(&key("a")));
+    assert_eq!(table.owner(&key("a")), None);
+    for (caller, now) in [(OWNER, 6), (OWNER + 1, 7), (ANY_ROLE, 8)] {
+        assert_eq!(table.beat(&key("a"), None, caller, now), Some(1));
+    }
+}
+
+#[test]
+fn the_owner_is_known_while_the_entry_is_open() {
+    let memory = Memory::new(1);
+    let table = memory.table();
+    assert_eq!(table.owner(&key("a")), None);
+    add(&table, &key("a"), 5);
+    assert_eq!(table.owner(&key("a")), Some(OWNER));
+    table.close(&key("a"));
+    assert_eq!(table.owner(&key("a")), None);
+    table.remove(&key("a"));
+    table.add(&key("b"), Entry { owner: OWNER + 1, ..entry(6) }, table.generation(&key("b")));
+    assert_eq!(table.owner(&key("b")), Some(OWNER + 1), "the slot does not remember the owner before");
 }
 
 #[test]
@@ -187,13 +226,13 @@ fn a_flush_records_nothing_for_the_worker_that_has_the_slot_now() {
     let memory = Memory::new(2);
     let table = memory.table();
     add(&table, &key("a"), 5);
-    table.beat(&key("a"), None, 6);
+    table.beat(&key("a"), None, OWNER, 6);
     let flushed: Vec<_> = table.unwritten(1).collect();
     table.remove(&key("a"));
     add(&table, &key("b"), 1);
     add(&table, &key("a"), 2);
-    table.beat(&key("a"), None, 6);
-    table.beat(&key("b"), None, 6);
+    table.beat(&key("a"), None, OWNER, 6);
+    table.beat(&key("b"), None, OWNER, 6);
     flushed.iter().for_each(|heartbeat| table.written(heartbeat));
     assert_eq!(unwritten(&table, 1), [(key("b"), 6)]);
 }
@@ -204,7 +243,7 @@ fn the_same_id_in_two_databases_is_two_workers() {
     let table = memory.table();
     let other = Key::new(2, "a").unwrap();
     add(&table, &key("a"), 5);
-    assert_eq!(table.beat(&other, None, 6), None);
+    assert_eq!(table.beat(&other, None, OWNER, 6), None);
     add(&table, &other, 8);
     assert_eq!((table.beat_at(&key("a")), table.beat_at(&other)), (Some(5), Some(8)));
 }
@@ -216,7 +255,7 @@ fn what_a_first_heartbeat_wrote_needs_no_flush_and_what_came_later_does() {
     add(&table, &key("a"), 5);
     assert!(unwritten(&table, 1).is_empty());
     assert!(table.unwritten_databases().is_empty());
-    table.beat(&key("a"), None, 6);
+    table.beat(&key("a"), None, OWNER, 6);
     assert_eq!(unwritten(&table, 1), [(key("a"), 6)]);
     assert_eq!(table.unwritten_databases(), [1]);
     assert!(unwritten(&table, 2).is_empty());
@@ -229,9 +268,9 @@ fn a_heartbeat_during_a_flush_is_flushed_by_the_next_one() {
     let memory = Memory::new(10);
     let table = memory.table();
     add(&table, &key("a"), 5);
-    table.beat(&key("a"), None, 6);
+    table.beat(&key("a"), None, OWNER, 6);
     let flushed: Vec<_> = table.unwritten(1).collect();
-    table.beat(&key("a"), None, 7);
+    table.beat(&key("a"), None, OWNER, 7);
     flushed.iter().for_each(|heartbeat| table.written(heartbeat));
     assert_eq!(unwritten(&table, 1), [(key("a"), 7)]);
 }
@@ -242,9 +281,9 @@ fn a_worker_with_a_heartbeat_since_the_cutoff_stays() {
     let table = memory.table();
     add(&table, &key("a"), 5);
     assert!(!table.remove_silent(&key("a"), 5));
-    assert_eq!(table.beat(&key("a"), None, 6), Some(1));
+    assert_eq!(table.beat(&key("a"), None, OWNER, 6), Some(1));
     assert!(table.remove_silent(&key("a"), 7));
-    assert_eq!(table.beat(&key("a"), None, 8), None);
+    assert_eq!(table.beat(&key("a"), None, OWNER, 8), None);
     assert!(table.remove_silent(&key("never there"), 7));
 }
 
@@ -253,15 +292,15 @@ fn a_closed_entry_sends_heartbeats_to_the_row_and_remembers_the_last_one() {
     let memory = Memory::new(10);
     let table = memory.table();
     add(&table, &key("a"), 5);
-    table.beat(&key("a"), None, 6);
+    table.beat(&key("a"), None, OWNER, 6);
     let before = table.generation(&key("a"));
     table.close(&key("a"));
-    assert_eq!((table.beat(&key("a"), None, 7), table.beat_at(&key("a"))), (None, Some(6)));
+    assert_eq!((table.beat(&key("a"), None, OWNER, 7), table.beat_at(&key("a"))), (None, Some(6)));
     assert_eq!(unwritten(&table, 1), [(key("a"), 6)]);
     table.add(&key("a"), entry(8), before);
-    assert_eq!(table.beat(&key("a"), None, 9), None);
+    assert_eq!(table.beat(&key("a"), None, OWNER, 9), None);
     add(&table, &key("a"), 8);
-    assert_eq!(table.beat(&key("a"), None, 9), Some(1));
+    assert_eq!(table.beat(&key("a"), None, OWNER, 9), Some(1));
 }
 
 #[test]
@@ -271,7 +310,7 @@ fn an_entry_is_not_added_when_one_was_removed_since_its_row_was_read() {
     let before = table.generation(&key("a"));
     table.remove_silent(&key("a"), 7);
     table.add(&key("a"), entry(5), before);
-    assert_eq!(table.beat(&key("a"), None, 8), None);
+    assert_eq!(table.beat(&key("a"), None, OWNER, 8), None);
 }
 
 #[test]
@@ -280,7 +319,7 @@ fn a_heartbeat_is_not_taken_back_by_an_older_transaction_that_commits_after_it()
     let table = memory.table();
     add(&table, &key("a"), 5);
     let generation = table.generation(&key("a"));
-    table.beat(&key("a"), None, 9);
+    table.beat(&key("a"), None, OWNER, 9);
     table.add(&key("a"), entry(7), generation);
     assert_eq!(table.beat_at(&key("a")), Some(9));
     assert_eq!(unwritten(&table, 1), [(key("a"), 9)]);
@@ -303,8 +342,8 @@ fn the_silent_are_forgotten_unless_something_is_left_to_write() {
     for id in ["silent", "unwritten", "alive"] {
         add(&table, &key(id), 5);
     }
-    table.beat(&key("unwritten"), None, 6);
-    table.beat(&key("alive"), None, 7);
+    table.beat(&key("unwritten"), None, OWNER, 6);
+    table.beat(&key("alive"), None, OWNER, 7);
     table.forget_silent(2, 7);
     assert_eq!(table.beat_at(&key("silent")), Some(5));
     table.forget_silent(1, 7);
@@ -320,12 +359,12 @@ fn the_silence_of_workers_with_a_heartbeat_since_a_look_is_returned() {
         add(&table, &key(id), 10);
     }
     add(&table, &Key::new(2, "elsewhere").unwrap(), 10);
-    table.beat(&key("heard since"), None, 60);
-    table.beat(&key("heard before"), None, 40);
+    table.beat(&key("heard since"), None, OWNER, 60);
+    table.beat(&key("heard before"), None, OWNER, 40);
     table.remove(&key("new"));
     add(&table, &key("new"), 70);
-    table.beat(&key("new"), None, 80);
-    table.beat(&Key::new(2, "elsewhere").unwrap(), None, 60);
+    table.beat(&key("new"), None, OWNER, 80);
+    table.beat(&Key::new(2, "elsewhere").unwrap(), None, OWNER, 60);
     assert_eq!(table.silences(1, 50, 10), [40], "it had been silent from 10 until the look at 50");
     assert_eq!(table.entries(), HashMap::from([(1, 4), (2, 1)]));
     table.remove(&key("silent"));
@@ -391,7 +430,7 @@ fn it_agrees_with_a_map_over_any_sequence_of_calls() {
                 expected.remove(&key);
             }
             _ => {
-                let heard = table.beat(&key, None, now).is_some();
+                let heard = table.beat(&key, None, OWNER, now).is_some();
                 assert_eq!(heard, expected.contains_key(&key));
                 expected.entry(key).and_modify(|beat_at| *beat_at = now);
             }
@@ -413,7 +452,7 @@ fn no_heartbeat_is_lost_when_workers_of_many_threads_come_and_go() {
                     let key = Key::new(1, &format!("{thread}-{}", number % 10)).unwrap();
                     match number / 10 % 8 {
                         0 => table.remove(&key),
-                        _ if table.beat(&key, None, now).is_none() => {
+                        _ if table.beat(&key, None, OWNER, now).is_none() => {
                             // Other threads remove entries from the same partition: then it is not added.
                             add(&table, &key, now);
                         }

@@ -117,7 +117,8 @@ fn a_lock_on_a_table_of_the_extension_is_named_in_the_log_and_by_a_check() {
         known_worker(&mut client, "beating");
         run(&mut holder, &format!("BEGIN; LOCK TABLE {table}"));
         let (detail, hint) = await_status(&mut client, "table locks", "error");
-        let said = format!("table public.{table} of the extension is locked by process {pid} (AccessExclusiveLock)");
+        let said =
+            format!("table public.{table} of the extension is locked by process {pid} (AccessExclusiveLock)");
         assert_eq!(detail, format!("Nobody is declared dead: {said}."));
         assert_eq!(hint, format!("End it: SELECT pg_terminate_backend({pid});"));
         wait_until("the log", || !cluster.log_lines_with(&[&said]).is_empty());
@@ -126,4 +127,33 @@ fn a_lock_on_a_table_of_the_extension_is_named_in_the_log_and_by_a_check() {
         await_sweep(&mut client, "later");
         assert_eq!(cluster.log_lines_with(&[&said]).len(), 1);
     }
+}
+
+#[test]
+fn a_call_for_the_id_of_another_role_is_told_before_the_worker_dies_of_it() {
+    let cluster = server();
+    let database = cluster.database("refused");
+    let mut client = connect_patiently(&database, "refused");
+    let counted = |client: &mut Client| -> i64 {
+        let sql = "SELECT calls_refused FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
+        ask(client, sql, &[])
+    };
+    assert_eq!((finding(&mut client, "worker owners").0.as_str(), counted(&mut client)), ("ok", 0));
+    let (mut former, mut present) = (tenant(&database, "former_login"), tenant(&database, "present_login"));
+    beat(&mut former, "worker's own");
+    for _ in 0..2 {
+        assert_eq!(sqlstate(&mut present, "SELECT rgrid_heartbeat('worker''s own')"), "42501");
+    }
+    let (status, detail, hint) = finding(&mut client, "worker owners");
+    assert_eq!(status, "warning");
+    assert!(detail.starts_with("2 calls") && detail.contains("\"worker's own\""), "{detail}");
+    assert!(detail.contains("\"present_login\""), "{detail}");
+    assert_eq!((counted(&mut client), deaths(&mut client, "worker's own")), (2, 0));
+    run(&mut client, hint.rsplit(": ").next().unwrap());
+    assert_eq!(beat(&mut present, "worker's own"), 1, "the statement that it gives helps");
+    run(&mut client, "SELECT rgrid_stat_reset()");
+    assert_eq!((finding(&mut client, "worker owners").0.as_str(), counted(&mut client)), ("ok", 0));
+    run(&mut client, "SET rgrid_heartbeat.isolate_roles = off");
+    let (status, detail, _) = finding(&mut client, "worker owners");
+    assert!(status == "ok" && detail.contains("isolate_roles is off"), "{status}: {detail}");
 }

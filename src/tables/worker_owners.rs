@@ -1,0 +1,89 @@
+//! Which role a worker's id belongs to, in `rgrid_worker_owners`, by the role's name: an OID means nothing where a dump is
+//! restored. Only for ids in the extension's own table of heartbeats.
+//!
+//! What is said of an id is changed only by a session that has the worker's row of that table locked.
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::pg::{catalog, roles, sql};
+use crate::tables::heartbeats::HeartbeatTable;
+
+/// The name of the role that an id belongs to, as it is at this moment. The role may have been dropped or renamed.
+pub fn owner(installation: &Installation, id: &str) -> Result<Option<String>> {
+    let statement = sql::SavedPlan::new(
+        installation
+            .sql("SELECT o.owner::text FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1"),
+    );
+    let owners =
+        installation.as_owner(|| statement.read_latest(&[id.into()], |row| row.required(1, "owner")))?;
+    Ok(owners.into_iter().next())
+}
+
+/// Gives an id to a role.
+pub fn put(installation: &Installation, id: &str, role: pg_sys::Oid) -> Result<()> {
+    let statement = sql::SavedPlan::new(installation.sql(
+        "INSERT INTO @extschema@.rgrid_worker_owners AS o (worker_id, owner) \
+         VALUES ($1, pg_catalog.pg_get_userbyid($2)) \
+         ON CONFLICT (worker_id) DO UPDATE SET owner = EXCLUDED.owner",
+    ));
+    installation.as_owner(|| statement.write(&[id.into(), role.into()]))?;
+    Ok(())
+}
+
+/// Frees ids.
+pub fn remove(installation: &Installation, ids: &[String]) -> Result<()> {
+    let statement =
+        installation.sql("DELETE FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = ANY ($1)");
+    installation.as_owner(|| sql::write(&statement, &[ids.to_vec().into()]))?;
+    Ok(())
+}
+
+/// Workers that have an owner and neither a row nor a death: rows that were deleted by hand, and ids in a dump that no
+/// worker has used since. As many as `limit`.
+pub fn unknown(
+    installation: &Installation,
+    heartbeats: &HeartbeatTable,
+    limit: usize,
+) -> Result<Vec<String>> {
+    let statement = installation.sql(&format!(
+        "SELECT o.worker_id FROM @extschema@.rgrid_worker_owners o \
+         WHERE NOT EXISTS (SELECT FROM {} h WHERE h.worker_id = o.worker_id) \
+           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = o.worker_id) \
+         LIMIT $1",
+        heartbeats.name
+    ));
+    let limit = [i64::try_from(limit).unwrap_or(i64::MAX).into()];
+    installation.as_owner_with(heartbeats.oid, || {
+        sql::read_latest(&statement, &limit, |row| row.required(1, "worker id"))
+    })
+}
+
+/// Whether a role has as many living workers as `limit`, not counting this one. Other sessions that ask this about the
+/// same role wait until this transaction ends: what it adds counts for them.
+pub fn reach(
+    installation: &Installation,
+    heartbeats: &HeartbeatTable,
+    role: pg_sys::Oid,
+    limit: usize,
+    id: &str,
+) -> Result<bool> {
+    if let Some(table) = catalog::relation_named(installation.schema, "rgrid_worker_owners") {
+        roles::lock_in(table.oid, role);
+    }
+    let statement = installation.sql(&format!(
+        "SELECT pg_catalog.count(*) FROM ( \
+             SELECT FROM @extschema@.rgrid_worker_owners o JOIN {} h ON h.worker_id = o.worker_id \
+             WHERE o.owner = pg_catalog.pg_get_userbyid($1) AND o.worker_id <> $3 \
+               AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d \
+                               WHERE d.worker_id = o.worker_id AND d.returned_at IS NULL) \
+             LIMIT $2) AS living",
+        heartbeats.name
+    ));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let living: Vec<i64> = installation.as_owner_with(heartbeats.oid, || {
+        sql::read_latest(&statement, &[role.into(), limit.into(), id.into()], |row| row.required(1, "count"))
+    })?;
+    Ok(living.into_iter().any(|living| living >= limit))
+}
