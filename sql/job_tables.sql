@@ -17,6 +17,7 @@ CREATE TABLE @extschema@.rgrid_job_tables (
     max_attempts_column name DEFAULT 'max_retries',
     max_attempts integer NOT NULL DEFAULT 3 CHECK (max_attempts OPERATOR(pg_catalog.>=) 0),
     started_column name,
+    search_path name[],
     CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL)
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
@@ -45,6 +46,8 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
     'The attempts of a job, where there is no such column or it is NULL';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
     'Column that is cleared when a job goes back to the queue; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
+    'The search_path that was in force when the table was watched: its triggers run with that; NULL for its schema';
 
 -- The owner of a table of jobs calls these, and they check that themselves. But the superuser decides which owners the
 -- sweepers work for: PUBLIC has no EXECUTE.

@@ -50,6 +50,7 @@ ALTER TABLE @extschema@.rgrid_job_tables
     ADD COLUMN max_attempts_column name DEFAULT 'max_retries',
     ADD COLUMN max_attempts integer NOT NULL DEFAULT 3 CHECK (max_attempts OPERATOR(pg_catalog.>=) 0),
     ADD COLUMN started_column name,
+    ADD COLUMN search_path name[],
     ADD CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL);
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job that failed with its worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
@@ -67,6 +68,8 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
     'The attempts of a job, where there is no such column or it is NULL';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
     'Column that is cleared when a job goes back to the queue; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
+    'The search_path that was in force when the table was watched: its triggers run with that; NULL for its schema';
 
 -- What workers have left behind that returned while some of their jobs could not be settled. Not in dumps: the ids of
 -- transactions mean nothing on another server.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::watched::{self, own_table};
 use crate::jobs::{JobTable, fence};
-use crate::pg;
+use crate::pg::{self, search_path};
 use crate::tables::job_tables::{self, JobMapping, OnDeath};
 
 /// Watches a table of jobs, or changes how it is watched. Its SQL is in `sql/job_tables.sql`.
@@ -75,13 +75,15 @@ fn watch_jobs(job_table: Option<pg_sys::Oid>, mapping: JobMapping) -> Result<()>
     let installation = Installation::of_caller()?;
     let oid = own_table(job_table)?;
     check_words(&mapping)?;
-    let table =
-        JobTable::open(oid, mapping).ok_or_else(|| Error::NoTable { table: oid.to_u32().to_string() })?;
+    let search_path = search_path::in_force();
+    let table = JobTable::open(oid, mapping, Some(search_path.clone()))
+        .ok_or_else(|| Error::NoTable { table: oid.to_u32().to_string() })?;
     if table.relation.persistence == pg_sys::RELPERSISTENCE_TEMP {
         return Err(Error::TemporaryTable { table: table.watched.name });
     }
     table.columns()?.check_writes(&table)?;
     job_tables::put(&installation, oid, &table.mapping, true)?;
+    job_tables::set_search_path(&installation, oid, &search_path)?;
     fence::renew(&installation, oid)
 }
 

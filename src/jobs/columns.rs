@@ -137,9 +137,14 @@ impl Columns {
 
     fn check_status(&self, table: &JobTable, value: &str) -> Result<()> {
         let literal = spi::quote_literal(value);
-        let statement = format!("SELECT {}::text = {literal}", converted(&literal, &self.status.column));
+        let statement = format!(
+            "SELECT {}::pg_catalog.text OPERATOR(pg_catalog.=) {literal}",
+            converted(&literal, &self.status.column)
+        );
         let stored: Result<Vec<bool>> = scope::subtransaction(|| {
-            table.as_owner(|| sql::read(&statement, &[], |row| row.required(1, "comparison")))
+            let path = table.owners_path()?.setting();
+            let scope = table.scope().lock_timeout(c"1s").owners_path(&path);
+            scope.run(|| sql::read(&statement, &[], |row| row.required(1, "comparison")))
         });
         let reason = match stored {
             Ok(same) if same == [true] => return Ok(()),

@@ -1,9 +1,9 @@
 //! The statements that settle jobs, as texts.
 //!
 //! Identifiers and literals come quoted from the catalog and the registry; ids, message and time are parameters:
-//! `$1` the workers, `$2` the message, `$3` the time, and where single rows are meant, `$4` and `$5`. They run with a
-//! `search_path` of `pg_catalog, pg_temp`. The conditions are written so that a partial index on the running jobs
-//! serves them.
+//! `$1` the workers, `$2` the message, `$3` the time, and where single rows are meant, `$4` and `$5`. Every operator, type
+//! and function has its schema: a plan that PostgreSQL makes anew is made with the `search_path` of the owner's code. The
+//! conditions are written so that a partial index on the running jobs serves them.
 
 use pgrx::{pg_sys, spi};
 
@@ -14,6 +14,9 @@ use crate::pg::row_versions;
 
 /// No stronger than what a plain UPDATE takes: a transaction that has inserted a row which refers to a job stops nothing.
 const NO_KEY_UPDATE: &str = "NO KEY UPDATE";
+
+/// The table and the place of a row, as text.
+const PLACE: &str = "j.tableoid::pg_catalog.text, j.ctid::pg_catalog.text";
 
 /// The statements of one table.
 pub struct Statements<'a> {
@@ -47,11 +50,11 @@ impl<'a> Statements<'a> {
     /// The running jobs as rows: the table and the place of each, and its key.
     pub fn rows(&self) -> String {
         let (key, target, jobs) = (self.returned_key(), self.target(), self.running_jobs());
-        format!("SELECT j.tableoid::text, j.ctid::text, {key} FROM {target} WHERE {jobs}")
+        format!("SELECT {PLACE}, {key} FROM {target} WHERE {jobs}")
     }
 
     fn returned_key(&self) -> String {
-        self.key.as_ref().map_or("NULL::text".into(), |key| format!("j.{key}::text"))
+        self.key.as_ref().map_or("NULL::pg_catalog.text".into(), |key| format!("j.{key}::pg_catalog.text"))
     }
 
     /// The running jobs: the worker of each, and whether the job would be requeued.
@@ -74,7 +77,7 @@ impl<'a> Statements<'a> {
     /// How many running jobs of the workers there are, whichever rows are meant.
     pub fn count(&self) -> String {
         let all = Self::new(self.table, self.columns, None);
-        format!("SELECT count(*) FROM {} WHERE {}", self.target(), all.running_jobs())
+        format!("SELECT pg_catalog.count(*) FROM {} WHERE {}", self.target(), all.running_jobs())
     }
 
     /// Locks the running jobs. Waits for sessions that have locked some.
@@ -102,7 +105,8 @@ impl<'a> Statements<'a> {
         format!(
             "WITH mine AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c, {worker} AS worker \
                  FROM {target} WHERE {jobs} FOR {lock} OF j{skip}) \
-             UPDATE {target} SET {assignments} FROM mine WHERE {recheck}j.ctid = mine.c AND j.tableoid = mine.t \
+             UPDATE {target} SET {assignments} FROM mine \
+             WHERE {recheck}j.ctid OPERATOR(pg_catalog.=) mine.c AND j.tableoid OPERATOR(pg_catalog.=) mine.t \
              RETURNING mine.worker, {requeued}, {key}",
             lock = self.lock,
             worker = self.worker(),
@@ -118,7 +122,7 @@ impl<'a> Statements<'a> {
 
     /// The worker of a job, as text.
     pub fn worker(&self) -> String {
-        format!("j.{}::text", self.columns.worker.name)
+        format!("j.{}::pg_catalog.text", self.columns.worker.name)
     }
 
     /// The condition for a job that is running; the shape that a partial index on it has.
@@ -131,24 +135,27 @@ impl<'a> Statements<'a> {
         let ColumnRef { name, column } = &self.columns.worker;
         let worker = match column.base_type() {
             pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
-            _ => format!("j.{name}::text"),
+            _ => format!("j.{name}::pg_catalog.text"),
         };
         let rows = match self.of_rows {
             true => {
-                " AND (j.tableoid, j.ctid) IN (SELECT r.t::oid, r.c::tid FROM unnest($4::text[], $5::text[]) AS r (t, c))"
+                " AND (j.tableoid, j.ctid) OPERATOR(pg_catalog.=) ANY ( \
+                     SELECT r.t::pg_catalog.oid, r.c::pg_catalog.tid \
+                     FROM ROWS FROM (pg_catalog.unnest($4::pg_catalog.text[]), \
+                                     pg_catalog.unnest($5::pg_catalog.text[])) AS r (t, c))"
             }
             false => "",
         };
         // Ids differ if their bytes do. The comparison by the column's own collation is for its index.
         let bytes = match column.is_nondeterministic() {
-            true => format!(" AND {worker} COLLATE pg_catalog.\"C\" = ANY ($1)"),
+            true => format!(" AND {worker} COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) ANY ($1)"),
             false => String::new(),
         };
         let unchanged = match &self.table.unchanged_since {
             Some(snapshot) => format!(" AND {}", row_versions::is_of_then("j", snapshot)),
             None => String::new(),
         };
-        format!("{worker} = ANY ($1){bytes} AND {}{rows}{unchanged}", self.is_running())
+        format!("{worker} OPERATOR(pg_catalog.=) ANY ($1){bytes} AND {}{rows}{unchanged}", self.is_running())
     }
 
     /// The condition for a job of a status. A domain has no operators of its own: its base has them.
@@ -156,15 +163,15 @@ impl<'a> Statements<'a> {
         let ColumnRef { name, column } = &self.columns.status;
         let literal = spi::quote_literal(status);
         match column.base() {
-            Some(base) => format!("j.{name}::{} = {literal}", base.type_name()),
-            None => format!("j.{name} = {literal}"),
+            Some(base) => format!("j.{name}::{} OPERATOR(pg_catalog.=) {literal}", base.type_name()),
+            None => format!("j.{name} OPERATOR(pg_catalog.=) {literal}"),
         }
     }
 
     /// The condition for a job that is requeued: it has attempts left. `None` where jobs are failed.
     fn has_attempts_left(&self) -> Option<String> {
         let requeue = self.columns.requeue.as_ref()?;
-        Some(format!("({} < {})", used(requeue), self.maximum(requeue)))
+        Some(format!("({} OPERATOR(pg_catalog.<) {})", used(requeue), self.maximum(requeue)))
     }
 
     fn maximum(&self, requeue: &Requeue) -> String {
@@ -199,8 +206,11 @@ impl<'a> Statements<'a> {
                     format!("CASE WHEN {requeues} THEN {requeued} ELSE {failed} END")
                 };
                 let (used, maximum) = (used(requeue), self.maximum(requeue));
-                let counted = either(&format!("{used} + 1"), &used);
-                let message = format!("$2 || format(' (attempts used: %s of %s)', {counted}, {maximum})");
+                let counted = either(&format!("{used} OPERATOR(pg_catalog.+) 1"), &used);
+                let message = format!(
+                    "$2 OPERATOR(pg_catalog.||) \
+                     pg_catalog.format(' (attempts used: %s of %s)', {counted}, {maximum})"
+                );
                 let mut assignments =
                     self.outcome(either(&queued, &dead), message, |time| either("NULL", &time));
                 assignments.push((&requeue.attempts, counted));
@@ -241,7 +251,7 @@ fn used(requeue: &Requeue) -> String {
 fn finish_time(finished: &ColumnRef) -> &'static str {
     match finished.column.base_type() {
         pg_sys::TIMESTAMPTZOID => "$3",
-        pg_sys::DATEOID => "($3 AT TIME ZONE 'UTC')::date",
+        pg_sys::DATEOID => "($3 AT TIME ZONE 'UTC')::pg_catalog.date",
         _ => "($3 AT TIME ZONE 'UTC')",
     }
 }

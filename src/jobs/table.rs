@@ -9,6 +9,7 @@ use super::counter::JobCounter;
 use super::statement::Statements;
 use crate::error::{Error, Result};
 use crate::pg::scope::Scope;
+use crate::pg::search_path::OwnersPath;
 use crate::pg::{self, arrays, catalog, sql};
 use crate::tables::inheritance;
 use crate::tables::job_tables::{JobMapping, OnDeath};
@@ -48,6 +49,8 @@ pub struct JobTable {
     pub mapping: JobMapping,
     /// The moment, a `pg_snapshot`, since when a job must not have changed; `None` for all jobs.
     pub unchanged_since: Option<String>,
+    /// The search_path for code of its owner, as it was when the table was watched; `None` for its own schema.
+    pub search_path: Option<Vec<String>>,
 }
 
 /// The jobs of one worker in one table that were settled, or that are running and would be.
@@ -87,10 +90,23 @@ fn in_rows(worker: &str, rows: &[Row]) -> Vec<DatumWithOid<'static>> {
 
 impl JobTable {
     /// The table with this OID; `None` when it was dropped.
-    pub fn open(oid: pg_sys::Oid, mapping: JobMapping) -> Option<Self> {
+    pub fn open(oid: pg_sys::Oid, mapping: JobMapping, search_path: Option<Vec<String>>) -> Option<Self> {
         let (relation, name) = catalog::relation(oid).zip(catalog::qualified_name(oid))?;
         let watched = TableName { name: name.clone(), oid };
-        Some(Self { watched, target: name, only: false, relation, mapping, unchanged_since: None })
+        Some(Self {
+            watched,
+            target: name,
+            only: false,
+            relation,
+            mapping,
+            search_path,
+            unchanged_since: None,
+        })
+    }
+
+    /// The search_path of the owner's code at this moment.
+    pub fn owners_path(&self) -> Result<OwnersPath> {
+        OwnersPath::of(self.watched.oid, self.search_path.as_deref())
     }
 
     /// The tables that are settled each by itself: the table alone, unless parts of it are on other servers. Then it is
@@ -211,9 +227,8 @@ impl JobTable {
     ) -> Result<Vec<SettledJobs>> {
         let timeout = if locked == LockPolicy::Refuse { c"50ms" } else { c"1s" };
         let mut jobs = JobCounter::of(&self.watched);
-        // Triggers find what they name in their table's schema, while they can trust it.
-        let path = catalog::trusted_schema(self.watched.oid)?.map(|schema| format!("{schema}, pg_temp"));
-        self.scope().lock_timeout(timeout).owners_path(path).run(|| {
+        let path = self.owners_path()?.setting();
+        self.scope().lock_timeout(timeout).owners_path(&path).run(|| {
             sql::write_returning(&statements.settle(locked), arguments, |row| {
                 jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
                 Ok(())

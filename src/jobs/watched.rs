@@ -54,7 +54,7 @@ pub fn forget_dropped(installation: &Installation) -> Result<()> {
 fn read(installation: &Installation) -> Result<Registry> {
     let mut registry = Registry { watched: Vec::new(), unwatched: HashSet::new(), dropped: Vec::new() };
     for entry in job_tables::entries(installation)? {
-        match JobTable::open(entry.table, entry.mapping) {
+        match JobTable::open(entry.table, entry.mapping, entry.search_path) {
             None => registry.dropped.push(entry.table),
             Some(table) if entry.is_watched => registry.watched.push(table),
             Some(_) => drop(registry.unwatched.insert(entry.table)),
@@ -71,7 +71,7 @@ fn read(installation: &Installation) -> Result<Registry> {
 /// RGrid's own table of jobs, if there is one.
 fn default_table(installation: &Installation) -> Option<JobTable> {
     let relation = catalog::relation_named(installation.schema, "executions")?;
-    JobTable::open(relation.oid, JobMapping::default())
+    JobTable::open(relation.oid, JobMapping::default(), None)
 }
 
 /// Stops watching a table. Returns whether it was watched.

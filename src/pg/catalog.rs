@@ -277,23 +277,6 @@ pub fn have_key_with(relations: &[pg_sys::Oid], columns: &[String]) -> Result<bo
     Ok(found == [true])
 }
 
-/// The schema of a relation, quoted where SQL needs it, if no role may create objects in it but its owner, the relation's
-/// owner and superusers: code of the relation's owner can trust the names in it.
-pub fn trusted_schema(relation: pg_sys::Oid) -> Result<Option<String>> {
-    let statement = sql::SavedPlan::new(
-        "SELECT pg_catalog.quote_ident(n.nspname) \
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-         WHERE c.oid OPERATOR(pg_catalog.=) $1 AND NOT EXISTS ( \
-             SELECT FROM pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) a \
-             WHERE a.privilege_type OPERATOR(pg_catalog.=) 'CREATE' \
-               AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner AND a.grantee OPERATOR(pg_catalog.<>) c.relowner \
-               AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r \
-                               WHERE r.oid OPERATOR(pg_catalog.=) a.grantee AND r.rolsuper))"
-            .into(),
-    );
-    Ok(statement.read(&[relation.into()], |row| row.required(1, "schema"))?.into_iter().next())
-}
-
 /// The OID of this extension, held against being dropped until the transaction ends; `None` when it is not
 /// there, or was dropped while the lock was awaited.
 pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {

@@ -23,6 +23,7 @@ pub mod report;
 pub mod roles;
 pub mod row_versions;
 pub mod scope;
+pub mod search_path;
 pub mod sql;
 pub mod timer;
 pub mod version;

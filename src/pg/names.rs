@@ -17,7 +17,7 @@
 //! Of the other nodes of an expression in PostgreSQL 15, none needs to be looked at:
 //!
 //! - `OpExpr`, `DistinctExpr`, `NullIfExpr`, `ScalarArrayOpExpr`, `Aggref`, `WindowFunc`: operators and functions are
-//!   found in pg_catalog alone
+//!   found in pg_catalog alone, or named with it
 //! - `MinMaxExpr`, `RowCompareExpr`, `SortGroupClause`, also what `=` does for composites, arrays and ranges: default
 //!   operator classes, which only a superuser creates; the same holds for the type's function behind `SubscriptingRef`
 //! - `Var`, `Param`, `RowExpr`, `ArrayExpr`, `CaseExpr`, `CoalesceExpr`, `FieldSelect`, `FieldStore`, `CollateExpr`,

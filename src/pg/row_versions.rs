@@ -59,11 +59,13 @@ pub fn is_of_then(row: &str, snapshot: &str) -> String {
     let limit = unsafe { pg_sys::ReadNextFullTransactionId() }.value + AHEAD;
     // The id of the row's transaction has no epoch: it is the highest below the limit with these digits. Those below 3
     // stand for transactions of old.
+    let id = format!("{row}.xmin::pg_catalog.text::pg_catalog.int8");
+    let age = format!("(({limit} OPERATOR(pg_catalog.-) {id}) OPERATOR(pg_catalog.&) 4294967295)");
     format!(
-        "CASE WHEN {row}.xmin::text::bigint < 3 THEN true \
+        "CASE WHEN {id} OPERATOR(pg_catalog.<) 3 THEN true \
          ELSE pg_catalog.pg_visible_in_snapshot(\
-             ({limit} - (({limit} - {row}.xmin::text::bigint) & 4294967295))::text::xid8, \
-             {}::text::pg_snapshot) END",
+             ({limit} OPERATOR(pg_catalog.-) {age})::pg_catalog.text::pg_catalog.xid8, \
+             {}::pg_catalog.text::pg_catalog.pg_snapshot) END",
         pgrx::spi::quote_literal(snapshot)
     )
 }

@@ -64,10 +64,10 @@ impl<'a> Scope<'a> {
     }
 
     /// With this search_path for the owner's code that the first statement of the work sets off. The names in the
-    /// statement itself are looked up before that, in pg_catalog alone. In a transaction that keeps one snapshot the
-    /// plan of the statement could be made anew by that path, so there it stays as it is.
-    pub fn owners_path(mut self, path: Option<String>) -> Self {
-        self.owners_path = path.filter(|_| !has_one_snapshot()).and_then(|path| CString::new(path).ok());
+    /// statement itself are looked up before that, in pg_catalog alone. If its plan is made anew meanwhile, they are
+    /// looked up with this path: so its operators, functions and types have to be named with their schemas.
+    pub fn owners_path(mut self, path: &str) -> Self {
+        self.owners_path = CString::new(path).ok();
         self
     }
 

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::sql;
+use crate::pg::{arrays, sql};
 
 /// What becomes of the running jobs of a dead worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,8 @@ pub struct Entry {
     pub is_watched: bool,
     /// How it is watched.
     pub mapping: JobMapping,
+    /// The search_path for code of the table's owner; `None` for the table's schema.
+    pub search_path: Option<Vec<String>>,
 }
 
 /// All rows, in the order of the tables' OIDs.
@@ -124,7 +126,7 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
         "SELECT j.job_table, j.watched, j.worker_column::text, j.status_column::text, j.running_status, \
                 j.dead_status, j.error_column::text, j.error_message, j.finished_column::text, j.on_death, \
                 j.queued_status, j.attempts_column::text, j.max_attempts_column::text, j.max_attempts, \
-                j.started_column::text \
+                j.started_column::text, j.search_path::pg_catalog.text[] \
          FROM @extschema@.rgrid_job_tables j ORDER BY j.job_table",
     );
     installation.as_owner(|| {
@@ -133,6 +135,9 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
                 table: row.required(1, "job table")?,
                 is_watched: row.required(2, "watched")?,
                 mapping: mapping(&row)?,
+                search_path: row
+                    .optional::<Vec<Option<String>>>(16)?
+                    .map(|names| names.into_iter().flatten().collect()),
             })
         })
     })
@@ -207,5 +212,15 @@ pub fn remove(installation: &Installation, relation: pg_sys::Oid) -> Result<()> 
          WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.oid",
     );
     installation.as_owner(|| sql::write(&statement, &[relation.into()]))?;
+    Ok(())
+}
+
+/// Notes the search_path for code of a table's owner in the table's entry.
+pub fn set_search_path(installation: &Installation, relation: pg_sys::Oid, names: &[String]) -> Result<()> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_job_tables j SET search_path = $2::pg_catalog.name[] \
+         WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.oid",
+    );
+    installation.as_owner(|| sql::write(&statement, &[relation.into(), arrays::of(names)]))?;
     Ok(())
 }

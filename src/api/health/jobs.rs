@@ -85,7 +85,7 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
             "Wait, or find the session in pg_locks.",
         )];
     }
-    let mut findings = vec![attempt(&named("job table"), || Ok(fitness(named("job table"), table)))];
+    let mut findings = vec![attempt(&named("job table"), || fitness(named("job table"), table))];
     findings.push(attempt(&named("fence"), || fence_state(named("fence"), table)));
     let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
     let table_check = TableCheck { installation, table, columns };
@@ -103,37 +103,51 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
 }
 
 /// Whether the table can be settled.
-fn fitness(check: String, table: &JobTable) -> Finding {
+fn fitness(check: String, table: &JobTable) -> Result<Finding> {
     if let Err(error) = table.columns() {
-        return Finding::error(
+        return Ok(Finding::error(
             check,
             format!("Its jobs cannot be settled: {}.", error.message()),
             "Alter the table, or call rgrid_watch_jobs() with other columns.",
-        );
+        ));
     }
     let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
-    match problems::current().into_iter().find(|problem| is_of_table(problem) && !problem.is_over) {
-        None if has_untrusted_triggers(table).unwrap_or(false) => Finding::warning(
-            check,
-            "The table has triggers, and other roles may create objects in its schema. So the triggers run with a \
-             search_path of pg_catalog, pg_temp: unqualified names in them are not found when jobs are settled.",
-            "REVOKE CREATE ON the schema FROM these roles, PUBLIC among them; or write the names in the triggers with \
-             their schema.",
-        ),
-        Some(problem) => Finding::error(
+    if let Some(problem) = problems::current().into_iter().find(|known| is_of_table(known) && !known.is_over)
+    {
+        return Ok(Finding::error(
             check,
             format!("The last sweep could not settle its jobs: {}.", problem.reason()),
             "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once.",
-        ),
-        None => Finding::good(check, "It has the needed columns, and the last sweep had no problem with it."),
+        ));
     }
+    let path = table.owners_path()?;
+    Ok(match path.left_out.first() {
+        Some(shared) if has_triggers(table)? => Finding::warning(
+            check,
+            format!(
+                "Its triggers run with the search_path {}. The schema {} is left out, because other roles may create \
+                 objects there: names that are found only there are not found when jobs are settled.",
+                path.setting(),
+                shared.name
+            ),
+            format!(
+                "REVOKE CREATE ON SCHEMA {} FROM {}; or write the names in the triggers with their schema.",
+                shared.name, shared.creators
+            ),
+        ),
+        _ => Finding::good(
+            check,
+            format!(
+                "It has the needed columns, and the last sweep had no problem with it. Its triggers run with the \
+                 search_path {}.",
+                path.setting()
+            ),
+        ),
+    })
 }
 
-/// Whether triggers of the table run without its schema in their search_path.
-fn has_untrusted_triggers(table: &JobTable) -> Result<bool> {
-    if catalog::trusted_schema(table.watched.oid)?.is_some() {
-        return Ok(false);
-    }
+/// Whether the table has triggers that are its owner's.
+fn has_triggers(table: &JobTable) -> Result<bool> {
     let statement = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 \
                          AND NOT t.tgisinternal AND t.tgname OPERATOR(pg_catalog.<>) $2::pg_catalog.name)";
     let arguments = [table.watched.oid.into(), fence::TRIGGER.into()];
@@ -201,7 +215,7 @@ impl TableCheck<'_> {
                 if is_partitioned { "" } else { " CONCURRENTLY" },
                 self.table.watched.name,
                 self.columns.worker.name,
-                statements.is_running().trim_start_matches("j."),
+                statements.is_running().trim_start_matches("j.").replace("OPERATOR(pg_catalog.=)", "="),
             ),
         ))
     }
