@@ -97,6 +97,18 @@ COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_keys IS
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.reason IS 'Why they could not be settled';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker came back';
 
+-- The watched tables that were tried. No part of a dump: a restored table was not tried where it is now.
+CREATE TABLE @extschema@.rgrid_tried_tables (
+    job_table regclass PRIMARY KEY,
+    tried_at timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE @extschema@.rgrid_tried_tables IS
+    'Watched tables of which a death, or a rehearsal, has settled a job';
+COMMENT ON COLUMN @extschema@.rgrid_tried_tables.job_table IS 'The table of jobs';
+COMMENT ON COLUMN @extschema@.rgrid_tried_tables.tried_at IS
+    'When that was first done since the table was last watched in another way';
+
 -- The owner of a table of jobs calls these, and they check that themselves. But the superuser decides which owners the
 -- sweepers work for: PUBLIC has no EXECUTE.
 CREATE FUNCTION @extschema@.rgrid_watch_jobs(
@@ -117,14 +129,22 @@ CREATE FUNCTION @extschema@.rgrid_watch_jobs(
 ) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_watch_jobs_wrapper';
 CREATE FUNCTION @extschema@.rgrid_unwatch_jobs(job_table regclass)
     RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_jobs_wrapper';
+CREATE FUNCTION @extschema@.rgrid_rehearse(job_table regclass) RETURNS TABLE (
+    status text,
+    detail text,
+    hint text
+) LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_rehearse_wrapper';
 REVOKE ALL ON FUNCTION @extschema@.rgrid_watch_jobs(
     regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.rgrid_rehearse(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
     regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) IS
     'Watches a table of jobs, or changes how it is watched; for its owner';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
     'Stops watching a table of jobs; returns whether it was watched';
+COMMENT ON FUNCTION @extschema@.rgrid_rehearse(regclass) IS
+    'Settles a job of a watched table and undoes it; a row for each attempt, with status ok, warning or error';
 
 CREATE FUNCTION @extschema@.rgrid_fence_violated() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_fence_violated_wrapper';
 

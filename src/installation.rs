@@ -43,6 +43,7 @@ impl Installation {
                 "rgrid_worker_owners",
                 "rgrid_job_tables",
                 "rgrid_unsettled_jobs",
+                "rgrid_tried_tables",
             ];
             Ok(Self {
                 tables: tables

@@ -5,6 +5,7 @@ pub mod fence;
 pub mod health;
 pub mod installed;
 pub mod owner;
+pub mod rehearse;
 pub mod sweep;
 pub mod views;
 pub mod watch;

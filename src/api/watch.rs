@@ -11,9 +11,10 @@ use pgrx::prelude::*;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::watched::{self, own_table};
-use crate::jobs::{JobTable, fence};
-use crate::pg::{self, search_path};
+use crate::jobs::{JobTable, fence, rehearsal};
+use crate::pg::{self, report, search_path};
 use crate::tables::job_tables::{self, JobMapping, OnDeath};
+use crate::tables::tried_tables;
 
 /// Watches a table of jobs, or changes how it is watched. Its SQL is in `sql/job_tables.sql`.
 ///
@@ -28,7 +29,8 @@ use crate::tables::job_tables::{self, JobMapping, OnDeath};
 /// table; `undefined_column`, `datatype_mismatch`, `invalid_table_definition`, `generated_always` for a column that is
 /// missing or cannot be used; `duplicate_column` for one that is named twice; `invalid_parameter_value` for a status
 /// that its column cannot hold, statuses that do not differ, or another policy; `null_value_not_allowed`;
-/// `read_only_sql_transaction` on a standby or in a read-only transaction.
+/// `read_only_sql_transaction` on a standby or in a read-only transaction. The SQLSTATE of what a rehearsal met, if it
+/// would be met by every job.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments, reason = "a table of jobs has that many sides; callers name them")]
 fn rgrid_watch_jobs(
@@ -84,7 +86,15 @@ fn watch_jobs(job_table: Option<pg_sys::Oid>, mapping: JobMapping) -> Result<()>
     table.columns()?.check_writes(&table)?;
     job_tables::put(&installation, oid, &table.mapping, true)?;
     job_tables::set_search_path(&installation, oid, &search_path)?;
-    fence::renew(&installation, oid)
+    fence::renew(&installation, oid)?;
+    tried_tables::remove(&installation, oid)?;
+    for attempt in rehearsal::rehearse(&installation, &table)? {
+        match attempt.error(&table)? {
+            Some(error) if attempt.never_works => return Err(error),
+            error => error.into_iter().for_each(report::warn),
+        }
+    }
+    Ok(())
 }
 
 fn check_words(mapping: &JobMapping) -> Result<()> {

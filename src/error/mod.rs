@@ -113,6 +113,8 @@ pub enum Error {
     NotWritten { table: String },
     /// A session stores the result of a job that was already settled.
     GivenUp { table: String },
+    /// A rehearsal could not settle a job.
+    Rehearsal(Rehearsal),
     /// A name in a statement of ours now means another relation, `table`.
     Replaced { table: String },
     /// A name in a statement of ours now means another type, `name`.
@@ -141,6 +143,23 @@ pub enum Error {
     Spi(SpiError),
     /// A statement of ours did not return what it always returns: a fault of this extension.
     MissingValue(&'static str),
+}
+
+/// What a rehearsal could not do.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// The watched table.
+    pub table: String,
+    /// What was tried, as a phrase.
+    pub tried: String,
+    /// The search_path of the owner's code.
+    pub path: String,
+    /// A statement after which that has another schema.
+    pub revoke: Option<String>,
+    /// Whether every job meets the same.
+    pub never_works: bool,
+    /// What was met.
+    pub why: Report,
 }
 
 impl From<serde_json::Error> for Error {
@@ -238,6 +257,7 @@ impl Error {
             Self::StillRunning => report::still_running(),
             Self::NotWritten { table } => report::not_written(table),
             Self::GivenUp { table } => report::given_up(table),
+            Self::Rehearsal(rehearsal) => report::rehearsal(rehearsal),
             Self::Replaced { table } => report::replaced("relation", table),
             Self::ReplacedType { name } => report::replaced("type", name),
 

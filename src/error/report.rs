@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
+use super::Rehearsal;
 use crate::VERSION;
 use PgSqlErrorCode::*;
 
@@ -266,6 +267,27 @@ pub fn given_up(table: &str) -> Report {
     not_ready("job was given up because its worker was declared dead")
         .detail(format!("In table \"{table}\" it can only be claimed again or given back to the queue."))
         .hint("Drop the result: rgrid_heartbeat() now returns a different incarnation to the worker.")
+}
+
+pub fn rehearsal(rehearsal: &Rehearsal) -> Report {
+    let Rehearsal { table, tried, path, revoke, never_works, why } = rehearsal;
+    let (message, hint) = match (never_works, revoke) {
+        (false, _) => (
+            format!("a job of table \"{table}\" could not be settled in a rehearsal: {}", why.message),
+            "Look whether jobs like it exist. They would keep running when their worker dies.".into(),
+        ),
+        (true, None) => (
+            format!("jobs of table \"{table}\" cannot be settled: {}", why.message),
+            "Alter the table or its triggers, or call rgrid_watch_jobs() with the search_path that they need.".into(),
+        ),
+        (true, Some(revoke)) => (
+            format!("jobs of table \"{table}\" cannot be settled: {}", why.message),
+            format!("{revoke} or write the names in the triggers with their schema."),
+        ),
+    };
+    Report::new(why.code, message)
+        .detail(format!("A rehearsal tried {tried}. Triggers of the table run with the search_path {path}."))
+        .hint(hint)
 }
 
 pub fn replaced(kind: &str, name: &str) -> Report {

@@ -2,12 +2,14 @@
 //!
 //! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have altered
 //! the table since it was watched. [`watched`] says which tables there are, [`table`] is one of them, [`columns`] has
-//! what it needs, [`statement`] has the texts of the statements, and [`settle`] works on all tables together.
+//! what it needs, [`statement`] has the texts of the statements, [`settle`] works on all tables together, and [`rehearsal`]
+//! tries one of them.
 
 pub mod columns;
 mod counter;
 pub mod fence;
 mod parts;
+pub mod rehearsal;
 pub mod session;
 pub mod settle;
 pub mod statement;

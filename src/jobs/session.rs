@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::parts::{Parts, is_of_a_row};
-use super::settle::{FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_touch, parts, problem};
+use super::settle::{FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_touch, note_tried, parts, problem};
 use super::table::{JobTable, LockPolicy, Row};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -44,6 +44,7 @@ pub fn settle(
         }
     }
     let Call { mut outcome, .. } = call;
+    note_tried(installation, &outcome);
     outcome.problems.drain(..).for_each(report::warn);
     Ok(outcome)
 }

@@ -3,21 +3,23 @@
 //! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table with
 //! parts on other servers counts as several tables here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use pgrx::pg_sys;
 
 use super::parts::{Parts, is_of_a_row};
 use super::table::{JobTable, LockPolicy, SettledJobs, TableName};
 use super::watched;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::scope;
 use crate::pg::timer::Deadline;
+use crate::pg::{constraints, scope};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::quarantine::{self, Record};
+use crate::tables::tried_tables;
 
 /// What became of the running jobs of some workers, and what could not be done.
 #[derive(Default)]
@@ -130,6 +132,7 @@ pub fn settle(
     occasion: Occasion,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
+    check_constraints_at_once()?;
     for table in parts(installation)? {
         if !may_touch(&table, occasion) {
             outcome.add(&table, Err(Error::InQuarantine));
@@ -141,7 +144,19 @@ pub fn settle(
             settle_here(&table, workers, now, &mut outcome);
         }
     }
+    note_tried(installation, &outcome);
     Ok(outcome)
+}
+
+/// For the rest of a sweeper's transaction: deferred triggers cannot be fired in a security-restricted operation.
+pub(super) fn check_constraints_at_once() -> Result<()> {
+    if scope::statement_limit().is_some() { constraints::set_immediate() } else { Ok(()) }
+}
+
+/// Notes the tables of which jobs were settled.
+pub(super) fn note_tried(installation: &Installation, outcome: &Outcome) {
+    let tables: HashSet<pg_sys::Oid> = outcome.settled.iter().map(|jobs| jobs.table.oid).collect();
+    tables.into_iter().for_each(|table| tried_tables::add(installation, table));
 }
 
 pub(super) fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {

@@ -53,6 +53,35 @@ impl<'a> Statements<'a> {
         format!("SELECT {PLACE}, {key} FROM {target} WHERE {jobs}")
     }
 
+    /// One running job that has a worker: that, and what [`Self::rows`] reads.
+    pub fn some_job(&self) -> String {
+        let (worker, key, target, running) =
+            (self.worker(), self.returned_key(), self.target(), self.is_running());
+        format!(
+            "SELECT {worker}, {PLACE}, {key} FROM {target} WHERE {running} AND {worker} IS NOT NULL LIMIT 1"
+        )
+    }
+
+    /// Adds a running job that has nothing but a worker, and returns what [`Self::some_job`] does.
+    pub fn make_up(&self) -> String {
+        let Columns { worker, status, .. } = self.columns;
+        let id = match (worker.column.base_type(), worker.column.category()) {
+            (pg_sys::UUIDOID, _) => "00000000-0000-0000-0000-000000000000",
+            (_, pg_sys::TYPCATEGORY_NUMERIC) => "0",
+            _ => "rgrid_rehearsal",
+        };
+        format!(
+            "INSERT INTO {} AS j ({}, {}) VALUES ({}, {}) RETURNING {}, {PLACE}, {}",
+            self.table.target,
+            worker.name,
+            status.name,
+            converted(&spi::quote_literal(id), &worker.column),
+            self.status(&self.table.mapping.running_status),
+            self.worker(),
+            self.returned_key()
+        )
+    }
+
     fn returned_key(&self) -> String {
         self.key.as_ref().map_or("NULL::pg_catalog.text".into(), |key| format!("j.{key}::pg_catalog.text"))
     }

@@ -72,7 +72,7 @@ pub struct SettledJobs {
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The OID of the table that it lies in, which may be a partition.
-    table: String,
+    pub table: String,
     /// Its place in there.
     pub place: String,
     /// Its primary key, where the table has one of a single column.
@@ -80,8 +80,8 @@ pub struct Row {
 }
 
 /// A worker and its rows as arguments of a statement.
-fn in_rows(worker: &str, rows: &[Row]) -> Vec<DatumWithOid<'static>> {
-    vec![
+pub(super) fn in_rows(worker: &str, rows: &[Row]) -> [DatumWithOid<'static>; 3] {
+    [
         arrays::of(&[worker.to_owned()]),
         arrays::texts(rows.iter().map(|row| row.table.as_str())),
         arrays::texts(rows.iter().map(|row| row.place.as_str())),
@@ -171,7 +171,7 @@ impl JobTable {
         let statements = Statements::new(self, &columns, key.as_deref())
             .changing_a_key(self.changes_key(locked)?)
             .of_rows();
-        self.change(&statements, &self.mapping.error_message, now, locked, in_rows(worker, rows))
+        self.change(&statements, &self.mapping.error_message, now, locked, in_rows(worker, rows).into())
     }
 
     /// Fails a job that cannot be requeued, and says so in its error column. Does nothing in a table whose jobs are not
@@ -192,7 +192,7 @@ impl JobTable {
         let key = single_key(self.relation.oid)?;
         let statements = Statements::new(self, &columns, key.as_deref()).of_rows();
         let message = format!("{} (could not be requeued: {})", self.mapping.error_message, why.message());
-        self.change(&statements, &message, now, locked, in_rows(worker, std::slice::from_ref(row)))
+        self.change(&statements, &message, now, locked, in_rows(worker, std::slice::from_ref(row)).into())
     }
 
     fn change(
@@ -366,7 +366,7 @@ fn is_foreign(relation: &catalog::Relation) -> bool {
 }
 
 /// The column of a table's primary key; `None` when it has more than one, or there is no key.
-fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
+pub(super) fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
     let statement = sql::SavedPlan::new(
         "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i \
          JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \

@@ -7,7 +7,10 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use pgrx::pg_sys;
 
-use super::settle::{Occasion, Outcome, is_paused, may_touch, place, problem, settle_here, until};
+use super::settle::{
+    Occasion, Outcome, check_constraints_at_once, is_paused, may_touch, note_tried, place, problem,
+    settle_here, until,
+};
 use super::table::{JobTable, TableName};
 use super::watched;
 use crate::error::{Error, Result};
@@ -37,6 +40,7 @@ pub fn settle<'a>(
 ) -> Result<Settlement<'a>> {
     let tables = watched::watched(installation)?;
     let mut settlement = Settlement::default();
+    check_constraints_at_once()?;
     for noted in noted.chunk_by(|one, other| one.table == other.table) {
         match tables.iter().find(|table| Some(table.watched.oid) == noted.first().map(|one| one.table)) {
             Some(table) => settlement.settle_in(table, noted, now)?,
@@ -44,6 +48,7 @@ pub fn settle<'a>(
             None => settlement.done.extend(noted),
         }
     }
+    note_tried(installation, &settlement.outcome);
     Ok(settlement)
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::catalog;
 use crate::tables::job_tables::{self, JobMapping};
+use crate::tables::tried_tables;
 
 /// The registry at one moment.
 struct Registry {
@@ -48,7 +49,7 @@ pub fn forget_dropped(installation: &Installation) -> Result<()> {
     for relation in read(installation)?.dropped {
         job_tables::remove(installation, relation)?;
     }
-    Ok(())
+    tried_tables::forget_dropped(installation)
 }
 
 fn read(installation: &Installation) -> Result<Registry> {

@@ -15,6 +15,7 @@ pub mod advisory;
 pub mod arrays;
 pub mod catalog;
 pub mod commit;
+pub mod constraints;
 pub mod databases;
 pub mod locks;
 pub mod names;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -136,6 +137,13 @@ pub fn waiting_until<T>(deadline: Deadline, work: impl FnOnce() -> T) -> Option<
         .execute()
 }
 
+/// Runs `work` as the role that is the current one outside of all functions, in a security-restricted operation.
+pub fn as_outer_role<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: reads the session's roles.
+    let _restored = RoleGuard::enter(unsafe { pg_sys::GetOuterUserId() });
+    work()
+}
+
 /// The session's role and settings, put back when dropped.
 struct RoleGuard {
     role: pg_sys::Oid,
@@ -236,6 +244,17 @@ pub fn subtransaction_of_call<T>(limit: Duration, work: impl FnOnce() -> Result<
         true => Error::TimedOut { limit },
         false => error,
     })
+}
+
+/// Runs `work` as [`subtransaction_within`] does, and undoes it in any case.
+pub fn undone_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut done = None;
+    let undone = subtransaction_within(limit, || {
+        done = Some(work()?);
+        Err::<Infallible, _>(Error::MissingValue("end"))
+    });
+    let Err(error) = undone;
+    done.ok_or(error)
 }
 
 /// The errors for which `is_foreign` says so are not caught.

@@ -70,7 +70,24 @@ impl OwnersPath {
 
     /// The value of the setting. Temporary tables are searched last; without a name, they would be first.
     pub fn setting(&self) -> String {
-        self.searched.iter().map(|schema| format!("{schema}, ")).collect::<String>() + "pg_temp"
+        match self.searched.as_slice() {
+            [] => "pg_catalog, pg_temp".into(),
+            schemas => schemas.join(", ") + ", pg_temp",
+        }
+    }
+
+    /// For people: the setting, and what is left out of it.
+    pub fn describe(&self) -> String {
+        let without = |SharedSchema { name, creators }: &SharedSchema| {
+            format!(", without the schema {name}, in which {creators} may create objects")
+        };
+        self.setting() + &self.left_out.iter().map(without).collect::<String>()
+    }
+
+    /// The statement after which one of the schemas that are left out is trusted.
+    pub fn revoke(&self) -> Option<String> {
+        let SharedSchema { name, creators } = self.left_out.first()?;
+        Some(format!("REVOKE CREATE ON SCHEMA {name} FROM {creators};"))
     }
 }
 

@@ -19,8 +19,8 @@ use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::problems::{self, KnownProblem};
-use crate::tables::deaths;
 use crate::tables::heartbeats::HeartbeatTable;
+use crate::tables::{deaths, tried_tables};
 
 /// What a table may cost to read, in the planner's units: about as many pages.
 const AFFORDABLE: f64 = 100_000.0;
@@ -85,7 +85,8 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
             "Wait, or find the session in pg_locks.",
         )];
     }
-    let mut findings = vec![attempt(&named("job table"), || fitness(named("job table"), table))];
+    let mut findings =
+        vec![attempt(&named("job table"), || fitness(named("job table"), installation, table))];
     findings.push(attempt(&named("fence"), || fence_state(named("fence"), table)));
     let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
     let table_check = TableCheck { installation, table, columns };
@@ -103,7 +104,7 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
 }
 
 /// Whether the table can be settled.
-fn fitness(check: String, table: &JobTable) -> Result<Finding> {
+fn fitness(check: String, installation: &Installation, table: &JobTable) -> Result<Finding> {
     if let Err(error) = table.columns() {
         return Ok(Finding::error(
             check,
@@ -121,27 +122,34 @@ fn fitness(check: String, table: &JobTable) -> Result<Finding> {
         ));
     }
     let path = table.owners_path()?;
-    Ok(match path.left_out.first() {
-        Some(shared) if has_triggers(table)? => Finding::warning(
+    let (has_triggers, was_tried) =
+        (has_triggers(table)?, tried_tables::contains(installation, table.watched.oid)?);
+    let triggers = format!("Its triggers run with the search_path {}.", path.setting());
+    Ok(match path.revoke() {
+        Some(revoke) if has_triggers => Finding::warning(
             check,
             format!(
-                "Its triggers run with the search_path {}. The schema {} is left out, because other roles may create \
-                 objects there: names that are found only there are not found when jobs are settled.",
-                path.setting(),
-                shared.name
+                "Its triggers run with the search_path {}: names that lie only there are not found when jobs are settled.",
+                path.describe()
             ),
-            format!(
-                "REVOKE CREATE ON SCHEMA {} FROM {}; or write the names in the triggers with their schema.",
-                shared.name, shared.creators
-            ),
+            format!("{revoke} or write the names in the triggers with their schema."),
+        ),
+        _ if has_triggers && !was_tried => Finding::warning(
+            check,
+            format!("It was never tried: no death and no rehearsal has settled a job of it yet. {triggers}"),
+            installation.sql(&format!(
+                "SELECT * FROM @extschema@.rgrid_rehearse({});",
+                quote_literal(&table.watched.name)
+            )),
+        ),
+        _ if !was_tried => Finding::good(
+            check,
+            "It has the needed columns and no triggers. It was never tried: no death and no rehearsal has settled a \
+             job of it yet.",
         ),
         _ => Finding::good(
             check,
-            format!(
-                "It has the needed columns, and the last sweep had no problem with it. Its triggers run with the \
-                 search_path {}.",
-                path.setting()
-            ),
+            format!("It has the needed columns, and the last sweep had no problem with it. {triggers}"),
         ),
     })
 }
@@ -149,7 +157,7 @@ fn fitness(check: String, table: &JobTable) -> Result<Finding> {
 /// Whether the table has triggers that are its owner's.
 fn has_triggers(table: &JobTable) -> Result<bool> {
     let statement = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 \
-                         AND NOT t.tgisinternal AND t.tgname OPERATOR(pg_catalog.<>) $2::pg_catalog.name)";
+                         AND NOT t.tgisinternal AND t.tgenabled OPERATOR(pg_catalog.<>) 'D' AND t.tgname OPERATOR(pg_catalog.<>) $2::pg_catalog.name)";
     let arguments = [table.watched.oid.into(), fence::TRIGGER.into()];
     let found = sql::read(statement, &arguments, |row| row.required::<bool>(1, "existence"))?;
     Ok(found == [true])

@@ -7,5 +7,6 @@ mod kept_status;
 mod owners_path;
 mod owners_triggers;
 mod refused_rows;
+mod rehearsal;
 mod row_locks;
 mod watched_tables;
