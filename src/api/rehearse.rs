@@ -42,17 +42,21 @@ fn rehearse(job_table: Option<pg_sys::Oid>) -> Result<Vec<Line>> {
 
 fn line(attempt: &Attempt, table: &JobTable) -> Result<Line> {
     let tried = attempt.tried.describe();
-    Ok(match attempt.error(table)?.map(|error| error.report()) {
-        Some(report) => {
-            let status = if attempt.never_works { "error" } else { "warning" };
-            let detail = format!("{}. {}", report.message, report.detail.unwrap_or_default());
-            (status.into(), detail, report.hint)
+    if let Some(error) = attempt.error(table)? {
+        let report = error.report();
+        let status = if attempt.never_works { "error" } else { "warning" };
+        let detail = format!("{}. {}", report.message, report.detail.unwrap_or_default());
+        return Ok((status.into(), detail, report.hint));
+    }
+    Ok(match attempt.tried {
+        Tried::Job(..) | Tried::MadeUp(_) => ("ok".into(), format!("Settled {tried}, and undid it."), None),
+        Tried::NothingElsewhere(_) => {
+            ("ok".into(), format!("Tried {tried}, which works. Jobs on another server are left alone."), None)
         }
-        None if matches!(attempt.tried, Tried::Nothing(_)) => (
+        Tried::Nothing(_) => (
             "warning".into(),
             format!("Tried {tried}, which works. No running job was found, and none could be made up."),
             Some("Call it again while a job is running.".into()),
         ),
-        None => ("ok".into(), format!("Settled {tried}, and undid it."), None),
     })
 }

@@ -79,6 +79,8 @@ pub enum Error {
     ColumnNotNull { table: String, column: String },
     /// A column that settling writes gets its values from PostgreSQL alone.
     ColumnGenerated { table: String, column: String },
+    /// The table's owner may not read or update a column that settling writes.
+    OwnerMayNotUpdate { table: String, column: String },
     /// A column is named for two purposes.
     ColumnTwice { table: String, column: String },
     /// A column cannot hold a value, for the reason that its type gives, if it gives one.
@@ -238,6 +240,7 @@ impl Error {
             Self::ColumnType { table, column, wanted } => report::column_type(table, column, wanted),
             Self::ColumnNotNull { table, column } => report::column_not_null(table, column),
             Self::ColumnGenerated { table, column } => report::column_generated(table, column),
+            Self::OwnerMayNotUpdate { table, column } => report::owner_may_not_update(table, column),
             Self::ColumnTwice { table, column } => report::column_twice(table, column),
             Self::ImpossibleValue { table, column, value, reason } => {
                 report::impossible_value(table, column, value, reason.as_deref())

@@ -182,6 +182,13 @@ pub fn column_generated(table: &str, column: &str) -> Report {
         .detail("It is written when a job is settled.")
 }
 
+pub fn owner_may_not_update(table: &str, column: &str) -> Report {
+    let message = format!("owner of table {table} has no right to read and update column \"{column}\"");
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .detail("Jobs are settled with the rights of the table's owner.")
+        .hint(format!("GRANT SELECT, UPDATE ON {table} to its owner."))
+}
+
 pub fn column_twice(table: &str, column: &str) -> Report {
     Report::new(ERRCODE_DUPLICATE_COLUMN, format!("{} specified more than once", column_of(table, column)))
         .detail("One column cannot serve two purposes.")

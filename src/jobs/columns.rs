@@ -114,6 +114,9 @@ impl Columns {
             if written.is_generated {
                 return Err(Error::ColumnGenerated { table: table.target.clone(), column });
             }
+            if !catalog::may_update(table.relation.owner, table.relation.oid, name)? {
+                return Err(Error::OwnerMayNotUpdate { table: table.target.clone(), column });
+            }
         }
         self.check_values(table)
     }

@@ -40,6 +40,8 @@ pub enum Tried {
     MadeUp(Way),
     /// No job: the statement was run and found none. In the table of this name, which may be a part.
     Nothing(String),
+    /// The same for a table or part on another server, where no job is touched.
+    NothingElsewhere(String),
 }
 
 impl Attempt {
@@ -64,7 +66,9 @@ impl Tried {
         match self {
             Self::Job(key, way) => format!("job {key}{}", way.describe()),
             Self::MadeUp(way) => format!("a made-up job{}", way.describe()),
-            Self::Nothing(table) => format!("the statement in {table} without a job"),
+            Self::Nothing(table) | Self::NothingElsewhere(table) => {
+                format!("the statement in {table} without a job")
+            }
         }
     }
 }
@@ -103,7 +107,7 @@ pub fn rehearse(installation: &Installation, table: &JobTable) -> Result<Vec<Att
             false => attempts.push(trial.nothing(Err(Error::TimedOut { limit }))),
         }
     }
-    let is_job = |attempt: &Attempt| !matches!(attempt.tried, Tried::Nothing(_));
+    let is_job = |attempt: &Attempt| matches!(attempt.tried, Tried::Job(..) | Tried::MadeUp(_));
     if attempts.iter().all(|attempt| attempt.problem.is_none()) && attempts.iter().any(is_job) {
         tried_tables::add(installation, table.watched.oid);
     }
@@ -176,7 +180,11 @@ impl Trial<'_> {
     }
 
     fn nothing(&self, result: Result<()>) -> Attempt {
-        self.attempt(Tried::Nothing(self.part.target.clone()), result)
+        let table = self.part.target.clone();
+        match self.part.is_foreign() {
+            true => self.attempt(Tried::NothingElsewhere(table), result),
+            false => self.attempt(Tried::Nothing(table), result),
+        }
     }
 
     fn attempt(&self, tried: Tried, result: Result<()>) -> Attempt {

@@ -187,6 +187,25 @@ pub fn is_mine(role: pg_sys::Oid) -> bool {
     has_rights_of(roles::current(), role)
 }
 
+/// Whether the current user is a superuser, and this role is not: its code can do what only ends with the session.
+pub fn is_strange_to_me(role: pg_sys::Oid) -> bool {
+    // SAFETY: reads the current user.
+    let am_superuser = unsafe { pg_sys::superuser() };
+    // SAFETY: a role's OID; of one that was dropped, false.
+    am_superuser && !unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether a role has the rights to read and to update a column.
+pub fn may_update(role: pg_sys::Oid, relation: pg_sys::Oid, column: &str) -> Result<bool> {
+    let may = sql::read(
+        "SELECT pg_catalog.has_column_privilege($1, $2, $3, 'SELECT') \
+            AND pg_catalog.has_column_privilege($1, $2, $3, 'UPDATE')",
+        &[role.into(), relation.into(), column.into()],
+        |row| row.required::<bool>(1, "privilege"),
+    )?;
+    Ok(may == [true])
+}
+
 /// Whether a role has the rights of another one.
 pub fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     // SAFETY: two role OIDs; of one that was dropped, false.

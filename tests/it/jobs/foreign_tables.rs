@@ -67,6 +67,12 @@ fn jobs_on_three_servers_are_settled_in_one_sweep_and_one_that_is_away_later() {
 
     start_jobs(&mut client, "first");
     start_jobs(&mut client, "alive");
+    let rehearsed = "SELECT string_agg(status || ' ' || detail, '; ') FROM rgrid_rehearse('jobs')";
+    let attempts: String = ask(&mut client, rehearsed, &[]);
+    let parts: Vec<&str> = attempts.split("; ").collect();
+    assert!(parts[0].starts_with("ok Settled job "), "of the part that is here: {attempts}");
+    let left_alone = |part: &&str| part.starts_with("ok Tried the statement in public.jobs_");
+    assert!(parts.len() == 3 && parts[1..].iter().all(left_alone), "{attempts}");
     silent_worker(&mut client, "first");
     await_death(&mut client, "first");
     assert_eq!(statuses(&mut client, "first"), ["failed", "failed", "failed"]);

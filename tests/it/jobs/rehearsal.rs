@@ -97,16 +97,40 @@ fn a_rehearsal_leaves_nothing_behind() {
 #[test]
 fn an_owner_without_the_rights_is_met_when_the_table_is_watched() {
     let cluster = server();
-    let mut client = cluster.database("rights").connect();
-    run(&mut client, "CREATE ROLE poor; CREATE TABLE secret (job int)");
+    let database = cluster.database("rights");
+    let mut client = database.connect();
+    run(&mut client, "CREATE ROLE poor LOGIN; CREATE TABLE secret (job int)");
     table(&mut client, "AFTER UPDATE", "INSERT INTO secret VALUES (NEW.id)");
-    run(&mut client, "ALTER TABLE tasks OWNER TO poor; ALTER SEQUENCE tasks_id_seq OWNER TO poor");
-    assert_eq!(sqlstate(&mut client, WATCH), "42501", "the trigger's");
+    run(
+        &mut client,
+        "ALTER TABLE tasks OWNER TO poor; ALTER SEQUENCE tasks_id_seq OWNER TO poor;
+         GRANT EXECUTE ON FUNCTION rgrid_watch_jobs, rgrid_rehearse TO poor",
+    );
+    let mut owner = database.connect_as("poor");
+    assert_eq!(sqlstate(&mut owner, WATCH), "42501", "the trigger's");
     run(&mut client, "GRANT INSERT ON secret TO poor; REVOKE UPDATE ON tasks FROM poor");
-    assert_eq!(sqlstate(&mut client, WATCH), "42501", "the statement's");
-    run(&mut client, "GRANT UPDATE ON tasks TO poor");
+    for caller in [&mut owner, &mut client] {
+        assert_eq!(sqlstate(caller, WATCH), "42501", "the statement's");
+    }
+    run(&mut client, "GRANT UPDATE (status, execution_error, completed_at) ON tasks TO poor");
+    run(&mut owner, WATCH);
+    it_says(&mut owner, "ok", "a made-up job");
+}
+
+#[test]
+fn code_of_another_role_runs_in_a_superusers_session_on_request_only() {
+    let cluster = server();
+    let database = cluster.database("strange");
+    let mut client = database.connect();
+    let body = "PERFORM set_config('exit_on_error', 'on', false); RAISE EXCEPTION 'bye'";
+    table(&mut client, "BEFORE UPDATE", body);
+    run(&mut client, "CREATE ROLE stranger; ALTER TABLE tasks OWNER TO stranger");
+    run(&mut client, "INSERT INTO tasks (worker_id, status) VALUES ('w1', 'running')");
     run(&mut client, WATCH);
-    it_says(&mut client, "ok", "a made-up job");
+    let (status, detail) = check(&mut client, "tasks");
+    assert!(status == "warning" && detail.contains("never tried"), "{status}: {detail}");
+    assert!(client.batch_execute("SELECT rgrid_rehearse('tasks')").is_err());
+    assert!(client.batch_execute("SELECT 1").is_err(), "it has ended the session");
 }
 
 #[test]

@@ -134,11 +134,19 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
                    FROM rgrid_job_tables";
     assert_eq!(ask::<String>(&mut client, watches, &[]), "executions failed fail t, tasks lost fail t");
     assert_eq!(jobs(&mut client, "alive", "running"), 2, "the update swept no worker");
+    let stored = "SELECT count(search_path) FROM rgrid_job_tables";
+    assert_eq!(ask::<i64>(&mut client, stored, &[]), 0);
+    let tried =
+        "SELECT detail ~ 'never tried' FROM rgrid_health() WHERE check_name = 'job table public.tasks'";
+    assert!(ask::<bool>(&mut client, tried, &[]));
     let _beats = ["alive", "phoenix"].map(|worker| Beating::calling(database.connect(), worker));
     await_death(&mut client, "silent");
     assert_eq!(jobs(&mut client, "silent", "failed"), 2);
     let tasks: String = ask(&mut client, "SELECT string_agg(state, ' ') FROM tasks", &[]);
     assert_eq!(tasks, "lost", "a table that was watched before is settled as before");
+    let notes: String = ask(&mut client, "SELECT string_agg(worker, ' ') FROM notes", &[]);
+    assert_eq!(notes, "silent", "without a search_path in its entry, its trigger finds its own schema");
+    assert!(!ask::<bool>(&mut client, tried, &[]));
     assert_eq!((jobs(&mut client, "alive", "running"), deaths(&mut client, "alive")), (2, 0));
     assert_eq!((beat(&mut client, "gone"), beat(&mut client, "phoenix")), (2, 2), "incarnations go on");
 
@@ -156,6 +164,10 @@ fn fill(client: &mut Client) {
     run(
         client,
         "CREATE TABLE tasks (worker_id text, state text, note text);
+         CREATE TABLE notes (worker text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO notes VALUES (NEW.worker_id); RETURN NULL; END';
+         CREATE TRIGGER note AFTER UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION note();
          INSERT INTO rgrid_job_tables (job_table, status_column, dead_status, error_column, finished_column)
          VALUES ('tasks', 'state', 'lost', 'note', NULL), ('executions', 'status', 'failed', 'execution_error', 'completed_at');
          INSERT INTO rgrid_worker_deaths (worker_id, incarnation, last_heartbeat_at, declared_dead_at, reason,

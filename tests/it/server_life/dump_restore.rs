@@ -96,9 +96,15 @@ impl Life {
         run(
             client,
             "CREATE TABLE tasks (runner text, state text, note text);
+             CREATE SCHEMA records; CREATE TABLE records.lost (runner text);
+             CREATE FUNCTION record() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN INSERT INTO lost VALUES (NEW.runner); RETURN NULL; END';
+             CREATE TRIGGER record AFTER UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION record();
+             SET search_path = public, records;
              SELECT rgrid_watch_jobs('tasks', worker_column => 'runner', status_column => 'state',
                                      running_status => 'busy', dead_status => 'lost', error_column => 'note',
-                                     error_message => 'the runner is gone', finished_column => NULL)",
+                                     error_message => 'the runner is gone', finished_column => NULL);
+             RESET search_path",
         );
         for worker in ["phoenix", "gone"] {
             claim_jobs(client, worker, 2);
@@ -127,6 +133,7 @@ impl State {
 
 fn it_is_as_it_was(before: &State, client: &mut Client) {
     assert_eq!(State::of(client), *before);
+    assert!(rows(client, "rgrid_tried_tables").is_empty(), "no table was tried where it is now");
     assert!(rows(client, "worker_heartbeats").is_empty(), "heartbeats are no part of a dump");
     let sql = "SELECT count(*) FROM pg_depend WHERE deptype = 'e' AND objid = 'worker_heartbeats'::regclass";
     assert_eq!(ask::<i64>(client, sql, &[]), 1, "the table is the extension's own");
@@ -138,6 +145,8 @@ fn it_goes_on_as_before(client: &mut Client) {
     assert_eq!(jobs(client, "healthy", "running"), 3);
     let sql = "SELECT string_agg(runner || ' ' || state, ', ' ORDER BY runner) FROM tasks";
     assert_eq!(ask::<String>(client, sql, &[]), "healthy busy, later lost", "the table is watched");
+    let recorded: String = ask(client, "SELECT string_agg(runner, ' ') FROM records.lost", &[]);
+    assert_eq!(recorded, "later", "its trigger has the search_path with which it was watched");
     for (worker, incarnation) in [("healthy", 1), ("phoenix", 2), ("gone", 2)] {
         assert_eq!(beat(client, worker), incarnation, "{worker}");
     }

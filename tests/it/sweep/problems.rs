@@ -43,14 +43,14 @@ fn refuse(client: &mut Client, table: &str, worker: &str, exception: &str) {
     run(client, &sql);
 }
 
-/// Whether a check is `ok`, and what it found.
+/// Whether a check finds no error, and what it found.
 fn check(client: &mut Client, name: &str) -> (bool, String) {
-    let sql = "SELECT status = 'ok', detail FROM rgrid_health() WHERE check_name = $1";
+    let sql = "SELECT status <> 'error', detail FROM rgrid_health() WHERE check_name = $1";
     let row = client.query_one(sql, &[&name]).unwrap_or_else(|error| panic!("{name}: {error:?}"));
     (row.get(0), row.get(1))
 }
 
-/// Returns what the check found when it is not `ok`.
+/// Returns what the check found when that is an error.
 fn await_complaint(client: &mut Client, name: &str) -> String {
     wait_until(&format!("a complaint of the check {name}"), || !check(client, name).0);
     check(client, name).1
