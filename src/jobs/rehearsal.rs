@@ -1,10 +1,10 @@
 //! Rehearsals: a job of a watched table is settled as a sweep would do it, and all is undone. So the owner learns while
 //! watching the table, and not by the first death, that a trigger names what is not there.
 //!
-//! Runs in the session of the table's owner. It waits 50 ms for a lock, and each attempt ends after the time that a sweeper
-//! gives a statement. Of what was done, sequences stay advanced, and what a trigger did outside of the database stays done.
+//! Runs in the session of the table's owner, for as long as a worker's call may take. It waits 50 ms for a lock. Of what
+//! was done, sequences stay advanced, and what a trigger did outside of the database stays done.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Columns;
 use super::settle::FOREIGN_LIMIT;
@@ -13,9 +13,11 @@ use super::table::{JobTable, LockPolicy, Row, in_rows, single_key};
 use crate::error::{Error, Rehearsal, Report, Result};
 use crate::installation::Installation;
 use crate::pg::scope::{self, Scope};
+use crate::pg::timer::Deadline;
 use crate::pg::{self, advisory, constraints, sql};
 use crate::rules::text::sqlstate;
 use crate::settings;
+use crate::shmem::quarantine;
 use crate::tables::tried_tables;
 
 /// How long a running job is looked for. Without an index that may mean to read the whole table.
@@ -97,15 +99,13 @@ pub enum Way {
 ///
 /// When the table lacks what settling needs.
 pub fn rehearse(installation: &Installation, table: &JobTable) -> Result<Vec<Attempt>> {
-    let begun = Instant::now();
+    let deadline = Deadline::after(settings::call_timeout());
     let mut attempts = Vec::new();
     for part in table.parts()? {
-        let trial = Trial { key: single_key(part.relation.oid)?, columns: part.columns()?, part: &part };
-        let limit = settings::statement_timeout();
-        match begun.elapsed() < limit {
-            true => attempts.append(&mut advisory::without_leftovers(|| trial.attempts())?),
-            false => attempts.push(trial.nothing(Err(Error::TimedOut { limit }))),
-        }
+        let trial =
+            Trial { key: single_key(part.relation.oid)?, columns: part.columns()?, part: &part, deadline };
+        let try_it = || quarantine::at_work(table.watched.oid, || trial.attempts());
+        attempts.append(&mut advisory::without_leftovers(try_it)?);
     }
     let is_job = |attempt: &Attempt| matches!(attempt.tried, Tried::Job(..) | Tried::MadeUp(_));
     if attempts.iter().all(|attempt| attempt.problem.is_none()) && attempts.iter().any(is_job) {
@@ -119,6 +119,7 @@ struct Trial<'a> {
     part: &'a JobTable,
     columns: Columns,
     key: Option<String>,
+    deadline: Deadline,
 }
 
 /// A running job.
@@ -131,17 +132,17 @@ impl Trial<'_> {
     fn attempts(&self) -> Vec<Attempt> {
         // Another server may not be able to undo what it was told.
         if self.part.is_foreign() {
-            return vec![self.nothing(self.undone(FOREIGN_LIMIT, || self.settle_none()))];
+            return vec![self.nothing()];
         }
         // A table that cannot be read is met again below.
-        let found = scope::subtransaction_within(SEARCH_LIMIT, || self.find()).ok().flatten();
+        let limit = self.deadline.remaining().min(SEARCH_LIMIT);
+        let found = scope::undone_within(limit, || self.find()).ok().flatten();
         let mut attempts = found.map(|job| self.with(&job)).unwrap_or_default();
         if attempts.is_empty() {
             attempts = self.with_made_up();
         }
         if attempts.is_empty() {
-            let limit = settings::statement_timeout();
-            attempts.push(self.nothing(self.undone(limit, || self.settle_none())));
+            attempts.push(self.nothing());
         }
         attempts
     }
@@ -170,16 +171,16 @@ impl Trial<'_> {
     fn each_way(&self, tried: impl Fn(Way) -> Tried, settle: impl Fn(Way) -> Result<bool>) -> Vec<Attempt> {
         let also = self.columns.requeue.as_ref().map(|_| Way::Failed);
         let ways = [Some(Way::AsWatched), also].into_iter().flatten();
-        let attempts =
-            ways.filter_map(|way| match self.undone(settings::statement_timeout(), || settle(way)) {
-                Ok(false) => None,
-                Ok(true) => Some(self.attempt(tried(way), Ok(()))),
-                Err(error) => Some(self.attempt(tried(way), Err(error))),
-            });
+        let attempts = ways.filter_map(|way| match self.undone(|| settle(way)) {
+            Ok(false) => None,
+            Ok(true) => Some(self.attempt(tried(way), Ok(()))),
+            Err(error) => Some(self.attempt(tried(way), Err(error))),
+        });
         attempts.collect()
     }
 
-    fn nothing(&self, result: Result<()>) -> Attempt {
+    fn nothing(&self) -> Attempt {
+        let result = self.undone(|| self.settle_none());
         let table = self.part.target.clone();
         match self.part.is_foreign() {
             true => self.attempt(Tried::NothingElsewhere(table), result),
@@ -193,7 +194,12 @@ impl Trial<'_> {
         Attempt { tried, problem, never_works }
     }
 
-    fn undone<T>(&self, limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn undone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let most = if self.part.is_foreign() { FOREIGN_LIMIT } else { Duration::MAX };
+        let limit = self.deadline.remaining().min(most);
+        if limit.is_zero() {
+            return Err(Error::TimedOut { limit: settings::call_timeout() });
+        }
         scope::undone_within(limit, || {
             constraints::set_immediate()?;
             work()

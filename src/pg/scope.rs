@@ -232,8 +232,33 @@ pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T
 ///
 /// [`Error::TimedOut`] when it took longer.
 pub fn subtransaction_of_call<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    bounded(limit, |_| false, work)
+}
+
+/// Runs `work` in a subtransaction that is undone in any case, for so long at most. A cancel that somebody else wanted is
+/// raised again. Code that outlives its cancellation ends with its session.
+///
+/// # Errors
+///
+/// [`Error::TimedOut`] when it took longer.
+pub fn undone_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut done = None;
+    let Err(error) = bounded(limit, is_cancel, || {
+        done = Some(work()?);
+        Err::<Infallible, _>(Error::MissingValue("end"))
+    });
+    done.ok_or(error)
+}
+
+/// A subtransaction that a session runs for so long at most. The errors for which `is_foreign` says so are not caught, if
+/// the time is not over.
+fn bounded<T>(
+    limit: Duration,
+    is_foreign: impl Fn(&CaughtError) -> bool,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let timer = SessionTimer::start(limit);
-    let result = subtransaction_unless(|_| false, work);
+    let result = subtransaction_unless(|error| !timer.has_expired() && is_foreign(error), work);
     let expired = timer.has_expired();
     drop(timer);
     if expired {
@@ -244,17 +269,6 @@ pub fn subtransaction_of_call<T>(limit: Duration, work: impl FnOnce() -> Result<
         true => Error::TimedOut { limit },
         false => error,
     })
-}
-
-/// Runs `work` as [`subtransaction_within`] does, and undoes it in any case.
-pub fn undone_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let mut done = None;
-    let undone = subtransaction_within(limit, || {
-        done = Some(work()?);
-        Err::<Infallible, _>(Error::MissingValue("end"))
-    });
-    let Err(error) = undone;
-    done.ok_or(error)
 }
 
 /// The errors for which `is_foreign` says so are not caught.
