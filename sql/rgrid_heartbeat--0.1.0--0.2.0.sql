@@ -50,6 +50,7 @@ ALTER TABLE @extschema@.rgrid_job_tables
     ADD COLUMN max_attempts_column name DEFAULT 'max_retries',
     ADD COLUMN max_attempts integer NOT NULL DEFAULT 3 CHECK (max_attempts OPERATOR(pg_catalog.>=) 0),
     ADD COLUMN started_column name,
+    ADD COLUMN notify_keys boolean NOT NULL DEFAULT false,
     ADD COLUMN search_path name[],
     ADD CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL);
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job that failed with its worker';
@@ -68,6 +69,8 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
     'The attempts of a job, where there is no such column or it is NULL';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
     'Column that is cleared when a job goes back to the queue; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.notify_keys IS
+    'Whether notifications have the primary keys of the jobs; any role that can connect can read them';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
     'The search_path that was in force when the table was watched: its triggers run with that; NULL for its schema';
 
@@ -125,8 +128,9 @@ CREATE FUNCTION @extschema@.rgrid_watch_jobs(
     attempts_column name DEFAULT 'retry_count',
     max_attempts_column name DEFAULT 'max_retries',
     started_column name DEFAULT NULL,
-    max_attempts integer DEFAULT 3
-) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_watch_jobs_wrapper';
+    max_attempts integer DEFAULT 3,
+    notify_keys boolean DEFAULT false
+) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_watch_jobs_0_3_wrapper';
 CREATE FUNCTION @extschema@.rgrid_unwatch_jobs(job_table regclass)
     RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_jobs_wrapper';
 CREATE FUNCTION @extschema@.rgrid_rehearse(job_table regclass) RETURNS TABLE (
@@ -135,11 +139,11 @@ CREATE FUNCTION @extschema@.rgrid_rehearse(job_table regclass) RETURNS TABLE (
     hint text
 ) LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_rehearse_wrapper';
 REVOKE ALL ON FUNCTION @extschema@.rgrid_watch_jobs(
-    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) FROM PUBLIC;
+    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.rgrid_rehearse(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
-    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer) IS
+    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean) IS
     'Watches a table of jobs, or changes how it is watched; for its owner';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
     'Stops watching a table of jobs; returns whether it was watched';

@@ -21,7 +21,8 @@ use crate::tables::tried_tables;
 /// The running jobs of a dead worker are those with its id in `worker_column` and `running_status` in
 /// `status_column`. With `on_death` 'fail' they get `dead_status`, `error_message` and the time; with 'requeue' they
 /// get `queued_status`, no worker and no times, and one more in `attempts_column`, until that has reached
-/// `max_attempts_column`, or `max_attempts` where that is NULL; then they fail. NULL names no column.
+/// `max_attempts_column`, or `max_attempts` where that is NULL; then they fail. NULL names no column. With `notify_keys`
+/// notifications have the primary keys of the jobs, which every role can read.
 ///
 /// # Errors
 ///
@@ -33,7 +34,7 @@ use crate::tables::tried_tables;
 /// would be met by every job.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments, reason = "a table of jobs has that many sides; callers name them")]
-fn rgrid_watch_jobs(
+fn rgrid_watch_jobs_0_3(
     job_table: Option<pg_sys::Oid>,
     worker_column: Option<&CStr>,
     status_column: Option<&CStr>,
@@ -48,6 +49,7 @@ fn rgrid_watch_jobs(
     max_attempts_column: Option<&CStr>,
     started_column: Option<&CStr>,
     max_attempts: Option<i32>,
+    notify_keys: Option<bool>,
 ) -> Result<(), ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_watch_jobs()");
     let column = |name: Option<&CStr>| name.map(|name| name.to_string_lossy().into_owned());
@@ -65,6 +67,7 @@ fn rgrid_watch_jobs(
         max_attempts_column: column(max_attempts_column),
         max_attempts: given(max_attempts, "max_attempts")?,
         started_column: column(started_column),
+        notify_keys: given(notify_keys, "notify_keys")?,
     };
     Ok(watch_jobs(job_table, mapping)?)
 }

@@ -64,7 +64,7 @@ pub struct SettledJobs {
     pub failed: i64,
     /// How many were returned to the queue, or would be.
     pub requeued: i64,
-    /// The primary keys of these jobs, where the table has one of a single column.
+    /// The primary keys of these jobs, where the watch wants them and the table has one of a single column.
     pub keys: Vec<String>,
 }
 
@@ -152,7 +152,7 @@ impl JobTable {
         locked: LockPolicy,
     ) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
-        let key = single_key(self.relation.oid)?;
+        let key = self.notified_key()?;
         let statements =
             Statements::new(self, &columns, key.as_deref()).changing_a_key(self.changes_key(locked)?);
         self.change(&statements, &self.mapping.error_message, now, locked, vec![arrays::of(workers)])
@@ -167,7 +167,7 @@ impl JobTable {
         locked: LockPolicy,
     ) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
-        let key = single_key(self.relation.oid)?;
+        let key = self.notified_key()?;
         let statements = Statements::new(self, &columns, key.as_deref())
             .changing_a_key(self.changes_key(locked)?)
             .of_rows();
@@ -189,7 +189,7 @@ impl JobTable {
             return Ok(Vec::new());
         }
         let columns = Columns { requeue: None, ..columns };
-        let key = single_key(self.relation.oid)?;
+        let key = self.notified_key()?;
         let statements = Statements::new(self, &columns, key.as_deref()).of_rows();
         let message = format!("{} (could not be requeued: {})", self.mapping.error_message, why.message());
         self.change(&statements, &message, now, locked, in_rows(worker, std::slice::from_ref(row)).into())
@@ -265,6 +265,11 @@ impl JobTable {
     fn running_of(&self, statements: &Statements<'_>, arguments: &[DatumWithOid<'_>]) -> Result<i64> {
         let read = || sql::read_latest(&statements.count(), arguments, |row| row.required(1, "count"));
         self.as_owner(read)?.into_iter().next().ok_or(Error::MissingValue("count"))
+    }
+
+    /// The column of the jobs' keys, where notifications have them.
+    fn notified_key(&self) -> Result<Option<String>> {
+        if self.mapping.notify_keys { single_key(self.relation.oid) } else { Ok(None) }
     }
 
     /// Whether settling changes a column of a key that other tables may refer to. Asked only where rows are locked first.

@@ -36,7 +36,7 @@ struct Jobs<'a> {
     table: &'a str,
     failed: i64,
     requeued: i64,
-    /// The primary keys of these jobs, where the table has one of a single column.
+    /// The primary keys of these jobs, where the watch wants them and the table has one of a single column.
     keys: Vec<&'a str>,
 }
 

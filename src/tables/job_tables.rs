@@ -64,6 +64,8 @@ pub struct JobMapping {
     pub max_attempts: i32,
     /// When the current attempt was started.
     pub started_column: Option<String>,
+    /// Whether notifications have the primary keys of the jobs.
+    pub notify_keys: bool,
 }
 
 /// RGrid's table of jobs, with the column names and values that its daemon used. The defaults of `rgrid_watch_jobs()`
@@ -84,6 +86,7 @@ impl Default for JobMapping {
             max_attempts_column: Some("max_retries".into()),
             max_attempts: 3,
             started_column: None,
+            notify_keys: false,
         }
     }
 }
@@ -126,7 +129,7 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
         "SELECT j.job_table, j.watched, j.worker_column::text, j.status_column::text, j.running_status, \
                 j.dead_status, j.error_column::text, j.error_message, j.finished_column::text, j.on_death, \
                 j.queued_status, j.attempts_column::text, j.max_attempts_column::text, j.max_attempts, \
-                j.started_column::text, j.search_path::pg_catalog.text[] \
+                j.started_column::text, j.notify_keys, j.search_path::pg_catalog.text[] \
          FROM @extschema@.rgrid_job_tables j ORDER BY j.job_table",
     );
     installation.as_owner(|| {
@@ -136,7 +139,7 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
                 is_watched: row.required(2, "watched")?,
                 mapping: mapping(&row)?,
                 search_path: row
-                    .optional::<Vec<Option<String>>>(16)?
+                    .optional::<Vec<Option<String>>>(17)?
                     .map(|names| names.into_iter().flatten().collect()),
             })
         })
@@ -158,6 +161,7 @@ fn mapping(row: &sql::Row<'_>) -> Result<JobMapping> {
         max_attempts_column: row.optional(13)?,
         max_attempts: row.required(14, "maximum of attempts")?,
         started_column: row.optional(15)?,
+        notify_keys: row.required(16, "notify_keys")?,
     })
 }
 
@@ -172,17 +176,17 @@ pub fn put(
         "INSERT INTO @extschema@.rgrid_job_tables AS j \
              (job_table, watched, worker_column, status_column, running_status, dead_status, error_column, \
               error_message, finished_column, on_death, queued_status, attempts_column, max_attempts_column, \
-              max_attempts, started_column) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+              max_attempts, started_column, notify_keys) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
          ON CONFLICT (job_table) DO UPDATE SET \
              (watched, worker_column, status_column, running_status, dead_status, error_column, error_message, \
               finished_column, on_death, queued_status, attempts_column, max_attempts_column, max_attempts, \
-              started_column) = \
+              started_column, notify_keys) = \
              ROW (EXCLUDED.watched, EXCLUDED.worker_column, EXCLUDED.status_column, EXCLUDED.running_status, \
                   EXCLUDED.dead_status, EXCLUDED.error_column, EXCLUDED.error_message, \
                   EXCLUDED.finished_column, EXCLUDED.on_death, EXCLUDED.queued_status, \
                   EXCLUDED.attempts_column, EXCLUDED.max_attempts_column, EXCLUDED.max_attempts, \
-                  EXCLUDED.started_column)",
+                  EXCLUDED.started_column, EXCLUDED.notify_keys)",
     );
     let arguments = [
         relation.into(),
@@ -200,6 +204,7 @@ pub fn put(
         mapping.max_attempts_column.as_deref().into(),
         mapping.max_attempts.into(),
         mapping.started_column.as_deref().into(),
+        mapping.notify_keys.into(),
     ];
     installation.as_owner(|| sql::write(&statement, &arguments))?;
     Ok(())

@@ -174,24 +174,31 @@ fn a_job_that_kills_its_workers_is_tried_as_often_as_it_may_and_then_fails() {
 }
 
 #[test]
-fn listeners_are_told_the_keys_of_the_jobs() {
+fn listeners_are_told_the_keys_of_the_jobs_where_the_watch_says_so() {
     let cluster = server();
     let database = cluster.database("keys");
     let mut client = database.connect();
     run(
         &mut client,
-        &format!("CREATE TABLE keyed ({COLUMNS}, PRIMARY KEY (id)); LISTEN rgrid_worker_deaths"),
+        &format!(
+            "CREATE TABLE secret ({COLUMNS}, PRIMARY KEY (id)); SELECT rgrid_watch_jobs('secret');
+             CREATE TABLE told ({COLUMNS}, PRIMARY KEY (id)); SELECT rgrid_watch_jobs('told', notify_keys => true);
+             SELECT rgrid_unwatch_jobs('executions'); LISTEN rgrid_worker_deaths"
+        ),
     );
-    run(&mut client, "SELECT rgrid_watch_jobs('keyed'); SELECT rgrid_unwatch_jobs('executions')");
-    run(&mut client, "INSERT INTO keyed SELECT i, 'running', 'victim' FROM generate_series(1, 3000) i");
+    run(&mut client, "INSERT INTO told SELECT i, 'running', 'victim' FROM generate_series(1, 3000) i");
+    run(&mut client, "INSERT INTO secret VALUES (42, 'running', 'victim')");
     silent_worker(&mut client, "victim");
     let mut notifications = client.notifications();
     let notice =
         postgres::fallible_iterator::FallibleIterator::next(&mut notifications.timeout_iter(HOUR)).unwrap();
     let notice: serde_json::Value = serde_json::from_str(notice.unwrap().payload()).unwrap();
-    let jobs = &notice["jobs"][0];
-    assert_eq!((&jobs["table"], &jobs["failed"]), (&"public.keyed".into(), &3000.into()));
-    let keys = jobs["keys"].as_array().unwrap();
+    let jobs =
+        |table: &str| notice["jobs"].as_array().unwrap().iter().find(|jobs| jobs["table"] == table).unwrap();
+    let (secret, told) = (jobs("public.secret"), jobs("public.told"));
+    assert_eq!((&secret["failed"], &secret["keys"]), (&1.into(), &serde_json::json!([])));
+    assert_eq!(told["failed"], 3000);
+    let keys = told["keys"].as_array().unwrap();
     assert!(keys.len() > 500 && keys.contains(&"1".into()), "{} keys fit", keys.len());
     assert_eq!(notice["truncated"], true);
 }

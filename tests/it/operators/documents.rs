@@ -85,9 +85,14 @@ fn the_script_of_the_documents_does_the_jobs_and_leaves() {
     assert_eq!((completed(&mut client), workers(&mut client)), (5, 0));
 }
 
+/// What a notification of a death looks like, from a role that has no right on anything.
+const FORGED: &str =
+    r#"{\"worker_id\":\"worker-8\",\"incarnation\":1,\"hostname\":\"host-8\",\"reason\":\"stale\"}"#;
+
 #[test]
-fn the_listener_of_the_documents_replaces_the_machine_of_a_dead_worker() {
-    let (cluster, _client) = server(0);
+fn the_listener_of_the_documents_replaces_the_machine_of_a_dead_worker_and_believes_no_forgery() {
+    let (cluster, mut client) = server(0);
+    run(&mut client, "CREATE ROLE forger LOGIN");
     let program = block("README.md", "python");
     let listens = until(
         "test \"$(psql -XAtc \"SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN rgrid_worker_deaths'\")\" = 1",
@@ -100,6 +105,7 @@ fn the_listener_of_the_documents_replaces_the_machine_of_a_dead_worker() {
          touch replaced
          python3 - <<'END' &\n{program}\nEND
          {listens}
+         psql -XqU forger -c \"NOTIFY rgrid_worker_deaths, 'no JSON'\" -c \"NOTIFY rgrid_worker_deaths, '{FORGED}'\"
          psql -Xqc \"SELECT rgrid_heartbeat('worker-7', 'host-7')\" >/dev/null
          {replaced}
          kill $!"

@@ -130,9 +130,9 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
 
     run(&mut client, "SELECT rgrid_sweep()");
     assert_eq!(rows(&mut client, "rgrid_worker_deaths"), ledger, "silence counts from the update on");
-    let watches = "SELECT string_agg(concat_ws(' ', job_table, dead_status, on_death, watched), ', ' ORDER BY job_table::text)
+    let watches = "SELECT string_agg(concat_ws(' ', job_table, dead_status, on_death, watched, notify_keys), ', ' ORDER BY job_table::text)
                    FROM rgrid_job_tables";
-    assert_eq!(ask::<String>(&mut client, watches, &[]), "executions failed fail t, tasks lost fail t");
+    assert_eq!(ask::<String>(&mut client, watches, &[]), "executions failed fail t f, tasks lost fail t f");
     assert_eq!(jobs(&mut client, "alive", "running"), 2, "the update swept no worker");
     let stored = "SELECT count(search_path) FROM rgrid_job_tables";
     assert_eq!(ask::<i64>(&mut client, stored, &[]), 0);
