@@ -68,6 +68,7 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     shmem::request();
+    pg::databases::at_drop(shmem::forget);
     processes::launcher::register();
 }
 

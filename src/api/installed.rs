@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 use crate::pg::{self, commit};
-use crate::shmem::{buffer, observation, problems, quarantine};
+use crate::shmem::{self, observation};
 
 /// Called at the end of the extension's scripts, which then drop this function.
 ///
@@ -12,10 +12,7 @@ use crate::shmem::{buffer, observation, problems, quarantine};
 #[pg_extern]
 fn rgrid_installed() {
     commit::at_commit(|| {
-        let database = pg::current_database();
-        buffer::forget(database);
-        problems::forget(database);
-        quarantine::forget(database);
+        shmem::forget_installation(pg::current_database());
         observation::installed(pg::now());
     });
 }

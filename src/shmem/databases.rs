@@ -207,6 +207,13 @@ pub fn keep(databases: &[pg_sys::Oid], now: DateTime<Utc>) -> bool {
     forgotten
 }
 
+/// Forgets a database.
+pub fn forget(database: pg_sys::Oid) {
+    let mut shared = DATABASES.exclusive();
+    let used = shared.used;
+    shared.used = super::retain(&mut shared.states, used, |state| state.oid != database);
+}
+
 /// What is known of a database; `None` when it did not fit.
 pub fn state(oid: pg_sys::Oid) -> Option<State> {
     let shared = DATABASES.share();

@@ -41,6 +41,19 @@ fn retain<T: Copy>(entries: &mut [T], used: usize, is_kept: impl Fn(&T) -> bool)
     kept
 }
 
+/// Forgets all that is known of a database. It was dropped, and a new one may get its OID before the launcher looks.
+pub fn forget(database: pgrx::pg_sys::Oid) {
+    databases::forget(database);
+    forget_installation(database);
+}
+
+/// Forgets the workers, problems and tables of the extension in a database.
+pub fn forget_installation(database: pgrx::pg_sys::Oid) {
+    buffer::forget(database);
+    problems::forget(database);
+    quarantine::forget(database);
+}
+
 /// Whether there are shared memory and a launcher.
 pub fn is_preloaded() -> bool {
     PRELOADED.load(Relaxed)

@@ -79,3 +79,30 @@ fn a_worker_that_deregistered_is_no_longer_known() {
         assert_eq!(rows(&mut client, "worker"), 1, "{end}");
     }
 }
+
+#[test]
+fn a_database_that_gets_the_oid_of_a_dropped_one_knows_nothing_of_its_workers() {
+    let cluster = still().start();
+    let _origin = cluster.visited_database("origin");
+    let bystander = cluster.visited_database("bystander");
+    beat(&mut bystander.connect(), "bystander");
+    let mut admin = cluster.connect("postgres");
+    let create = "CREATE DATABASE again TEMPLATE origin OID 77777";
+    run(&mut admin, create);
+    let mut client = cluster.connect("again");
+    let register = "SELECT incarnation FROM rgrid_register('worker')";
+    assert_eq!((ask::<i64>(&mut client, register, &[]), ask::<i64>(&mut client, register, &[])), (1, 2));
+    cluster.await_visit("again");
+    assert!(beats_in_memory(&mut client, "worker"));
+    drop(client);
+    // It would notice that the database is gone. It is back after a second.
+    cluster.terminate(cluster.pids(LAUNCHER)[0]);
+    run(&mut admin, "DROP DATABASE again");
+    run(&mut admin, create);
+
+    let mut client = cluster.connect("again");
+    assert_eq!((beat(&mut client, "worker"), rows(&mut client, "worker")), (1, 1));
+    let known = "SELECT count(*) FROM pg_stat_rgrid_heartbeat WHERE datid = 77777 AND deaths > 0";
+    assert_eq!(ask::<i64>(&mut client, known, &[]), 0);
+    assert!(beats_in_memory(&mut bystander.connect(), "bystander"), "other databases keep theirs");
+}
