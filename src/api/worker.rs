@@ -15,7 +15,7 @@ use crate::settings;
 use crate::shmem::{buffer, databases};
 use crate::sweep::death;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
-use crate::tables::{deaths, worker_owners};
+use crate::tables::{deaths, incarnations, worker_owners};
 
 /// "I am alive." Returns the worker's incarnation.
 ///
@@ -146,7 +146,9 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     } else {
         let always = earlier.is_some();
         let worker = earlier.unwrap_or_else(|| caller.worker());
-        incarnation += i64::from(death::end_for_restart(installation, &worker, always, call.deadline)?);
+        if death::end_for_restart(installation, &worker, always, call.deadline)? {
+            incarnation = incarnations::after(incarnation, id)?;
+        }
     }
     if !is_new {
         heartbeats.beat(id, caller.hostname(), default_hostname)?;

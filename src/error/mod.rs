@@ -111,6 +111,8 @@ pub enum Error {
     SerializationFailure,
     /// A job is running after it was settled.
     StillRunning,
+    /// A worker has no further incarnation, because its number in a table is too high.
+    IncarnationOutOfRange { worker: String },
     /// A rule or a trigger kept a row from being written.
     NotWritten { table: String },
     /// A session stores the result of a job that was already settled.
@@ -258,6 +260,7 @@ impl Error {
             Self::WorkerLocked { limit } => report::worker_locked(*limit),
             Self::SerializationFailure => report::serialization_failure(),
             Self::StillRunning => report::still_running(),
+            Self::IncarnationOutOfRange { worker } => report::incarnation_out_of_range(worker),
             Self::NotWritten { table } => report::not_written(table),
             Self::GivenUp { table } => report::given_up(table),
             Self::Rehearsal(rehearsal) => report::rehearsal(rehearsal),

@@ -265,6 +265,13 @@ pub fn still_running() -> Report {
     Report::new(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, message)
 }
 
+pub fn incarnation_out_of_range(worker: &str) -> Report {
+    let message = format!("incarnation of worker \"{worker}\" is out of range");
+    Report::new(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, message)
+        .detail("A number in rgrid_worker_deaths or rgrid_incarnations is too high to be followed by another one.")
+        .hint("Correct the number there, or let the worker use another id.")
+}
+
 pub fn not_written(table: &str) -> Report {
     let message = format!("a rule or trigger of table \"{table}\" suppressed the write");
     Report::new(ERRCODE_TRIGGERED_ACTION_EXCEPTION, message)

@@ -4,13 +4,14 @@ use chrono::{DateTime, Utc};
 
 use super::log_lines::{changed_line, counted, left_behind_line, log_at_commit};
 use super::{Mode, Step, death};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::settle::{self, Occasion, Outcome, totals};
 use crate::jobs::unsettled::{self, Settlement};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
+use crate::shmem::problems::{Place, Problem};
 use crate::shmem::{buffer, connections, observation};
 use crate::tables;
 use crate::tables::deaths::{self, Reason};
@@ -56,16 +57,31 @@ impl Sweep {
     /// Declares these workers dead, except those that have sent a heartbeat meanwhile and those that another session
     /// has locked.
     pub fn declare_dead(&self, silent: &[Worker]) -> Result<Step> {
+        let (silent, problem) = self.with_numbers(silent)?;
         if self.mode.is_dry_run() {
-            return self.would_settle(silent, true);
+            return self.would_settle(&silent, true);
         }
         let workers = match self.cutoff {
-            Some(cutoff) => self.lock_silent(silent, cutoff)?,
+            Some(cutoff) => self.lock_silent(&silent, cutoff)?,
             None => Vec::new(),
         };
-        let jobs = self.settle(&workers, Occasion::Death)?;
+        let mut jobs = self.settle(&workers, Occasion::Death)?;
+        jobs.problems.extend(problem);
         death::declare(&self.installation, &workers, Reason::Stale, self.now, &jobs)?;
         Ok(Step { workers, are_new: true, jobs })
+    }
+
+    /// The workers whose deaths can be recorded, and what is wrong with the others. A number that was put into a table by
+    /// hand must not stop the deaths of a whole batch.
+    fn with_numbers(&self, silent: &[Worker]) -> Result<(Vec<Worker>, Option<Problem>)> {
+        let without = deaths::out_of_range(&self.installation, &ids(silent))?;
+        let (refused, able): (Vec<_>, Vec<_>) =
+            silent.iter().cloned().partition(|worker| without.contains(&worker.id));
+        let problem = refused.first().map(|worker| {
+            let error = Error::IncarnationOutOfRange { worker: printable(&worker.id) };
+            Problem::new(Place::Incarnations, format!("declare workers dead ({})", refused.len()), &error)
+        });
+        Ok((able, problem))
     }
 
     /// The second look, with the rows locked: a worker that has sent a heartbeat meanwhile is alive; the heartbeats of

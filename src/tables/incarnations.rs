@@ -11,14 +11,41 @@
 //! then no uncommitted transaction has given out a number. That lock is taken only if it is free, so no session waits
 //! for it.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{catalog, sql};
+use crate::rules::text::printable;
 use crate::tables::heartbeats::HeartbeatTable;
 
 /// The number of an unknown worker, as an SQL expression. The row with the empty id has it; without that row it is 1.
 pub const FLOOR: &str =
     "coalesce((SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), 1)";
+
+/// The highest number that is given. Whatever reads JSON keeps whole numbers up to this one. A higher one in a table
+/// was put there by hand.
+pub const HIGHEST: i64 = (1 << 53) - 1;
+
+/// The number of a worker after the death of this one.
+///
+/// # Errors
+///
+/// `numeric_value_out_of_range` when there is none.
+pub fn after(number: i64, worker: &str) -> Result<i64> {
+    checked(number.saturating_add(1), worker)
+}
+
+/// A worker's number.
+///
+/// # Errors
+///
+/// `numeric_value_out_of_range` when it is higher than any that is given.
+pub fn checked(number: i64, worker: &str) -> Result<i64> {
+    if number <= HIGHEST {
+        Ok(number)
+    } else {
+        Err(Error::IncarnationOutOfRange { worker: printable(worker) })
+    }
+}
 
 /// Locks the numbers until the transaction ends, so that no worker is given one; false when one is being given out.
 pub fn try_lock(installation: &Installation) -> bool {

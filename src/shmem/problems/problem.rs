@@ -16,6 +16,8 @@ pub enum Place {
     FutureHeartbeats,
     /// Removing what is older than the retention.
     Pruning,
+    /// Workers whose deaths cannot be numbered.
+    Incarnations,
     /// Settling the jobs of a watched table, or of the part of it that is settled by itself.
     JobTable {
         /// The watched table.
@@ -48,6 +50,7 @@ impl Place {
             Self::Flush => "flush",
             Self::FutureHeartbeats => "future heartbeats",
             Self::Pruning => "pruning",
+            Self::Incarnations => "incarnations",
             Self::JobTable { .. } => "job table",
             Self::LockedJobs { .. } => "locked jobs",
             Self::Others => "others",

@@ -13,7 +13,7 @@ use crate::installation::Installation;
 use crate::pg::{self, arrays, sql};
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::Worker;
-use crate::tables::incarnations::FLOOR;
+use crate::tables::incarnations::{self, FLOOR, HIGHEST};
 
 pub mod prune;
 pub mod views;
@@ -72,19 +72,42 @@ pub struct Death {
 ///
 /// The lock orders this with sweeps only if this sees what they committed before the lock was taken. So it uses a new
 /// snapshot, whatever the caller's isolation level.
+///
+/// # Errors
+///
+/// `numeric_value_out_of_range` when there is no number for the worker.
 pub fn worker_record(installation: &Installation, worker: &str) -> Result<WorkerRecord> {
     let statement = installation.sql(&format!(
-        "SELECT coalesce(pg_catalog.max(d.incarnation) + 1, \
-                    (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {FLOOR}), \
+        "SELECT pg_catalog.max(d.incarnation), \
+                coalesce((SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {FLOOR}), \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
     ));
     let record = |row: sql::Row<'_>| {
-        Ok(WorkerRecord { incarnation: row.required(1, "incarnation")?, dead: row.required(2, "death")? })
+        let incarnation = match row.optional(1)? {
+            Some(last) => incarnations::after(last, worker)?,
+            None => incarnations::checked(row.required(2, "incarnation")?, worker)?,
+        };
+        Ok(WorkerRecord { incarnation, dead: row.required(3, "death")? })
     };
     let plan = sql::SavedPlan::new(statement);
     let records = installation.as_owner(|| plan.read_latest(&[worker.into()], record))?;
     records.into_iter().next().ok_or(Error::MissingValue("worker record"))
+}
+
+/// Of these workers, the ones whose death cannot be recorded, because their number is out of range.
+pub fn out_of_range(installation: &Installation, workers: &[String]) -> Result<HashSet<String>> {
+    let statement = installation.sql(&format!(
+        "SELECT w.id FROM unnest($1::text[]) AS w (id) \
+         LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS last \
+                    FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
+             ON d.worker_id = w.id \
+         LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = w.id \
+         WHERE coalesce(d.last, coalesce(i.incarnation, {FLOOR}) - 1) >= {HIGHEST}",
+    ));
+    let found = installation
+        .as_owner(|| sql::read(&statement, &[arrays::of(workers)], |row| row.required(1, "worker id")))?;
+    Ok(found.into_iter().collect())
 }
 
 /// Whether the ledger has a death of this worker.
@@ -146,14 +169,14 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
         "INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
               jobs_failed, jobs_requeued, returned_at) \
-         SELECT n.worker_id, coalesce(d.incarnation + 1, i.incarnation, {FLOOR}), \
+         SELECT n.worker_id, coalesce(d.last + 1, i.incarnation, {FLOOR}), \
                 n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
                 n.jobs_failed, n.jobs_requeued, n.returned_at \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
                      $6::bigint[], $7::bigint[], $8::timestamptz[]) \
               AS n (worker_id, hostname, last_heartbeat_at, declared_dead_at, reason, \
                     jobs_failed, jobs_requeued, returned_at) \
-         LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS incarnation \
+         LEFT JOIN (SELECT d.worker_id, least(pg_catalog.max(d.incarnation), {HIGHEST}) AS last \
                     FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
              ON d.worker_id = n.worker_id \
          LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = n.worker_id \

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, sql};
 use crate::shmem::{counters, databases};
+use crate::tables::incarnations::HIGHEST;
 
 /// Removes at most `limit` deaths that were over before the horizon and were not the last of their worker. Returns how
 /// many.
@@ -24,15 +25,16 @@ pub fn prune_superseded(installation: &Installation, horizon: DateTime<Utc>, lim
     Ok(pruned)
 }
 
-/// The workers whose last death, and return if there was one, is before the horizon.
+/// The workers whose last death, and return if there was one, is before the horizon. Not those with a number that has no
+/// successor: the floor of all others would be raised above it.
 pub fn last_died_before(installation: &Installation, horizon: DateTime<Utc>) -> Result<Vec<String>> {
-    let statement = installation.sql(
+    let statement = installation.sql(&format!(
         "SELECT DISTINCT d.worker_id FROM @extschema@.rgrid_worker_deaths d \
          WHERE d.declared_dead_at < $1 AND (d.returned_at IS NULL OR d.returned_at < $1) \
-           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths y \
+           AND d.incarnation < {HIGHEST} AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths y \
                            WHERE y.worker_id = d.worker_id AND y.incarnation > d.incarnation) \
          ORDER BY 1",
-    );
+    ));
     let horizon = [pg::timestamptz(horizon).into()];
     installation.as_owner(|| sql::read(&statement, &horizon, |row| row.required(1, "worker id")))
 }

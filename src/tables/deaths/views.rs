@@ -8,7 +8,7 @@ use super::Reason;
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, sql};
-use crate::tables::incarnations::FLOOR;
+use crate::tables::incarnations::{FLOOR, HIGHEST};
 
 /// A worker's number, and when it died if it is dead.
 type Record = (i64, Option<DateTime<Utc>>);
@@ -31,7 +31,7 @@ impl WorkerRecords {
 /// Reads what is known about every worker.
 pub fn worker_records(installation: &Installation) -> Result<WorkerRecords> {
     let statement = installation.sql(&format!(
-        "SELECT d.worker_id, pg_catalog.max(d.incarnation) + 1, \
+        "SELECT d.worker_id, least(pg_catalog.max(d.incarnation), {HIGHEST}) + 1, \
                 pg_catalog.max(d.declared_dead_at) FILTER (WHERE d.returned_at IS NULL) \
          FROM @extschema@.rgrid_worker_deaths d GROUP BY d.worker_id \
          UNION ALL \

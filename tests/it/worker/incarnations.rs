@@ -84,3 +84,79 @@ fn the_ledger_has_every_life_once(client: &mut Client) {
                     - (SELECT count(*) FROM executions WHERE status = 'failed')";
     assert_eq!(ask::<i64>(client, sql, &[]), 0, "the ledger counts every failed job once");
 }
+
+/// The highest number that a bigint has. Nobody gets it; it can only be put into a table by hand or by a dump.
+const LAST: &str = "9223372036854775807";
+
+/// A worker that came back from a death with this number, an hour ago.
+fn died_with(client: &mut Client, worker: &str, number: &str) {
+    run(
+        client,
+        &format!(
+            "INSERT INTO rgrid_worker_deaths (worker_id, incarnation, last_heartbeat_at, declared_dead_at, reason,
+                                              jobs_failed, jobs_requeued, returned_at)
+             SELECT '{worker}', {number}, ago, ago, 'stale', 0, 0, ago FROM (SELECT now() - interval '1 hour') AS t (ago)"
+        ),
+    );
+}
+
+#[test]
+fn a_number_without_a_successor_hurts_its_worker_alone() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.database("last_numbers");
+    let mut client = database.connect();
+    died_with(&mut client, "ledger", LAST);
+    died_with(&mut client, "sound", "6");
+    run(&mut client, &format!("INSERT INTO rgrid_incarnations VALUES ('numbered', {LAST})"));
+    for worker in ["ledger", "numbered", "sound"] {
+        silent_worker(&mut client, worker);
+        claim_jobs(&mut client, worker, 1);
+    }
+    wait_until("the death of the sound one", || deaths(&mut client, "sound") == 2);
+    assert_eq!((failed_jobs(&mut client, "sound"), beat(&mut client, "sound")), (1, 8));
+
+    for worker in ["ledger", "numbered"] {
+        assert_eq!(jobs(&mut client, worker, "running"), 1, "{worker} has no number to die with");
+        for call in ["rgrid_heartbeat", "rgrid_register", "rgrid_deregister"] {
+            assert_eq!(
+                sqlstate(&mut client, &format!("SELECT {call}('{worker}')")),
+                "22003",
+                "{call} of {worker}"
+            );
+        }
+    }
+    run(
+        &mut client,
+        "SELECT * FROM rgrid_workers; SELECT rgrid_sweep(); SELECT rgrid_sweep(dry_run => true)",
+    );
+    wait_until("the problem to be listed", || {
+        let listed = "SELECT count(*) FROM pg_stat_rgrid_problems WHERE problem = 'incarnations' AND sqlstate = '22003'
+                      AND message = 'could not declare workers dead (2): incarnation of worker \"ledger\" is out of range'";
+        ask::<i64>(&mut client, listed, &[]) == 1
+    });
+    run(&mut client, "UPDATE rgrid_worker_deaths SET incarnation = 3 WHERE worker_id = 'ledger'");
+    wait_until("the death of the corrected one", || deaths(&mut client, "ledger") == 2);
+    assert_eq!((failed_jobs(&mut client, "ledger"), beat(&mut client, "ledger")), (1, 5));
+}
+
+#[test]
+fn the_end_of_a_worker_without_a_further_number_is_refused() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.database("one_left");
+    let mut client = database.connect();
+    died_with(&mut client, "worker", "9007199254740990");
+    assert_eq!(beat(&mut client, "worker"), 9_007_199_254_740_991, "the last one that is given");
+    assert_eq!(sqlstate(&mut client, "SELECT rgrid_register('worker')"), "22003");
+    assert_eq!((beat(&mut client, "worker"), deaths(&mut client, "worker")), (9_007_199_254_740_991, 1));
+}
+
+#[test]
+fn pruning_raises_nobody_above_a_number_without_a_successor() {
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.retention", "1s").start();
+    let database = cluster.database("pruned_last");
+    let mut client = database.connect();
+    died_with(&mut client, "bad", LAST);
+    died_with(&mut client, "sound", "6");
+    wait_until("the old death to be pruned", || deaths(&mut client, "sound") == 0);
+    assert_eq!((deaths(&mut client, "bad"), beat(&mut client, "unknown")), (1, 7));
+}
