@@ -25,6 +25,20 @@ static ISOLATE_ROLES: GucSetting<bool> = GucSetting::<bool>::new(true);
 static MAX_WORKERS_PER_ROLE: GucSetting<i32> = GucSetting::<i32>::new(-1);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// The settings without an effect on a server that does not preload the library, where they are known all the same: the
+/// launcher and its sweepers read them, or they are about shared memory.
+pub const OF_PRELOADED: [&str; 9] = [
+    "rgrid_heartbeat.check_interval",
+    "rgrid_heartbeat.flush_interval",
+    "rgrid_heartbeat.statement_timeout",
+    "rgrid_heartbeat.max_dead_fraction",
+    "rgrid_heartbeat.mass_death_minimum",
+    "rgrid_heartbeat.enabled",
+    "rgrid_heartbeat.retention",
+    "rgrid_heartbeat.prune_adopted",
+    "rgrid_heartbeat.max_workers",
+];
+
 /// Defines the settings and reserves their prefix, so that a misspelt one is reported.
 pub fn define() {
     define_times();

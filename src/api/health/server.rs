@@ -2,7 +2,7 @@
 
 use super::{Finding, attempt};
 use crate::error::Result;
-use crate::pg::{self, process, sql};
+use crate::pg::{self, arrays, process, sql};
 use crate::rules::liveness;
 use crate::settings;
 use crate::shmem::{buffer, connections, is_preloaded, launcher};
@@ -10,7 +10,7 @@ use crate::sweep::notify;
 
 pub fn findings() -> Vec<Finding> {
     vec![
-        preload(),
+        attempt("preload", preload),
         standby(),
         enabled(),
         launcher(),
@@ -21,20 +21,33 @@ pub fn findings() -> Vec<Finding> {
     ]
 }
 
-fn preload() -> Finding {
+fn preload() -> Result<Finding> {
     if is_preloaded() {
-        return Finding::good("preload", "The library was loaded when the server started.");
+        return Ok(Finding::good("preload", "The library was loaded when the server started."));
     }
     let others = pg::setting(c"shared_preload_libraries");
     let libraries = if others.is_empty() { String::new() } else { format!("{others}, ") };
-    Finding::error(
+    Ok(Finding::error(
         "preload",
-        "The server was not started with rgrid_heartbeat in \"shared_preload_libraries\": no sweeper runs, and \
-         each heartbeat is written to its row at once.",
+        format!(
+            "The server was not started with rgrid_heartbeat in \"shared_preload_libraries\": no sweeper runs, and \
+             each heartbeat is written to its row at once.{}",
+            without_effect()?
+        ),
         format!(
             "ALTER SYSTEM SET shared_preload_libraries = {libraries}rgrid_heartbeat; then restart the server."
         ),
-    )
+    ))
+}
+
+/// A sentence about the settings that somebody has set and that only a preloaded library uses.
+fn without_effect() -> Result<String> {
+    let statement = "SELECT pg_catalog.string_agg(s.name, ', ' ORDER BY s.name) FROM pg_catalog.pg_settings s \
+                     WHERE s.name OPERATOR(pg_catalog.=) ANY ($1) AND s.source OPERATOR(pg_catalog.<>) 'default'";
+    let of_preloaded = arrays::texts(settings::OF_PRELOADED.into_iter());
+    let names: Vec<Option<String>> = sql::read(statement, &[of_preloaded], |row| row.optional(1))?;
+    let set = names.into_iter().flatten().next();
+    Ok(set.map_or(String::new(), |names| format!(" These settings have no effect until then: {names}.")))
 }
 
 fn connection_slots() -> Finding {

@@ -27,16 +27,40 @@ fn heartbeats_and_sweeps_by_hand_work_without_preloading() {
 }
 
 #[test]
-fn a_setting_that_needs_preloading_is_no_misspelling_without_it() {
-    let cluster = Cluster::quick()
-        .preload(false)
-        .setting("rgrid_heartbeat.max_workers", "1000")
-        .setting("rgrid_heartbeat.stale_treshold", "1s")
-        .start();
+fn settings_that_need_preloading_are_no_misspelling_without_it_and_are_said_to_have_no_effect() {
+    let names = [
+        "check_interval",
+        "flush_interval",
+        "stale_threshold",
+        "statement_timeout",
+        "call_timeout",
+        "retention",
+    ];
+    let mut builder = Cluster::builder().preload(false).setting("rgrid_heartbeat.stale_treshold", "1s");
+    for name in names {
+        builder = builder.setting(&format!("rgrid_heartbeat.{name}"), "1h");
+    }
+    for name in
+        ["batch_size", "max_workers", "mass_death_minimum", "max_dead_fraction", "prune_adopted", "enabled"]
+    {
+        builder = builder.setting(&format!("rgrid_heartbeat.{name}"), "1");
+    }
+    let cluster = builder.start();
     let mut client = cluster.database("unpreloaded").connect();
     beat(&mut client, "worker");
-    let misspelt =
-        |setting: &str| !cluster.log_lines_with(&["invalid configuration parameter", setting]).is_empty();
-    wait_until("the misspelling to be reported", || misspelt("stale_treshold"));
-    assert!(!misspelt("max_workers"));
+    wait_until("the misspelling to be reported", || {
+        !cluster.log_lines_with(&["invalid configuration parameter", "stale_treshold"]).is_empty()
+    });
+    let mut others = cluster.log_lines_with(&["parameter", "rgrid_heartbeat."]);
+    others.retain(|line| !line.contains("stale_treshold"));
+    assert_eq!(others, [""; 0]);
+    let known = "SELECT count(*) FROM pg_settings WHERE name LIKE 'rgrid_heartbeat.%' AND source = 'configuration file'";
+    assert_eq!(ask::<i64>(&mut client, known, &[]), 12);
+    let told = "SELECT split_part(detail, 'no effect until then: ', 2) FROM rgrid_health() WHERE check_name = 'preload'";
+    assert_eq!(
+        ask::<String>(&mut client, told, &[]),
+        "rgrid_heartbeat.check_interval, rgrid_heartbeat.enabled, rgrid_heartbeat.flush_interval, \
+         rgrid_heartbeat.mass_death_minimum, rgrid_heartbeat.max_dead_fraction, rgrid_heartbeat.max_workers, \
+         rgrid_heartbeat.prune_adopted, rgrid_heartbeat.retention, rgrid_heartbeat.statement_timeout."
+    );
 }
