@@ -78,8 +78,8 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, be
 	$(MAKE) do-bench-quick
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
-torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), and check the result
-	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} cargo test $(FEATURES) --test torture
+torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} CHAOS_SECONDS=$${CHAOS_SECONDS:-120} cargo test $(FEATURES) --test torture
 
 miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
 	scripts/miri

@@ -188,3 +188,12 @@ pub fn read_calls(directory: &Path) -> Vec<Call> {
     calls.sort_by_key(|call| call.end);
     calls
 }
+
+/// The worker of each line of a log that tells of a death.
+pub fn deaths_in(log: &str) -> Vec<String> {
+    let words = ["declared dead:", "was registered again:", "deregistered with running jobs:"];
+    let lines = log.lines().filter(|line| words.iter().any(|word| line.contains(word)));
+    lines
+        .filter_map(|line| line.split_once("worker \"")?.1.split_once('"').map(|(id, _)| id.into()))
+        .collect()
+}

@@ -3,7 +3,7 @@
 //!
 //! `make torture` runs it for three minutes. `TORTURE_SECONDS` sets another length and `TORTURE_SEED` the seed that an
 //! earlier run has printed: then the same is done at the same times. What the processes and the server make of it is
-//! their own.
+//! their own. After it comes the other half, [`chaos`].
 //!
 //! `plan` is what will be done, `fleet` does it to workers and `servers` to servers; `worker` is a worker process,
 //! `history` what was written down, `checker` the judge, `story` what people read.
@@ -13,6 +13,7 @@
 #[path = "../it/cluster/mod.rs"]
 mod cluster;
 
+mod chaos;
 mod checker;
 mod fleet;
 mod history;
@@ -43,15 +44,24 @@ fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["worker", order] => worker::live(order),
-        // As other tests, it is left out when the name that is asked for is another one.
-        [name, ..] if !name.starts_with('-') && !"torture".contains(name) => {}
-        _ => torture(),
+        // As other tests, they are left out when the name that is asked for is another one.
+        [name, ..] if !name.starts_with('-') => run_those_named(name),
+        _ => run_those_named(""),
+    }
+}
+
+fn run_those_named(name: &str) {
+    if "torture".contains(name) {
+        torture();
+    }
+    if "chaos".contains(name) {
+        chaos::chaos();
     }
 }
 
 fn torture() {
     let seconds = number("TORTURE_SECONDS").unwrap_or(SHORT);
-    let seed = number("TORTURE_SEED").unwrap_or_else(|| now().unsigned_abs() % 1_000_000);
+    let seed = number("TORTURE_SEED").unwrap_or_else(any_seed);
     println!("torture for {seconds} s; again with TORTURE_SEED={seed} TORTURE_SECONDS={seconds}");
     let directory = env::temp_dir().join(format!("rgh-torture-{}", process::id()));
     fs::create_dir(&directory).expect("a directory can be made");
@@ -67,6 +77,10 @@ fn torture() {
     let _ = fs::remove_dir_all(&directory);
     assert!(never.is_empty(), "nothing was proven, without {never:?}");
     println!("nothing is wrong");
+}
+
+fn any_seed() -> u64 {
+    now().unsigned_abs() % 1_000_000
 }
 
 fn number(variable: &str) -> Option<u64> {

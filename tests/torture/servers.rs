@@ -5,6 +5,7 @@
 //! exception either: the primary is stopped for good only when the standby has all that it has written until then.
 
 use crate::cluster::{Cluster, LAUNCHER, ask, run, wait_until};
+use crate::history::deaths_in;
 use crate::notes::Notes;
 use crate::plan::{ServerFault, THRESHOLD};
 use crate::worker::{DATABASE, connect};
@@ -167,12 +168,7 @@ impl<'a> Servers<'a> {
     pub fn deaths_in_the_logs(&self) -> Vec<String> {
         let servers = self.retired.iter().chain([&self.primary]);
         let logs: Vec<String> = servers.map(Cluster::log).collect();
-        let words = ["declared dead:", "was registered again:", "deregistered with running jobs:"];
-        let lines = logs.iter().flat_map(|log| log.lines());
-        let lines = lines.filter(|line| words.iter().any(|word| line.contains(word)));
-        lines
-            .filter_map(|line| line.split_once("worker \"")?.1.split_once('"').map(|(id, _)| id.into()))
-            .collect()
+        logs.iter().flat_map(|log| deaths_in(log)).collect()
     }
 }
 
