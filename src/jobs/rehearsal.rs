@@ -159,11 +159,12 @@ impl Trial<'_> {
         )
     }
 
-    /// Settles a job that is made up; empty when the table takes none that has only a worker and a status.
+    /// Settles a job that is made up; empty when the table takes none that has only a worker and a status, and is running.
     fn with_made_up(&self) -> Vec<Attempt> {
         self.each_way(Tried::MadeUp, |way| match scope::subtransaction(|| self.make_up()) {
-            Ok(Some(job)) => self.settle(&job, way).map(|()| true),
-            Ok(None) | Err(_) => Ok(false),
+            // A trigger may have given it another status.
+            Ok(Some(job)) if self.lock(&job)? => self.settle(&job, way).map(|()| true),
+            Ok(_) | Err(_) => Ok(false),
         })
     }
 

@@ -189,6 +189,15 @@ fn a_table_is_never_tried_before_a_job_of_it_was_settled() {
 }
 
 #[test]
+fn a_job_that_does_not_run_after_it_was_made_up_is_none() {
+    let cluster = server();
+    let mut client = cluster.database("queueing").connect();
+    table(&mut client, "BEFORE INSERT", "NEW.status := 'queued'");
+    run(&mut client, WATCH);
+    it_says(&mut client, "warning", "none could be made up");
+}
+
+#[test]
 fn a_death_tries_a_table() {
     let cluster = Cluster::quick().start();
     let mut client = cluster.database("deadly").connect();
