@@ -8,7 +8,7 @@ mod history;
 mod checker;
 
 use checker::{Rule, check};
-use history::{Call, Change, Death, History, Job, Outage, Row, Time, What};
+use history::{Call, Change, Death, Fault, History, Job, Outage, Row, Time, What};
 
 const WORKER: &str = "worker-1";
 
@@ -169,6 +169,17 @@ fn a_job_that_still_ran_when_the_next_life_began_is_found() {
     finds(&history, Rule::ReturnsWait);
     history.changes.remove(1);
     history.jobs[0].status = "running".into();
+    finds(&history, Rule::ReturnsWait);
+}
+
+#[test]
+fn a_job_that_was_locked_when_the_next_life_began_may_be_settled_later() {
+    let mut history = clean();
+    history.changes[1].at = ms(6_300);
+    let text = format!("lock the jobs of {WORKER} for 400 ms");
+    history.faults.push(Fault { begin: ms(5_800), end: ms(6_200), text });
+    accepts(&history);
+    history.faults[0].text = "lock the jobs of worker-2 for 400 ms".into();
     finds(&history, Rule::ReturnsWait);
 }
 
