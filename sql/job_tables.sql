@@ -19,6 +19,13 @@ CREATE TABLE @extschema@.rgrid_job_tables (
     started_column name,
     notify_keys boolean NOT NULL DEFAULT false,
     search_path name[],
+    -- Who may write rows names itself, or a role whose rights it has: the owner of a table is not to be feigned. A
+    -- superuser, who also restores dumps, may name every role, also one that is not there, or none. 10 is the first
+    -- superuser.
+    watched_by name DEFAULT CURRENT_USER CONSTRAINT rgrid_job_tables_watched_by_check
+        CHECK (coalesce(pg_catalog.pg_has_role(
+                            pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::oid, 'USAGE'),
+                        pg_catalog.pg_has_role(10::oid, 'USAGE'))),
     CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL)
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
@@ -51,6 +58,9 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.notify_keys IS
     'Whether notifications have the primary keys of the jobs; any role that can connect can read them';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
     'The search_path that was in force when the table was watched: its triggers run with that; NULL for its schema';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched_by IS
+    'The role that watched the table; without the rights of the table''s owner, its row does not count. '
+    'NULL in rows from before 0.2.0, which count as the owner''s';
 
 -- The watched tables that were tried. No part of a dump: a restored table was not tried where it is now.
 CREATE TABLE @extschema@.rgrid_tried_tables (

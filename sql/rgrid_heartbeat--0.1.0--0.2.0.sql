@@ -52,7 +52,17 @@ ALTER TABLE @extschema@.rgrid_job_tables
     ADD COLUMN started_column name,
     ADD COLUMN notify_keys boolean NOT NULL DEFAULT false,
     ADD COLUMN search_path name[],
+    ADD COLUMN watched_by name,
     ADD CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL);
+-- The rows that are there keep a NULL, which stands for the table's owner: to change them would set off what others may
+-- have attached to the table. From now on who writes a row names itself, or a role whose rights it has. A superuser, who
+-- also restores dumps, may name every role, also one that is not there, or none. 10 is the first superuser.
+ALTER TABLE @extschema@.rgrid_job_tables
+    ALTER COLUMN watched_by SET DEFAULT CURRENT_USER,
+    ADD CONSTRAINT rgrid_job_tables_watched_by_check
+        CHECK (coalesce(pg_catalog.pg_has_role(
+                            pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::oid, 'USAGE'),
+                        pg_catalog.pg_has_role(10::oid, 'USAGE')));
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job that failed with its worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
     'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz; NULL for none';
@@ -73,6 +83,9 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.notify_keys IS
     'Whether notifications have the primary keys of the jobs; any role that can connect can read them';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
     'The search_path that was in force when the table was watched: its triggers run with that; NULL for its schema';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched_by IS
+    'The role that watched the table; without the rights of the table''s owner, its row does not count. '
+    'NULL in rows from before 0.2.0, which count as the owner''s';
 
 -- What workers have left behind that returned while some of their jobs could not be settled. Not in dumps: the ids of
 -- transactions mean nothing on another server.
@@ -345,7 +358,8 @@ COMMENT ON VIEW @extschema@.pg_stat_rgrid_problems IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datid IS 'OID of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datname IS 'Name of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.problem IS
-    'What it is about: sweeper, flush, future heartbeats, incarnations, pruning, job table, locked jobs, or others: '
+    'What it is about: sweeper, own tables, flush, future heartbeats, incarnations, pruning, job table, locked jobs, '
+    'or others: '
     'more than are kept apart';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.relid IS
     'OID of the watched table that it is about, in that database; NULL when it is about none';

@@ -11,6 +11,8 @@ use crate::pg::{catalog, sql};
 /// The extension in the current database, as the catalog has it at this moment.
 #[derive(Clone, Debug)]
 pub struct Installation {
+    /// Its OID.
+    oid: pg_sys::Oid,
     /// The schema that its objects are in.
     pub schema: pg_sys::Oid,
     /// The role that created it, a superuser; its own tables are read and written as this role.
@@ -20,7 +22,7 @@ pub struct Installation {
     /// The schema's name, quoted where SQL needs it.
     quoted_schema: String,
     /// The extension's own tables, except that of the heartbeats.
-    tables: Vec<pg_sys::Oid>,
+    pub tables: Vec<pg_sys::Oid>,
 }
 
 impl Installation {
@@ -46,6 +48,7 @@ impl Installation {
                 "rgrid_tried_tables",
             ];
             Ok(Self {
+                oid,
                 tables: tables
                     .iter()
                     .filter_map(|name| catalog::relation_named(schema, name))
@@ -96,11 +99,16 @@ impl Installation {
 
     /// As [`as_owner`](Self::as_owner); statements may also name another relation.
     pub fn as_owner_with<T>(&self, relation: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-        Scope::of(self.owner, &[self.tables.as_slice(), &[relation]].concat()).run(work)
+        Scope::of(self.owner, &[self.tables.as_slice(), &[relation]].concat()).guarded(true).run(work)
     }
 
-    /// Runs `work` with the rights that the extension's own tables need.
+    /// Whether a relation is the extension's own.
+    pub fn has(&self, relation: pg_sys::Oid) -> bool {
+        catalog::extension_of(relation) == self.oid
+    }
+
+    /// Runs `work` with the rights that the extension's own tables need. Code that others have attached to them is refused.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        Scope::of(self.owner, &self.tables).run(work)
+        Scope::of(self.owner, &self.tables).guarded(true).run(work)
     }
 }

@@ -63,7 +63,7 @@ extension_sql_file!("../sql/functions.sql", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
-    pg::names::install();
+    pg::names::install(shmem::databases::note_foreign_code);
     if pg::is_binary_upgrade() || !pg::is_preloading() {
         return;
     }

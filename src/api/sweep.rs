@@ -9,7 +9,7 @@ use crate::jobs::SettledJobs;
 use crate::pg::timer::Deadline;
 use crate::pg::{self, advisory, report, scope};
 use crate::settings;
-use crate::sweep::{Mode, Step, sweep};
+use crate::sweep::{Mode, Step, own_tables, sweep};
 use crate::tables::heartbeats::Worker;
 
 /// A row of the result: a dead worker, and its jobs in one table if it had any.
@@ -50,7 +50,15 @@ fn rgrid_sweep_0_2(
     }
     let mut lines: Vec<Line> = Vec::new();
     let mut add = |step: &Step| lines.extend(lines_of(step));
-    let run = || scope::waiting_at_most(c"1s", || sweep(mode, &mut add));
+    let sweep = || {
+        let mut problems = Vec::new();
+        if !dry_run {
+            problems.extend(own_tables::take_back(&Installation::of_caller()?));
+        }
+        problems.append(&mut sweep(mode, &mut add)?);
+        Ok::<_, Error>(problems)
+    };
+    let run = || scope::waiting_at_most(c"1s", sweep);
     let problems = advisory::without_leftovers(run)??;
     problems.into_iter().for_each(report::warn);
     Ok(TableIterator::new(lines.into_iter().map(|(worker, jobs)| {

@@ -123,6 +123,12 @@ pub enum Error {
     Replaced { table: String },
     /// A name in a statement of ours now means another type, `name`.
     ReplacedType { name: String },
+    /// Something is attached to a table of the extension that others may have put there; `what` names it.
+    ForeignCode { table: String, what: String },
+    /// What others had attached to tables of the extension, or were granted on them, was taken back; `what` lists it.
+    TakenBack { what: String },
+    /// The entry of a watched table was made by `role`, which is gone or has not the rights of the table's owner.
+    EntryOfAnother { role: String },
 
     // Warnings of a sweep.
     /// So many workers have a heartbeat that is ahead of the server's clock, the example among them by `ahead`.
@@ -266,6 +272,9 @@ impl Error {
             Self::Rehearsal(rehearsal) => report::rehearsal(rehearsal),
             Self::Replaced { table } => report::replaced("relation", table),
             Self::ReplacedType { name } => report::replaced("type", name),
+            Self::ForeignCode { table, what } => report::foreign_code(table, what),
+            Self::TakenBack { what } => report::taken_back(what),
+            Self::EntryOfAnother { role } => report::entry_of_another(role),
 
             Self::FutureHeartbeats { workers, example, ahead } => {
                 report::future_heartbeats(*workers, example, *ahead)

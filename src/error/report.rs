@@ -309,6 +309,22 @@ pub fn replaced(kind: &str, name: &str) -> Report {
         .detail("A schema, table or type was renamed while the extension was using it.")
 }
 
+pub fn foreign_code(table: &str, what: &str) -> Report {
+    not_ready(format!("{what} of table \"{table}\" is not the extension's own"))
+        .hint("Try again in a second: a sweeper takes it back. Without sweepers, call rgrid_sweep().")
+}
+
+pub fn taken_back(what: &str) -> Report {
+    let message = format!("tables of the extension had what is not its own, which was taken back: {what}");
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .hint("Grant no more than SELECT on them, and on worker_heartbeats INSERT, UPDATE and DELETE.")
+}
+
+pub fn entry_of_another(role: &str) -> Report {
+    let message = format!("its entry was made by role \"{role}\", which has not the rights of its owner");
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+}
+
 // Warnings of a sweep.
 
 pub fn future_heartbeats(workers: usize, example: &str, ahead: Duration) -> Report {

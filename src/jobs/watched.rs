@@ -7,10 +7,10 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 
-use super::table::JobTable;
+use super::table::{JobTable, TableName};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::catalog;
+use crate::pg::{catalog, roles};
 use crate::tables::job_tables::{self, JobMapping};
 use crate::tables::tried_tables;
 
@@ -20,8 +20,16 @@ struct Registry {
     watched: Vec<JobTable>,
     /// The tables that are not settled, although they would be without an entry.
     unwatched: HashSet<pg_sys::Oid>,
-    /// Entries of tables that were dropped.
-    dropped: Vec<pg_sys::Oid>,
+    /// What does not count.
+    idle: Idle,
+}
+
+/// A table whose entry does not count: the role that made it is gone, or has not the rights of the table's owner.
+pub struct LeftOut {
+    /// The table.
+    pub table: TableName,
+    /// The role, by its name.
+    pub role: String,
 }
 
 /// The tables to settle.
@@ -39,24 +47,35 @@ pub fn find(installation: &Installation, relation: pg_sys::Oid) -> Result<JobTab
     found.ok_or_else(|| Error::NotWatched { table: catalog::qualified_name(relation).unwrap_or_default() })
 }
 
-/// The tables that were dropped and still have an entry.
-pub fn dropped(installation: &Installation) -> Result<Vec<pg_sys::Oid>> {
-    read(installation).map(|registry| registry.dropped)
+/// Entries that do not count.
+pub struct Idle {
+    /// Entries of tables that were dropped.
+    pub dropped: Vec<pg_sys::Oid>,
+    /// Tables whose entries were made by a role without the rights of their owner.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// The entries that do not count.
+pub fn idle(installation: &Installation) -> Result<Idle> {
+    read(installation).map(|registry| registry.idle)
 }
 
 /// Removes the entries of tables that were dropped.
-pub fn forget_dropped(installation: &Installation) -> Result<()> {
-    for relation in read(installation)?.dropped {
-        job_tables::remove(installation, relation)?;
-    }
+pub fn forget(installation: &Installation, dropped: &[pg_sys::Oid]) -> Result<()> {
+    dropped.iter().try_for_each(|table| job_tables::remove(installation, *table))?;
     tried_tables::forget_dropped(installation)
 }
 
 fn read(installation: &Installation) -> Result<Registry> {
-    let mut registry = Registry { watched: Vec::new(), unwatched: HashSet::new(), dropped: Vec::new() };
+    let idle = Idle { dropped: Vec::new(), left_out: Vec::new() };
+    let mut registry = Registry { watched: Vec::new(), unwatched: HashSet::new(), idle };
     for entry in job_tables::entries(installation)? {
         match JobTable::open(entry.table, entry.mapping, entry.search_path) {
-            None => registry.dropped.push(entry.table),
+            None => registry.idle.dropped.push(entry.table),
+            Some(table) if entry.watched_by.as_ref().is_some_and(|role| !may_watch(role, &table)) => {
+                let role = entry.watched_by.unwrap_or_default();
+                registry.idle.left_out.push(LeftOut { table: table.watched, role });
+            }
             Some(table) if entry.is_watched => registry.watched.push(table),
             Some(_) => drop(registry.unwatched.insert(entry.table)),
         }
@@ -67,6 +86,11 @@ fn read(installation: &Installation) -> Result<Registry> {
     });
     registry.watched.extend(default);
     Ok(registry)
+}
+
+/// Whether a role has the rights of a table's owner.
+fn may_watch(role: &str, table: &JobTable) -> bool {
+    roles::named(role).is_some_and(|role| catalog::has_rights_of(role, table.relation.owner))
 }
 
 /// RGrid's own table of jobs, if there is one.

@@ -13,6 +13,7 @@ use pgrx::pg_sys;
 
 pub mod advisory;
 pub mod arrays;
+pub mod attached;
 pub mod catalog;
 pub mod commit;
 pub mod constraints;
@@ -21,11 +22,13 @@ pub mod locks;
 pub mod names;
 pub mod process;
 pub mod report;
+mod role_guard;
 pub mod roles;
 pub mod row_versions;
 pub mod scope;
 pub mod search_path;
 pub mod sql;
+mod syscache;
 pub mod timer;
 pub mod version;
 

@@ -39,12 +39,17 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::{catalog, scope};
+use super::attached::{self, Use};
+use super::{catalog, roles, scope};
 use crate::error::Error;
 
 thread_local! {
     /// The relations that statements may name; `None` where nothing is checked.
     static ALLOWED: RefCell<Option<Vec<pg_sys::Oid>>> = const { RefCell::new(None) };
+    /// Whether code of others at these relations is refused.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// Called before that is refused.
+    static WHEN_REFUSED: Cell<Option<fn()>> = const { Cell::new(None) };
     /// The statement of ours that is being run.
     static STATEMENT: RefCell<Option<String>> = const { RefCell::new(None) };
     /// The search_path to switch to when the names of the next statement of ours have been looked up.
@@ -53,8 +58,11 @@ thread_local! {
     static PREVIOUS: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
 }
 
-/// Puts the check in place. Called once, when the library is loaded.
-pub fn install() {
+/// Puts the check in place. Called once, when the library is loaded. `when_refused` is called before code of others at a
+/// table of the extension is refused.
+pub fn install(when_refused: fn()) {
+    attached::install();
+    WHEN_REFUSED.set(Some(when_refused));
     // SAFETY: a global that is only changed while a library is loaded.
     PREVIOUS.set(unsafe { pg_sys::post_parse_analyze_hook });
     // SAFETY: as above; the function lives as long as the process.
@@ -70,6 +78,17 @@ pub fn allow(relations: &[pg_sys::Oid]) -> impl Drop + use<> {
         }
     }
     RestoreOnDrop(ALLOWED.replace(Some(relations.to_vec())))
+}
+
+/// Refuses statements on tables at which there is code of others until the result is dropped.
+pub fn guard(is_guarded: bool) -> impl Drop + use<> {
+    struct RestoreOnDrop(bool);
+    impl Drop for RestoreOnDrop {
+        fn drop(&mut self) {
+            IS_GUARDED.set(self.0);
+        }
+    }
+    RestoreOnDrop(IS_GUARDED.replace(is_guarded))
 }
 
 /// Has the next statement of ours run with another search_path than the one in which its names are looked up: the
@@ -120,6 +139,15 @@ unsafe extern "C-unwind" fn check_names(
     if let Some(error) = ALLOWED.with_borrow(|allowed| unexpected(allowed.as_ref()?, &relations, &types)) {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
+    // SAFETY: as above.
+    let (command, has_changing_part) = unsafe { ((*query).commandType, (*query).hasModifyingCTE) };
+    let reads = command == pg_sys::CmdType::CMD_SELECT && !has_changing_part;
+    if let Some(error) = foreign_code(&relations, if reads { Use::Reading } else { Use::Changing }) {
+        if let Some(when_refused) = WHEN_REFUSED.get() {
+            when_refused();
+        }
+        ErrorReport::from(error).report(PgLogLevel::ERROR);
+    }
     // Nothing was rewritten, planned or run yet. The scope of the statement takes the setting back.
     if let Some(path) = NEXT_PATH.take() {
         scope::set_local(c"search_path", &path);
@@ -137,6 +165,18 @@ fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], types: &[pg_sy
     };
     let oid = types.iter().find(|oid| !is_catalog(**oid) && !is_known(**oid))?;
     Some(Error::ReplacedType { name: catalog::qualified_type_name(*oid) })
+}
+
+/// Code of others at one of these relations, which the statement has locked.
+fn foreign_code(relations: &[pg_sys::Oid], usage: Use) -> Option<Error> {
+    if !IS_GUARDED.get() {
+        return None;
+    }
+    let role = roles::current();
+    relations.iter().filter(|oid| !is_catalog(**oid)).find_map(|oid| {
+        let what = attached::foreign_code(*oid, usage, role)?;
+        Some(Error::ForeignCode { table: catalog::qualified_name(*oid).unwrap_or_default(), what })
+    })
 }
 
 fn is_ours(text: &CStr) -> bool {
@@ -172,9 +212,19 @@ unsafe fn relations_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
 ///
 /// The query is valid and not yet rewritten.
 unsafe fn types_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
+    // SAFETY: the caller's promise; a query is a node.
+    unsafe { types_in(query.cast()) }
+}
+
+/// The types that a query or an expression converts something to.
+///
+/// # Safety
+///
+/// The node is null, a query, an expression, or a list of them.
+pub(super) unsafe fn types_in(node: *mut pg_sys::Node) -> Vec<pg_sys::Oid> {
     let mut types: Vec<pg_sys::Oid> = Vec::new();
     // SAFETY: the caller's promise; the walker takes the vector for what it is.
-    unsafe { pg_sys::query_tree_walker(query, Some(collect_type), (&raw mut types).cast(), 0) };
+    unsafe { collect_type(node, (&raw mut types).cast()) };
     types
 }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
-use super::names;
+use super::role_guard::RoleGuard;
 use super::timer::{Deadline, SessionTimer, Timer};
+use super::{attached, names};
 use crate::error::{Error, Report, Result};
 
 thread_local! {
@@ -50,18 +51,24 @@ pub struct Scope<'a> {
     relations: &'a [pg_sys::Oid],
     settings: Vec<(&'static CStr, &'static CStr)>,
     owners_path: Option<CString>,
+    is_guarded: bool,
 }
 
 impl<'a> Scope<'a> {
     /// Work as `role` whose statements may name these relations.
     pub fn of(role: pg_sys::Oid, relations: &'a [pg_sys::Oid]) -> Self {
-        Self { role, relations, settings: Vec::new(), owners_path: None }
+        Self { role, relations, settings: Vec::new(), owners_path: None, is_guarded: false }
     }
 
     /// With a setting, which must be one that any user may set.
     pub fn set(mut self, name: &'static CStr, value: &'static CStr) -> Self {
         self.settings.push((name, value));
         self
+    }
+
+    /// Refusing statements while code of others is attached to the relations, which are the extension's own.
+    pub fn guarded(self, is_guarded: bool) -> Self {
+        Self { is_guarded, ..self }
     }
 
     /// With this search_path for the owner's code that the first statement of the work sets off. The names in the
@@ -99,11 +106,15 @@ impl<'a> Scope<'a> {
     pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
         let _restored = RoleGuard::enter(self.role);
         let _narrowed = names::allow(self.relations);
+        let _guarded = names::guard(self.is_guarded);
         let _switched = names::then_search(self.owners_path);
         set_local(c"search_path", c"pg_catalog, pg_temp");
         set_local(c"row_security", c"off");
         // Many rows, few expressions: compiling those takes longer than it saves.
         set_local(c"jit", c"off");
+        if self.is_guarded && attached::planner_evaluates_constraints() {
+            set_local(c"constraint_exclusion", c"off");
+        }
         self.settings.iter().for_each(|(name, value)| set_local(name, value));
         let _bounded = statement_limit().map(Timer::start);
         work()
@@ -142,43 +153,6 @@ pub fn as_outer_role<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: reads the session's roles.
     let _restored = RoleGuard::enter(unsafe { pg_sys::GetOuterUserId() });
     work()
-}
-
-/// The session's role and settings, put back when dropped.
-struct RoleGuard {
-    role: pg_sys::Oid,
-    security_context: i32,
-    guc_level: i32,
-}
-
-impl RoleGuard {
-    fn enter(role: pg_sys::Oid) -> Self {
-        let mut scope = Self { role: pg_sys::InvalidOid, security_context: 0, guc_level: 0 };
-        // SAFETY: both pointers are valid for the call.
-        unsafe { pg_sys::GetUserIdAndSecContext(&mut scope.role, &mut scope.security_context) };
-        let restricted = scope.security_context
-            | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
-            | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-        // SAFETY: undone by `drop`, or by the abort of the (sub)transaction when an error passes.
-        unsafe { pg_sys::SetUserIdAndSecContext(role, restricted) };
-        // SAFETY: closed by `drop`, or by the abort.
-        scope.guc_level = unsafe { pg_sys::NewGUCNestLevel() };
-        scope
-    }
-}
-
-impl Drop for RoleGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            // The abort of the (sub)transaction restores both, also after a panic of Rust, which `subtransaction` and
-            // `transaction` treat as an error. While one unwinds, Postgres must not be called.
-            return;
-        }
-        // SAFETY: the level that `enter` opened, and the scopes nest.
-        unsafe { pg_sys::AtEOXact_GUC(false, self.guc_level) };
-        // SAFETY: the values that `enter` found.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.security_context) };
-    }
 }
 
 /// Sets a setting until the current GUC nest level ends.

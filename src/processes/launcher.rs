@@ -310,7 +310,7 @@ impl Launcher {
         // Read before the sweeper is started, because it may end before the next line runs.
         let before = databases::change(database.oid, |state| {
             let requested = state.requested;
-            state.requested &= task != Task::Sweep;
+            state.requested &= task != Task::Sweep && settings::enabled();
             (state.rounds, requested)
         });
         let (rounds, requested) = before.unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::rules::schedule::{self, Presence, Task};
 use crate::settings;
 use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::{buffer, databases, observation};
-use crate::sweep::{Mode, flush, prune, sweep};
+use crate::sweep::{Mode, flush, own_tables, prune, sweep};
 
 /// Starts a sweeper; `None` when there is no worker slot for it.
 pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
@@ -59,14 +59,14 @@ enum Round {
 
 /// Does what the sweeper was started for.
 fn round(task: Task) -> Result<Round> {
-    if let Some(round) = scope::transaction(recognise)? {
+    let mut problems = Vec::new();
+    if let Some(round) = scope::transaction(|| recognise(&mut problems))? {
         return Ok(round);
     }
     process::report_activity("writing heartbeats");
     flush::sample_intervals();
     // A table that refuses heartbeats does not stop the sweep, which also reads them from memory.
     let flushed = process::without_waiting_for_commits(flush::flush);
-    let mut problems = Vec::new();
     let error = flushed.err().map(explained);
     problems.extend(error.map(|error| Problem::new(Place::Flush, "write heartbeats", &error)));
     if task == Task::Sweep {
@@ -93,9 +93,9 @@ fn explained(error: Error) -> Error {
     }
 }
 
-/// The first transaction of a round: checks the extension in this database. Returns how the round ends if there is
-/// nothing to do.
-fn recognise() -> Result<Option<Round>> {
+/// The first transaction of a round: checks the extension in this database, and takes back what is not its own. Returns
+/// how the round ends if there is nothing to do.
+fn recognise(problems: &mut Vec<Problem>) -> Result<Option<Round>> {
     match Installation::find()? {
         None => {
             buffer::forget(pg::current_database());
@@ -105,8 +105,9 @@ fn recognise() -> Result<Option<Round>> {
             observation::suspend();
             Ok(Some(Round::Foreign { version: installation.version }))
         }
-        Some(_) => {
+        Some(installation) => {
             observation::resume(pg::now());
+            problems.extend(own_tables::take_back(&installation));
             Ok(None)
         }
     }
@@ -133,9 +134,9 @@ fn finish(task: Task, round: Result<Round>) {
     let failed = round.is_err();
     // Which problems this round would have met if they were still there; the others may last.
     let looked_for: fn(Task, Place) -> bool = match &round {
-        Ok(Round::Done(_)) => {
-            |task, place| task == Task::Sweep || matches!(place, Place::Round | Place::Flush)
-        }
+        Ok(Round::Done(_)) => |task, place| {
+            task == Task::Sweep || matches!(place, Place::Round | Place::OwnTables | Place::Flush)
+        },
         Ok(_) => |_, _| true,
         Err(_) => |_, _| false,
     };
@@ -152,9 +153,9 @@ fn finish(task: Task, round: Result<Round>) {
         state.counters.errors += u64::from(!problems.is_empty());
     });
     for problem in problems::note(database, problems, |place| looked_for(task, place), pg::now()) {
-        let is_of_round = problem.place == Place::Round;
+        let needs_no_hint = problem.place == Place::Round || problem.has_advice();
         let report = ErrorReport::from(problem);
-        report::warn(if is_of_round { report } else { report.set_hint(TRIED_AGAIN) });
+        report::warn(if needs_no_hint { report } else { report.set_hint(TRIED_AGAIN) });
     }
 }
 

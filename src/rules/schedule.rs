@@ -89,7 +89,7 @@ pub struct Visit {
     pub last_sweep: Option<Duration>,
     /// How many sweepers in a row have failed.
     pub failures: u32,
-    /// A session asked for a look: the extension was created, or a worker registered.
+    /// A session asked for a look: the extension was created, a worker registered, or code of others was refused.
     pub requested: bool,
     /// There are heartbeats in memory that are not in their rows.
     pub unwritten: bool,
@@ -124,8 +124,11 @@ impl Visit {
     }
 
     fn flush_due(&self, intervals: &Intervals) -> Option<Duration> {
-        let is_due = self.unwritten && self.presence != Presence::Absent;
-        is_due.then(|| self.last_started.map_or(Duration::ZERO, |at| at + intervals.flush))
+        // While sweeping is off, a sweeper that only flushes takes back what is not the extension's own.
+        let is_called = self.requested && intervals.check.is_none();
+        let pause = if is_called { Duration::ZERO } else { intervals.flush };
+        let is_due = is_called || self.unwritten && self.presence != Presence::Absent;
+        is_due.then(|| self.last_started.map_or(Duration::ZERO, |at| at + pause))
     }
 }
 
@@ -234,6 +237,14 @@ mod tests {
         let requested = Visit { presence: Presence::Absent, requested: true, ..visit() };
         assert_eq!(due_at(requested), Some((60, Task::Sweep)));
         assert_eq!(due_at(Visit { failures: 3, ..requested }), Some((64, Task::Sweep)));
+    }
+
+    #[test]
+    fn a_call_while_sweeping_is_off_is_answered_at_once_without_a_sweep() {
+        let off = Intervals { check: None, ..INTERVALS };
+        assert_eq!(visit().due(&off), None);
+        let called = Visit { requested: true, ..visit() };
+        assert_eq!(called.due(&off), Some((INTERVAL, Task::Flush)));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct State {
     pub(super) is_suspended: bool,
     /// A session asked for a look at it.
     pub requested: bool,
+    /// Code of others at the extension's own tables was refused, and not taken back yet.
+    pub was_refused: bool,
     /// Rounds that sweepers have finished; one that ends without counting here has failed.
     pub rounds: u64,
     /// Rounds in a row that failed.
@@ -78,6 +80,7 @@ impl State {
             observing_since: pg::to_postgres(now),
             is_suspended: false,
             requested: false,
+            was_refused: false,
             rounds: 0,
             failures: 0,
             sweep_started: 0,
@@ -326,12 +329,27 @@ pub fn note_ahead(workers: usize, now: DateTime<Utc>) -> bool {
 /// Asks the launcher to look at the current database as soon as it can, unless the database is known to have the
 /// extension: then it is looked at anyway, and a thousand workers that register at once cause no thousand sweeps.
 pub fn request_visit() {
+    ask(|state| state.presence != Presence::Present);
+}
+
+/// Notes that code of others was refused, and asks the launcher for a sweeper as soon as it can start one.
+pub fn note_foreign_code() {
+    ask(|state| {
+        state.was_refused = true;
+        true
+    });
+}
+
+fn ask(is_needed: impl FnOnce(&mut State) -> bool) {
     if !is_preloaded() {
         return;
     }
-    match DATABASES.exclusive().find_or_add(pg::current_database(), pg::now()) {
-        Some(state) if state.presence != Presence::Present => state.requested = true,
-        _ => return,
+    let mut shared = DATABASES.exclusive();
+    let Some(state) = shared.find_or_add(pg::current_database(), pg::now()) else { return };
+    if !is_needed(state) {
+        return;
     }
+    state.requested = true;
+    drop(shared);
     launcher::wake();
 }

@@ -9,12 +9,13 @@ use super::mass_death;
 use super::steps::{Sweep, ids};
 use crate::error::{Error, Result};
 use crate::jobs::table::TableName;
-use crate::jobs::{Outcome, settle, watched};
+use crate::jobs::watched::{self, LeftOut};
+use crate::jobs::{Outcome, settle};
 use crate::pg::report;
 use crate::rules::liveness::{self, Hold};
 use crate::rules::text::printable;
 use crate::settings;
-use crate::shmem::problems::Problem;
+use crate::shmem::problems::{Place, Problem};
 use crate::shmem::{buffer, databases};
 use crate::tables::heartbeats::Worker;
 use crate::tables::unsettled::Noted;
@@ -71,8 +72,9 @@ struct Candidates {
 impl Sweep {
     /// Reads the registry, the ledger, the rows and, for workers that seem silent or ahead of the clock, memory.
     pub fn look(&self) -> Result<WorkToDo> {
+        let idle = watched::idle(&self.installation)?;
         if !self.mode.is_dry_run() {
-            watched::forget_dropped(&self.installation)?;
+            watched::forget(&self.installation, &idle.dropped)?;
         }
         let Candidates { ahead, mut silent, dead } = self.candidates()?;
         self.warn_of_ahead(&ahead);
@@ -83,7 +85,8 @@ impl Sweep {
         self.end_hold(silent.len());
         self.mode.tell_of_more(silent.len());
         let dead = self.still_dead(dead)?;
-        let orphans = self.orphans(dead)?;
+        let mut orphans = self.orphans(dead)?;
+        orphans.problems.extend(idle.left_out.into_iter().map(not_counted));
         if let Some(cutoff) = self.cutoff.filter(|_| self.mode == Mode::Sweeper) {
             // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);
@@ -173,6 +176,13 @@ impl Sweep {
         }
         Ok(Orphans { workers, problems: found.problems, jobs })
     }
+}
+
+/// The problem of a table whose entry does not count.
+fn not_counted(left_out: LeftOut) -> Problem {
+    let TableName { name, oid } = left_out.table;
+    let error = Error::EntryOfAnother { role: printable(&left_out.role) };
+    Problem::new(Place::JobTable { table: oid, part: oid }, format!("settle jobs in table {name}"), &error)
 }
 
 impl Mode {

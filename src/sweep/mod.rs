@@ -21,6 +21,7 @@ mod log_lines;
 mod look;
 pub mod mass_death;
 pub mod notify;
+pub mod own_tables;
 pub mod prune;
 mod steps;
 

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{arrays, sql};
+use crate::pg::{arrays, roles, sql};
 
 /// What becomes of the running jobs of a dead worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,8 @@ pub struct Entry {
     pub mapping: JobMapping,
     /// The search_path for code of the table's owner; `None` for the table's schema.
     pub search_path: Option<Vec<String>>,
+    /// The role that made the entry, by its name; `None` in entries from before 0.2.0, which count as the owner's.
+    pub watched_by: Option<String>,
 }
 
 /// All rows, in the order of the tables' OIDs.
@@ -129,7 +131,8 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
         "SELECT j.job_table, j.watched, j.worker_column::text, j.status_column::text, j.running_status, \
                 j.dead_status, j.error_column::text, j.error_message, j.finished_column::text, j.on_death, \
                 j.queued_status, j.attempts_column::text, j.max_attempts_column::text, j.max_attempts, \
-                j.started_column::text, j.notify_keys, j.search_path::pg_catalog.text[] \
+                j.started_column::text, j.notify_keys, j.search_path::pg_catalog.text[], \
+                j.watched_by::text \
          FROM @extschema@.rgrid_job_tables j ORDER BY j.job_table",
     );
     installation.as_owner(|| {
@@ -141,6 +144,7 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
                 search_path: row
                     .optional::<Vec<Option<String>>>(17)?
                     .map(|names| names.into_iter().flatten().collect()),
+                watched_by: row.optional(18)?,
             })
         })
     })
@@ -165,7 +169,7 @@ fn mapping(row: &sql::Row<'_>) -> Result<JobMapping> {
     })
 }
 
-/// Enters a table, or changes its entry.
+/// Enters a table, or changes its entry. The current role has made it then.
 pub fn put(
     installation: &Installation,
     relation: pg_sys::Oid,
@@ -176,17 +180,17 @@ pub fn put(
         "INSERT INTO @extschema@.rgrid_job_tables AS j \
              (job_table, watched, worker_column, status_column, running_status, dead_status, error_column, \
               error_message, finished_column, on_death, queued_status, attempts_column, max_attempts_column, \
-              max_attempts, started_column, notify_keys) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+              max_attempts, started_column, notify_keys, watched_by) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
          ON CONFLICT (job_table) DO UPDATE SET \
              (watched, worker_column, status_column, running_status, dead_status, error_column, error_message, \
               finished_column, on_death, queued_status, attempts_column, max_attempts_column, max_attempts, \
-              started_column, notify_keys) = \
+              started_column, notify_keys, watched_by) = \
              ROW (EXCLUDED.watched, EXCLUDED.worker_column, EXCLUDED.status_column, EXCLUDED.running_status, \
                   EXCLUDED.dead_status, EXCLUDED.error_column, EXCLUDED.error_message, \
                   EXCLUDED.finished_column, EXCLUDED.on_death, EXCLUDED.queued_status, \
                   EXCLUDED.attempts_column, EXCLUDED.max_attempts_column, EXCLUDED.max_attempts, \
-                  EXCLUDED.started_column, EXCLUDED.notify_keys)",
+                  EXCLUDED.started_column, EXCLUDED.notify_keys, EXCLUDED.watched_by)",
     );
     let arguments = [
         relation.into(),
@@ -205,6 +209,7 @@ pub fn put(
         mapping.max_attempts.into(),
         mapping.started_column.as_deref().into(),
         mapping.notify_keys.into(),
+        roles::name(roles::current()).into(),
     ];
     installation.as_owner(|| sql::write(&statement, &arguments))?;
     Ok(())

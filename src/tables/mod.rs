@@ -6,6 +6,7 @@ pub mod heartbeats;
 pub mod incarnations;
 pub mod inheritance;
 pub mod job_tables;
+pub mod own;
 pub mod tried_tables;
 pub mod unsettled;
 pub mod worker_owners;

@@ -6,14 +6,15 @@
 use std::collections::HashSet;
 
 use pgrx::pg_sys;
-use pgrx::spi::quote_literal;
+use pgrx::spi::{quote_identifier, quote_literal};
 use serde_json::Value;
 
 use super::{Finding, attempt, attempt_until, locks};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::statement::Statements;
-use crate::jobs::{Columns, JobTable, fence, watched};
+use crate::jobs::watched::{self, LeftOut};
+use crate::jobs::{Columns, JobTable, fence};
 use crate::pg::timer::Deadline;
 use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
@@ -44,9 +45,23 @@ pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding>
 /// Whether there is anything to settle, and no table is missing.
 fn registry(installation: &Installation, tables: &[JobTable]) -> Result<Finding> {
     const CHECK: &str = "job tables";
-    let missing = watched::dropped(installation)?;
+    let idle = watched::idle(installation)?;
+    let registry = installation.sql("@extschema@.rgrid_job_tables");
+    if let Some(LeftOut { table, role }) = idle.left_out.first() {
+        return Ok(Finding::error(
+            CHECK,
+            format!(
+                "{} entries of {registry} do not count: that of {} was made by role {}, which is gone or has not the \
+                 rights of the table's owner.",
+                idle.left_out.len(),
+                table.name,
+                quote_identifier(printable(role)),
+            ),
+            "The owner or a superuser calls rgrid_watch_jobs() again, or deletes the entry.",
+        ));
+    }
+    let missing = idle.dropped;
     if let Some(oid) = missing.first().map(|oid| oid.to_u32()) {
-        let registry = installation.sql("@extschema@.rgrid_job_tables");
         return Ok(Finding::warning(
             CHECK,
             format!("{} watched tables were dropped; one had the OID {oid}.", missing.len()),

@@ -17,6 +17,7 @@ use crate::settings;
 mod database;
 mod jobs;
 mod locks;
+mod own;
 mod server;
 mod workers;
 
@@ -106,6 +107,7 @@ fn rgrid_health() -> Result<
 fn findings(installation: &Installation) -> Vec<Finding> {
     let mut findings = server::findings();
     findings.extend(database::findings(installation));
+    findings.push(own::finding(installation));
     findings.extend(workers::findings(installation));
     findings.extend(jobs::findings(installation, Deadline::after(settings::call_timeout())));
     findings

@@ -10,6 +10,8 @@ use crate::error::{Error, Report};
 pub enum Place {
     /// The round as a whole: the sweeper failed, or there is nothing that it can work with.
     Round,
+    /// What others have attached to the extension's tables, or were granted on them.
+    OwnTables,
     /// Writing heartbeats to their rows.
     Flush,
     /// Heartbeats that are ahead of the server's clock.
@@ -47,6 +49,7 @@ impl Place {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Round => "sweeper",
+            Self::OwnTables => "own tables",
             Self::Flush => "flush",
             Self::FutureHeartbeats => "future heartbeats",
             Self::Pruning => "pruning",
@@ -141,8 +144,18 @@ impl Problem {
 
     /// An error that ended the round.
     pub fn of_round(error: &Error) -> Self {
+        Self::with_advice(Place::Round, error)
+    }
+
+    /// An error that says it all, with its detail and its hint.
+    pub fn with_advice(place: Place, error: &Error) -> Self {
         let Report { detail, hint, .. } = error.report();
-        Self { detail, hint, ..Self::new(Place::Round, "", error) }
+        Self { detail, hint, ..Self::new(place, "", error) }
+    }
+
+    /// Whether it comes with advice of its own.
+    pub fn has_advice(&self) -> bool {
+        self.hint.is_some()
     }
 
     pub(super) fn of_others(count: u64) -> Self {

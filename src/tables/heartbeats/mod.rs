@@ -103,7 +103,7 @@ impl HeartbeatTable {
         Ok(Self {
             oid: relation.oid,
             owner: relation.owner,
-            is_own: catalog::is_member(relation.oid, c"rgrid_heartbeat"),
+            is_own: installation.has(relation.oid),
             has_time_zone,
             has_hostname: column("hostname").is_ok(),
             hostname_limit: column("hostname")
@@ -278,7 +278,7 @@ impl HeartbeatTable {
     }
 
     fn scope(&self) -> Scope<'_> {
-        Scope::of(self.owner, std::slice::from_ref(&self.oid))
+        Scope::of(self.owner, std::slice::from_ref(&self.oid)).guarded(self.is_own)
     }
 
     fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {

@@ -4,6 +4,7 @@ mod bounded_calls;
 mod containment;
 mod fuzz;
 mod name_shadowing;
+mod own_tables;
 mod privilege_escalation;
 mod privileges;
 mod reassigned_workers;

@@ -87,6 +87,33 @@ fn a_restored_dump_leaves_ids_to_their_owners() {
     assert_eq!(sqlstate(&mut first, "SELECT rgrid_heartbeat('not back yet')"), "42501");
 }
 
+#[test]
+fn a_restored_watch_counts_when_the_role_that_made_it_is_there() {
+    let (cluster, other) = (Cluster::quick().start(), Cluster::quick().start());
+    let (database, restored) = (cluster.database("grid"), other.empty_database("grid"));
+    run(
+        &mut database.connect(),
+        "CREATE ROLE clerk; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO clerk;
+         CREATE TABLE tasks (worker_id text, status text); INSERT INTO tasks VALUES ('silent', 'running');
+         ALTER TABLE tasks OWNER TO clerk; SET ROLE clerk;
+         SELECT rgrid_watch_jobs('tasks', error_column => NULL, finished_column => NULL)",
+    );
+    let dump = cluster.dump("grid");
+    other.run_script(&format!("pg_restore --exit-on-error --no-owner --no-acl -d grid {}", dump.display()));
+    let mut client = restored.connect();
+    let entries = rows(&mut client, "rgrid_job_tables");
+    assert_eq!(entries, rows(&mut database.connect(), "rgrid_job_tables"));
+    assert!(entries[0].ends_with(",clerk)"), "{entries:?}");
+    await_sweep(&mut client, "silent");
+    let status = "SELECT status FROM tasks";
+    assert_eq!(ask::<String>(&mut client, status, &[]), "running", "nobody has watched it here");
+    wait_until("a message about the role", || {
+        !other.log_lines_with(&["settle jobs in table public.tasks", "made by role \"clerk\""]).is_empty()
+    });
+    run(&mut client, "CREATE ROLE clerk; ALTER TABLE tasks OWNER TO clerk");
+    wait_until("the job to be settled", || ask::<String>(&mut client, status, &[]) == "failed");
+}
+
 /// A database in use: one worker runs jobs, one has died with its jobs and come back, one has died for good, and a
 /// second table is watched.
 struct Life;

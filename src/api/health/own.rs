@@ -1,0 +1,59 @@
+//! The check of the extension's own objects: who owns them, who has rights on them, what is attached to them.
+
+use super::{Finding, attempt};
+use crate::error::Result;
+use crate::installation::Installation;
+use crate::pg::sql;
+use crate::rules::text::printable;
+use crate::sweep::own_tables;
+use crate::tables::own::OwnTables;
+
+const CHECK: &str = "own objects";
+
+/// Functions, views and other members that belong to a role which is neither a superuser nor the owner of the
+/// extension: such a role can replace them.
+const OF_OTHERS: &str = "SELECT pg_describe_object(s.classid, s.objid, 0), pg_get_userbyid(s.refobjid)::text \
+    FROM pg_shdepend s JOIN pg_depend d ON d.classid = s.classid AND d.objid = s.objid AND d.deptype = 'e' \
+    JOIN pg_extension x ON x.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass \
+    JOIN pg_roles r ON r.oid = s.refobjid \
+    LEFT JOIN pg_class c ON s.classid = 'pg_class'::regclass AND c.oid = s.objid \
+    WHERE x.extname = 'rgrid_heartbeat' AND s.deptype = 'o' AND NOT r.rolsuper AND s.refobjid <> $1 \
+      AND s.dbid = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database()) \
+      AND coalesce(c.relkind <> 'r', true) \
+    ORDER BY 1";
+
+pub fn finding(installation: &Installation) -> Finding {
+    attempt(CHECK, || look(installation))
+}
+
+fn look(installation: &Installation) -> Result<Finding> {
+    let foreign = OwnTables::of(installation).foreign()?;
+    if !foreign.is_empty() {
+        return Ok(Finding::error(
+            CHECK,
+            format!("Tables of the extension have what is not its own: {}.", own_tables::list(&foreign)),
+            installation.sql(
+                "A sweeper takes it back within seconds. Without sweepers: SELECT @extschema@.rgrid_sweep();",
+            ),
+        ));
+    }
+    let of_others: Vec<(String, String)> = sql::read(OF_OTHERS, &[installation.owner.into()], |row| {
+        Ok((row.required(1, "object")?, row.required(2, "role")?))
+    })?;
+    Ok(match of_others.first() {
+        None => Finding::good(
+            CHECK,
+            "The extension's objects belong to its owner, and nothing is attached to its tables.",
+        ),
+        Some((object, role)) => Finding::error(
+            CHECK,
+            format!(
+                "{} objects of the extension belong to others, who can replace them: {} to {}.",
+                of_others.len(),
+                printable(object),
+                printable(role)
+            ),
+            "ALTER ... OWNER TO a superuser.",
+        ),
+    })
+}
