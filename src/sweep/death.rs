@@ -59,29 +59,32 @@ pub fn end_for_restart(
     always: bool,
     deadline: Deadline,
 ) -> Result<bool> {
-    let jobs = session::settle(installation, &worker.id, pg::now(), deadline)?;
-    let has_ended = end(installation, worker, Reason::Restarted, always, &jobs)?;
+    let now = pg::now();
+    let jobs = session::settle(installation, &worker.id, now, deadline)?;
+    let has_ended = end(installation, worker, Reason::Restarted, always, now, &jobs)?;
     note(installation, &worker.id, &jobs.left)?;
     Ok(has_ended)
 }
 
 /// A worker leaves: this is a death only if it has running jobs. Those that cannot be settled now are orphans then.
 pub fn end_for_leaving(installation: &Installation, worker: &Worker, deadline: Deadline) -> Result<()> {
-    let jobs = session::settle(installation, &worker.id, pg::now(), deadline)?;
-    if !end(installation, worker, Reason::Deregistered, false, &jobs)? {
+    let now = pg::now();
+    let jobs = session::settle(installation, &worker.id, now, deadline)?;
+    if !end(installation, worker, Reason::Deregistered, false, now, &jobs)? {
         note(installation, &worker.id, &jobs.left)?;
     }
     Ok(())
 }
 
+/// The death is of the moment before its jobs were settled, which have that time.
 fn end(
     installation: &Installation,
     worker: &Worker,
     reason: Reason,
     always: bool,
+    now: DateTime<Utc>,
     jobs: &Outcome,
 ) -> Result<bool> {
-    let now = pg::now();
     let has_jobs = jobs.totals() != (0, 0) || jobs.left.iter().any(|left| left.count.is_some());
     if !always && !has_jobs {
         return Ok(false);
