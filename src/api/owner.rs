@@ -24,10 +24,7 @@ impl Caller<'_> {
     ///
     /// [`Error::NotOwnId`], which is counted.
     pub(super) fn check_owner(&self) -> Result<()> {
-        match self.owner()? {
-            Some(owner) if settings::isolate_roles() => self.check_rights_of(owner),
-            _ => Ok(()),
-        }
+        self.check(self.owner()?)
     }
 
     /// The same for a caller that has the worker's row locked. An id without an owner is the caller's from now on. Returns
@@ -40,10 +37,11 @@ impl Caller<'_> {
         if !self.heartbeats.is_own {
             return Ok(None);
         }
-        self.check_owner()?;
-        let known = self.owner()?;
+        let noted = self.noted_owner()?;
+        let known = self.remembered_owner().or(noted);
+        self.check(known)?;
         let owner = known.unwrap_or_else(roles::current);
-        if self.noted_owner()? != Some(owner) {
+        if noted != Some(owner) {
             worker_owners::put(&self.installation, self.id, owner)?;
         }
         if known.is_none() || was_dead {
@@ -57,16 +55,28 @@ impl Caller<'_> {
         if !self.heartbeats.is_own {
             return Ok(None);
         }
-        match buffer::owner(self.id).filter(|owner| roles::name(*owner).is_some()) {
+        match self.remembered_owner() {
             None => self.noted_owner(),
             owner => Ok(owner),
         }
+    }
+
+    /// The same by memory alone.
+    fn remembered_owner(&self) -> Option<pg_sys::Oid> {
+        buffer::owner(self.id).filter(|owner| roles::name(*owner).is_some())
     }
 
     /// The same by the table alone.
     fn noted_owner(&self) -> Result<Option<pg_sys::Oid>> {
         let name = worker_owners::owner(&self.installation, self.id)?;
         Ok(name.and_then(|name| roles::named(&name)))
+    }
+
+    fn check(&self, owner: Option<pg_sys::Oid>) -> Result<()> {
+        match owner {
+            Some(owner) if settings::isolate_roles() => self.check_rights_of(owner),
+            _ => Ok(()),
+        }
     }
 
     fn check_rights_of(&self, owner: pg_sys::Oid) -> Result<()> {
