@@ -6,8 +6,8 @@ use pgrx::prelude::*;
 use crate::error::Error;
 use crate::installation::Installation;
 use crate::jobs::SettledJobs;
-use crate::pg::timer::Deadline;
-use crate::pg::{self, advisory, report, scope};
+use crate::pg::timer::{self, Deadline};
+use crate::pg::{self, advisory, report};
 use crate::settings;
 use crate::sweep::{Mode, Step, own_tables, sweep};
 use crate::tables::heartbeats::Worker;
@@ -58,7 +58,7 @@ fn rgrid_sweep_0_2(
         problems.append(&mut sweep(mode, &mut add)?);
         Ok::<_, Error>(problems)
     };
-    let run = || scope::waiting_at_most(c"1s", sweep);
+    let run = || timer::waiting_at_most(c"1s", sweep);
     let problems = advisory::without_leftovers(run)??;
     problems.into_iter().for_each(report::warn);
     Ok(TableIterator::new(lines.into_iter().map(|(worker, jobs)| {

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::timer::Deadline;
-use crate::pg::{self, scope, sql};
+use crate::pg::timer::{self, Deadline};
+use crate::pg::{self, sql};
 use crate::settings;
 use crate::shmem::{buffer, databases};
 use crate::sweep::death;
@@ -229,7 +229,7 @@ impl Call {
 
     /// Runs `work`, in which no lock is waited for beyond the deadline.
     pub(super) fn run<T>(self, work: impl FnOnce(Self) -> Result<T>) -> Result<T> {
-        scope::waiting_until(self.deadline, || work(self))
+        timer::waiting_until(self.deadline, || work(self))
             .ok_or_else(|| Error::WorkerLocked { limit: settings::call_timeout() })?
     }
 }

@@ -5,6 +5,7 @@
 //! what it needs, [`statement`] has the texts of the statements, [`settle`] works on all tables together, and [`rehearsal`]
 //! tries one of them.
 
+mod afterwards;
 pub mod columns;
 mod counter;
 pub mod fence;

@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::role_guard::RoleGuard;
-use super::timer::{Deadline, SessionTimer, Timer};
+use super::timer::{SessionTimer, Timer};
 use super::{attached, names};
 use crate::error::{Error, Report, Result};
 
@@ -119,33 +119,6 @@ impl<'a> Scope<'a> {
         let _bounded = statement_limit().map(Timer::start);
         work()
     }
-}
-
-/// Runs `work` with this `lock_timeout`, whatever the session's own setting.
-pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
-    // SAFETY: closed below, or by the abort of the (sub)transaction when an error passes.
-    let level = unsafe { pg_sys::NewGUCNestLevel() };
-    set_local(c"lock_timeout", lock_timeout);
-    let result = work();
-    // SAFETY: the level opened above, and the scopes nest.
-    unsafe { pg_sys::AtEOXact_GUC(false, level) };
-    result
-}
-
-/// Runs `work`, in which no lock is waited for beyond the deadline. A shorter setting of the session's own stays.
-///
-/// `None` when a lock was not to be had by the deadline. The transaction has failed then: the caller raises an error.
-pub fn waiting_until<T>(deadline: Deadline, work: impl FnOnce() -> T) -> Option<T> {
-    // SAFETY: a setting of this process.
-    let own = unsafe { pg_sys::LockTimeout };
-    let left = deadline.remaining().as_millis().clamp(1, i32::MAX as u128) as i32;
-    if own != 0 && own <= left {
-        return Some(work());
-    }
-    let limit = CString::new(left.to_string()).ok()?;
-    PgTryBuilder::new(AssertUnwindSafe(|| Some(waiting_at_most(&limit, work))))
-        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| None)
-        .execute()
 }
 
 /// Runs `work` as the role that is the current one outside of all functions, in a security-restricted operation.

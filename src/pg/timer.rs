@@ -1,11 +1,15 @@
-//! Time limits for what this process is doing.
+//! Time limits for what this process is doing, and for how long it waits for locks.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::Cell;
+use std::ffi::{CStr, CString};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+
+use super::scope::set_local;
 
 unsafe extern "C-unwind" {
     // Not among pgrx's bindings; the first argument is a TimeoutId.
@@ -141,4 +145,31 @@ impl Drop for SessionTimer {
         // SAFETY: as above.
         unsafe { disable_timeout(self.signals.1, false) };
     }
+}
+
+/// Runs `work` with this `lock_timeout`, whatever the session's own setting.
+pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
+    // SAFETY: closed below, or by the abort of the (sub)transaction when an error passes.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set_local(c"lock_timeout", lock_timeout);
+    let result = work();
+    // SAFETY: the level opened above, and the scopes nest.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
+}
+
+/// Runs `work`, in which no lock is waited for beyond the deadline. A shorter setting of the session's own stays.
+///
+/// `None` when a lock was not to be had by the deadline. The transaction has failed then: the caller raises an error.
+pub fn waiting_until<T>(deadline: Deadline, work: impl FnOnce() -> T) -> Option<T> {
+    // SAFETY: a setting of this process.
+    let own = unsafe { pg_sys::LockTimeout };
+    let left = deadline.remaining().as_millis().clamp(1, i32::MAX as u128) as i32;
+    if own != 0 && own <= left {
+        return Some(work());
+    }
+    let limit = CString::new(left.to_string()).ok()?;
+    PgTryBuilder::new(AssertUnwindSafe(|| Some(waiting_at_most(&limit, work))))
+        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| None)
+        .execute()
 }

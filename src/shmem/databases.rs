@@ -11,9 +11,9 @@ use pgrx::lwlock::PgLwLock;
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 
-use super::buffer::table::ID_LENGTH;
 use super::counters::Counters;
 use super::quarantine::AtWork;
+use super::refusal::Refusal;
 use super::{is_preloaded, launcher};
 use crate::pg::{self, commit};
 use crate::rules::intervals::Histogram;
@@ -116,37 +116,6 @@ impl State {
     /// When old rows were last looked for.
     pub fn pruned(&self) -> Option<DateTime<Utc>> {
         moment(self.pruned)
-    }
-}
-
-/// A worker's call that was refused because the id belongs to another role.
-#[derive(Clone, Copy)]
-pub struct Refusal {
-    /// The role that called.
-    pub role: pg_sys::Oid,
-    /// When, in Postgres' microseconds.
-    at: i64,
-    /// The beginning of the id, in bytes.
-    length: usize,
-    id: [u8; ID_LENGTH],
-}
-
-impl Refusal {
-    fn new(id: &str, role: pg_sys::Oid) -> Self {
-        let length = id.floor_char_boundary(ID_LENGTH);
-        let mut refusal = Self { role, at: pg::clock(), length, id: [0; ID_LENGTH] };
-        refusal.id[..length].copy_from_slice(&id.as_bytes()[..length]);
-        refusal
-    }
-
-    /// The beginning of the worker's id.
-    pub fn worker(&self) -> String {
-        String::from_utf8_lossy(&self.id[..self.length]).into_owned()
-    }
-
-    /// When it was.
-    pub fn at(&self) -> DateTime<Utc> {
-        pg::from_postgres(self.at)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod launcher;
 pub mod observation;
 pub mod problems;
 pub mod quarantine;
+pub mod refusal;
 
 /// Whether this server was started with the library preloaded; written once, before any process is forked.
 static PRELOADED: AtomicBool = AtomicBool::new(false);

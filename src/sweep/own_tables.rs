@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::attached::Use;
-use crate::pg::{self, scope};
+use crate::pg::{self, scope, timer};
 use crate::rules::text::printable;
 use crate::shmem::problems::{Place, Problem};
 use crate::shmem::{databases, is_preloaded};
@@ -26,7 +26,7 @@ pub fn take_back(installation: &Installation) -> Option<Problem> {
         forget_refusal(was_refused);
         return None;
     }
-    let look = || scope::waiting_at_most(c"1s", || take_back_all(&tables));
+    let look = || timer::waiting_at_most(c"1s", || take_back_all(&tables));
     match scope::subtransaction(look) {
         Ok((taken, None)) => {
             forget_refusal(was_refused);

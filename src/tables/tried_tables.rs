@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::pg::{scope, sql};
+use crate::pg::{scope, sql, timer};
 
 /// Whether a job of the table was ever settled.
 pub fn contains(installation: &Installation, relation: pg_sys::Oid) -> Result<bool> {
@@ -27,7 +27,7 @@ pub fn add(installation: &Installation, relation: pg_sys::Oid) {
     let insert = || installation.as_owner(|| sql::write(&statement, &[relation.into()]));
     let _ = scope::subtransaction(|| match contains(installation, relation)? {
         true => Ok(0),
-        false => scope::waiting_at_most(c"50ms", insert),
+        false => timer::waiting_at_most(c"50ms", insert),
     });
 }
 

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
-use serde_json::Value;
 
+use super::plans::{cost, has_sequential_scan, is_affordable, with_some_workers};
 use super::{Finding, attempt, attempt_until, locks};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -22,9 +22,6 @@ use crate::settings;
 use crate::shmem::problems::{self, KnownProblem};
 use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::{deaths, tried_tables};
-
-/// What a table may cost to read, in the planner's units: about as many pages.
-const AFFORDABLE: f64 = 100_000.0;
 
 /// A table that costs no more than this to read as a whole needs no index.
 const SMALL: f64 = 1_000.0;
@@ -345,26 +342,6 @@ fn unknown_workers(check: String, unknown: &[(String, i64)]) -> Finding {
     )
 }
 
-/// A condition or statement with some workers in the place of its parameter, for the planner.
-fn with_some_workers(text: &str) -> String {
-    text.replace("($1)", "('{a,b}')")
-}
-
 fn not_checked(check: String) -> Finding {
     Finding::good(check, "Not checked, because that would read the whole table: see the check \"job index\".")
-}
-
-fn is_affordable(table: &JobTable, statement: &str) -> Result<bool> {
-    Ok(cost(table, statement)? <= AFFORDABLE)
-}
-
-/// The planner's estimate of what a statement on the table costs.
-fn cost(table: &JobTable, statement: &str) -> Result<f64> {
-    let plan = table.scope().run(|| sql::plan(statement))?;
-    Ok(plan["Total Cost"].as_f64().unwrap_or(f64::INFINITY))
-}
-
-fn has_sequential_scan(plan: &Value) -> bool {
-    let below = plan["Plans"].as_array().into_iter().flatten();
-    plan["Node Type"] == "Seq Scan" || below.into_iter().any(has_sequential_scan)
 }

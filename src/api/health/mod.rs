@@ -18,6 +18,7 @@ mod database;
 mod jobs;
 mod locks;
 mod own;
+mod plans;
 mod server;
 mod workers;
 

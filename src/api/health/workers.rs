@@ -12,7 +12,8 @@ use crate::pg::{self, catalog, roles};
 use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
-use crate::shmem::databases::{self, Refusal};
+use crate::shmem::databases;
+use crate::shmem::refusal::Refusal;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 use crate::tables::{deaths, unsettled};
 
