@@ -117,7 +117,8 @@ fn drop_default(table: &str, (column, is_generated): &(String, bool)) -> Foreign
     Foreign { statement, what: format!("expression of column {column} of {table}"), is_owner: false }
 }
 
-/// $1 are the tables, $2 is their owner, $3 the table of heartbeats, $4 indexes with code of others. Rights to read are harmless, and so are those that
-/// clients need which write their heartbeats themselves. A superuser, and the owner, may have attached or granted
+/// $1 are the tables, $2 is their owner, $3 the table of heartbeats, $4 indexes with code of others. Rights to read are
+/// harmless, and so are those that clients need which write their heartbeats themselves. A superuser, and the owner, may
+/// have attached or granted
 /// anything: but who made a trigger is not recorded, only who owns a table with a foreign key.
 const FOREIGN: &str = include_str!("own.sql");

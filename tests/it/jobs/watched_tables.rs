@@ -216,11 +216,10 @@ fn a_table_that_changed_hands_is_settled_as_its_current_owner() {
              GRANT EXECUTE ON FUNCTION rgrid_watch_jobs, rgrid_unwatch_jobs TO hands_seller;
              SET ROLE hands_seller;
              CREATE TABLE traded ({COLUMNS}, by name);
-             SELECT rgrid_watch_jobs('traded');
              CREATE FUNCTION sign() RETURNS trigger LANGUAGE plpgsql AS
                  $$BEGIN NEW.by := current_user; RETURN NEW; END$$;
              CREATE TRIGGER sign BEFORE UPDATE ON traded FOR EACH ROW EXECUTE FUNCTION sign();
-             RESET ROLE;
+             RESET ROLE; SELECT rgrid_watch_jobs('traded');
              ALTER TABLE traded OWNER TO hands_buyer"
         ),
     );
