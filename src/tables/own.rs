@@ -119,6 +119,5 @@ fn drop_default(table: &str, (column, is_generated): &(String, bool)) -> Foreign
 
 /// $1 are the tables, $2 is their owner, $3 the table of heartbeats, $4 indexes with code of others. Rights to read are
 /// harmless, and so are those that clients need which write their heartbeats themselves. A superuser, and the owner, may
-/// have attached or granted
-/// anything: but who made a trigger is not recorded, only who owns a table with a foreign key.
+/// have attached or granted anything: but who made a trigger is not recorded, only who owns a table with a foreign key.
 const FOREIGN: &str = include_str!("own.sql");
