@@ -190,11 +190,11 @@ pub fn beat(id: &str, hostname: Option<&str>) -> Option<i64> {
     let (table, key) = (table()?, key(id)?);
     let hostname = hostname.map(|hostname| table.hash_hostname(hostname));
     let now = pg::clock();
-    let caller = if settings::isolate_roles() { roles::current().to_u32() } else { ANY_ROLE };
-    // Of another role's ids, a member and a superuser may use those. Rights are looked up when no lock is held.
+    let caller = roles::current().to_u32();
+    // A member and a superuser may use the id of another role. Rights are looked up when no lock is held.
+    let may_use = |owner: u32| !settings::isolate_roles() || catalog::is_mine(owner.into());
     let as_owner = || {
-        let owner =
-            table.owner(&key).filter(|owner| *owner != caller && catalog::is_mine((*owner).into()))?;
+        let owner = table.owner(&key).filter(|owner| *owner != caller && may_use(*owner))?;
         table.beat(&key, hostname, owner, now)
     };
     table.beat(&key, hostname, caller, now).or_else(as_owner)

@@ -4,14 +4,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{CLOSED, Key, Locks, Partition, Slot, Table};
 
-/// In the place of a role's OID: of an entry, that its id belongs to no role; of a caller, that it may use every id.
+/// In the place of a role's OID: the id of the entry belongs to no role.
 pub const ANY_ROLE: u32 = 0;
 
 impl Slot {
     /// Whether this role may use the id, by its OID alone. Partition locked.
     pub(super) fn is_for(&self, caller: u32) -> bool {
         let owner = self.owner.load(Relaxed);
-        owner == caller || owner == ANY_ROLE || caller == ANY_ROLE
+        owner == caller || owner == ANY_ROLE
     }
 }
 
