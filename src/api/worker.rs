@@ -9,13 +9,15 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::jobs::Outcome;
 use crate::pg::timer::{self, Deadline};
-use crate::pg::{self, sql};
+use crate::pg::{self, report, scope, sql};
 use crate::settings;
 use crate::shmem::{buffer, databases};
 use crate::sweep::death;
+use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
-use crate::tables::{deaths, incarnations, worker_owners};
+use crate::tables::{incarnations, worker_owners};
 
 /// "I am alive." Returns the worker's incarnation.
 ///
@@ -183,7 +185,8 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
 /// A worker stops on purpose. Returns whether it had a row.
 ///
 /// Its row is deleted and no death is declared. Jobs that it still runs are settled at once; only then there is a row
-/// in the ledger (reason 'deregistered').
+/// in the ledger (reason 'deregistered'). A row that other tables refer to stays, and then the ledger says that the
+/// worker is gone.
 ///
 /// # Errors
 ///
@@ -207,7 +210,21 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     } else {
         death::end_for_leaving(installation, &worker, call.deadline)?;
     }
-    heartbeats.delete(id)?;
+    match scope::subtransaction(|| heartbeats.delete(id)) {
+        Err(error) if error.is_foreign_key_violation() => {
+            if !deaths::worker_record(installation, id)?.dead {
+                death::declare(
+                    installation,
+                    &[worker],
+                    Reason::Deregistered,
+                    pg::now(),
+                    &Outcome::default(),
+                )?;
+            }
+            report::warn(Error::RowKept { worker: (*id).to_owned(), reason: error.message() });
+        }
+        deleted => deleted?,
+    }
     if heartbeats.is_own {
         worker_owners::remove(installation, &[(*id).to_owned()])?;
     }

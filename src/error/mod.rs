@@ -115,6 +115,8 @@ pub enum Error {
     IncarnationOutOfRange { worker: String },
     /// A rule or a trigger kept a row from being written.
     NotWritten { table: String },
+    /// The row of a worker that has left stays, for this reason.
+    RowKept { worker: String, reason: String },
     /// A session stores the result of a job that was already settled.
     GivenUp { table: String },
     /// A rehearsal could not settle a job.
@@ -207,6 +209,11 @@ impl Error {
         matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
     }
 
+    /// Whether PostgreSQL reported that rows of another table refer to a row.
+    pub fn is_foreign_key_violation(&self) -> bool {
+        matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION)
+    }
+
     /// Whether a statement was cancelled: by a user, a timeout, or code of a table's owner that raises the same.
     pub fn is_cancel(&self) -> bool {
         matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
@@ -268,6 +275,7 @@ impl Error {
             Self::StillRunning => report::still_running(),
             Self::IncarnationOutOfRange { worker } => report::incarnation_out_of_range(worker),
             Self::NotWritten { table } => report::not_written(table),
+            Self::RowKept { worker, reason } => report::row_kept(worker, reason),
             Self::GivenUp { table } => report::given_up(table),
             Self::Rehearsal(rehearsal) => report::rehearsal(rehearsal),
             Self::Replaced { table } => report::replaced("relation", table),

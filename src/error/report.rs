@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 
 use super::Rehearsal;
 use crate::VERSION;
+use crate::rules::text::printable;
 use PgSqlErrorCode::*;
 
 /// A year, more or less.
@@ -275,6 +276,13 @@ pub fn incarnation_out_of_range(worker: &str) -> Report {
 pub fn not_written(table: &str) -> Report {
     let message = format!("a rule or trigger of table \"{table}\" suppressed the write");
     Report::new(ERRCODE_TRIGGERED_ACTION_EXCEPTION, message)
+}
+
+pub fn row_kept(worker: &str, reason: &str) -> Report {
+    let message = format!("row of worker \"{}\" stays: {reason}", printable(worker));
+    Report::new(ERRCODE_FOREIGN_KEY_VIOLATION, message)
+        .detail("The worker is gone: the ledger has a death instead, and the row is removed when that is old enough.")
+        .hint("Give the foreign key ON DELETE SET NULL, or ON DELETE CASCADE.")
 }
 
 pub fn given_up(table: &str) -> Report {

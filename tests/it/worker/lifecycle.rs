@@ -184,3 +184,31 @@ fn a_return_whose_row_is_newer_than_its_snapshot_is_to_be_repeated() {
     run(&mut worker, "ROLLBACK");
     assert_eq!(beat(&mut worker, "victim"), 2);
 }
+
+#[test]
+fn a_worker_leaves_although_rows_of_other_tables_refer_to_its_row() {
+    let cluster = server();
+    let database = cluster.database("referred_to");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE TABLE log_lines (worker_id text REFERENCES worker_heartbeats, line text);
+         SELECT rgrid_register('logged'), rgrid_register('quiet');
+         INSERT INTO log_lines VALUES ('logged', 'hello')",
+    );
+    assert!(ask::<bool>(&mut client, "SELECT rgrid_deregister('logged')", &[]));
+    assert!(ask::<bool>(&mut client, "SELECT rgrid_deregister('quiet')", &[]));
+    assert_eq!(ledger(&mut client, "logged"), ["1 deregistered 0 gone"]);
+    assert_eq!(deaths(&mut client, "quiet"), 0);
+    assert_eq!(cluster.log_lines_with(&["row of worker \"logged\" stays"]).len(), 1);
+    await_sweep(&mut client, "victim");
+    assert_eq!(deaths(&mut client, "logged"), 1, "it is gone already");
+    assert_eq!(ask::<i64>(&mut client, "SELECT incarnation FROM rgrid_register('logged')", &[]), 2);
+    assert_eq!(ledger(&mut client, "logged"), ["1 deregistered 0 returned"]);
+    run(&mut client, "DELETE FROM log_lines");
+    assert!(ask::<bool>(&mut client, "SELECT rgrid_deregister('logged')", &[]));
+    assert_eq!(
+        ask::<i64>(&mut client, "SELECT count(*) FROM worker_heartbeats WHERE worker_id = 'logged'", &[]),
+        0
+    );
+}
