@@ -42,7 +42,7 @@ fn with_trigger(client: &mut Client, body: &str) {
 fn register(client: &mut Client, worker: &str) -> i64 {
     let started = Instant::now();
     let incarnation = ask(client, "SELECT incarnation FROM rgrid_register($1)", &[&worker]);
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     incarnation
 }
 
@@ -267,7 +267,7 @@ fn a_locked_row_of_a_worker_is_an_error_within_the_limit() {
             (error.code().code(), error.message()),
             ("55P03", "could not lock the worker's row within 1.5 s")
         );
-        assert!(started.elapsed() < Duration::from_secs(8), "{call}: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(30), "{call}: {:?}", started.elapsed());
     }
     run(&mut client, "SET lock_timeout = '10ms'");
     assert_eq!(sqlstate(&mut client, "SELECT rgrid_register('worker')"), "55P03");

@@ -1,17 +1,27 @@
 //! Rules on the table of heartbeats, and references to it, that its owner may make.
 
 use crate::cluster::*;
+use postgres::Client;
 
 /// Only sessions sweep.
 fn server() -> Shared {
     Shared::of(|| Cluster::builder().setting("rgrid_heartbeat.check_interval", "1h"))
 }
 
+/// The extension, with a table of heartbeats that was there before: at its own one no rule of others is in force.
+fn adopt_table(client: &mut Client) {
+    let table =
+        "CREATE TABLE worker_heartbeats (worker_id text PRIMARY KEY, last_heartbeat_at timestamptz NOT NULL)";
+    run(client, table);
+    run(client, "CREATE EXTENSION rgrid_heartbeat");
+}
+
 #[test]
 fn a_rule_that_swallows_heartbeats_is_no_silent_loss() {
     let cluster = server();
-    let database = cluster.database("ruled");
+    let database = cluster.empty_database("ruled");
     let mut client = database.connect();
+    adopt_table(&mut client);
     run(&mut client, "CREATE RULE swallow AS ON INSERT TO worker_heartbeats DO INSTEAD NOTHING");
     assert_eq!(sqlstate(&mut client, "SELECT rgrid_heartbeat('b')"), "09000");
     run(&mut client, "DROP RULE swallow ON worker_heartbeats");
@@ -22,8 +32,9 @@ fn a_rule_that_swallows_heartbeats_is_no_silent_loss() {
 #[test]
 fn a_registration_does_not_wait_for_ever_where_no_row_can_be_made() {
     let cluster = server();
-    let database = cluster.database("swallowed");
+    let database = cluster.empty_database("swallowed");
     let mut client = database.connect();
+    adopt_table(&mut client);
     run(&mut client, "CREATE RULE swallow AS ON INSERT TO worker_heartbeats DO INSTEAD NOTHING");
     for call in ["rgrid_register()", "rgrid_heartbeat('w1')"] {
         assert_eq!(sqlstate(&mut client, &format!("SELECT {call}")), "09000", "{call}");
