@@ -204,15 +204,13 @@ fn bounded<T>(
     is_foreign: impl Fn(&CaughtError) -> bool,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let timer = SessionTimer::start(limit);
-    let result = subtransaction_unless(|error| !timer.has_expired() && is_foreign(error), work);
-    let expired = timer.has_expired();
-    drop(timer);
-    if expired {
-        // One that came too late for the work. SAFETY: a flag of this process, as in `super::process`.
-        unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
-    }
-    result.map_err(|error| match error.is_cancel() && expired {
+    let work = || {
+        // Stopped before the subtransaction ends, which a cancel must not hit.
+        let _timer = SessionTimer::start(limit);
+        work()
+    };
+    let result = subtransaction_unless(|error| !SessionTimer::has_fired() && is_foreign(error), work);
+    result.map_err(|error| match error.is_cancel() && SessionTimer::has_fired() {
         true => Error::TimedOut { limit },
         false => error,
     })

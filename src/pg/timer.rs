@@ -89,10 +89,14 @@ thread_local! {
     static SIGNALS: Cell<Option<(u32, u32)>> = const { Cell::new(None) };
 }
 
+/// Whether the last timer has cancelled something.
+static WAS_CANCELLED: AtomicBool = AtomicBool::new(false);
+
 /// Whether this session is being ended because a cancellation was not enough.
 static WAS_ENDED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn cancel() {
+    WAS_CANCELLED.store(true, Ordering::Relaxed);
     // SAFETY: async-signal-safe; the same as what PostgreSQL's own timeouts do.
     unsafe { kill(pg_sys::MyProcPid, pg_sys::SIGINT as i32) };
 }
@@ -112,7 +116,6 @@ pub fn has_ended_session() -> bool {
 /// [`Timer`] it does not care about a `statement_timeout` of the session. Stopped when dropped.
 pub struct SessionTimer {
     signals: (u32, u32),
-    deadline: Instant,
 }
 
 impl SessionTimer {
@@ -125,16 +128,17 @@ impl SessionTimer {
             SIGNALS.set(Some(signals));
             signals
         });
+        WAS_CANCELLED.store(false, Ordering::Relaxed);
         // SAFETY: registered above, and not running: these do not nest.
         unsafe { enable_timeout_after(signals.0, milliseconds(limit)) };
         // SAFETY: as above.
         unsafe { enable_timeout_after(signals.1, milliseconds(limit + GRACE)) };
-        Self { signals, deadline: Instant::now() + limit }
+        Self { signals }
     }
 
-    /// Whether the time is over.
-    pub fn has_expired(&self) -> bool {
-        Instant::now() >= self.deadline
+    /// Whether the time of the last timer of this session was over before it was stopped.
+    pub fn has_fired() -> bool {
+        WAS_CANCELLED.load(Ordering::Relaxed)
     }
 }
 
@@ -144,6 +148,10 @@ impl Drop for SessionTimer {
         unsafe { disable_timeout(self.signals.0, false) };
         // SAFETY: as above.
         unsafe { disable_timeout(self.signals.1, false) };
+        if Self::has_fired() {
+            // A cancel that came too late for the work would hit what comes next. SAFETY: a flag of this process.
+            unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
+        }
     }
 }
 
