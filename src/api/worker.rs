@@ -12,6 +12,7 @@ use crate::installation::Installation;
 use crate::jobs::Outcome;
 use crate::pg::timer::{self, Deadline};
 use crate::pg::{self, report, scope, sql};
+use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::{buffer, databases};
 use crate::sweep::death;
@@ -221,7 +222,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
                     &Outcome::default(),
                 )?;
             }
-            report::warn(Error::RowKept { worker: (*id).to_owned(), reason: error.message() });
+            report::warn(Error::RowKept { worker: printable(id), reason: error.message() });
         }
         deleted => deleted?,
     }

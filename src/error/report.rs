@@ -9,7 +9,6 @@ use pgrx::prelude::*;
 
 use super::Rehearsal;
 use crate::VERSION;
-use crate::rules::text::printable;
 use PgSqlErrorCode::*;
 
 /// A year, more or less.
@@ -279,7 +278,7 @@ pub fn not_written(table: &str) -> Report {
 }
 
 pub fn row_kept(worker: &str, reason: &str) -> Report {
-    let message = format!("row of worker \"{}\" stays: {reason}", printable(worker));
+    let message = format!("row of worker \"{worker}\" stays: {reason}");
     Report::new(ERRCODE_FOREIGN_KEY_VIOLATION, message)
         .detail("The worker is gone: the ledger has a death instead, and the row is removed when that is old enough.")
         .hint("Give the foreign key ON DELETE SET NULL, or ON DELETE CASCADE.")

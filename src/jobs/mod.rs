@@ -19,5 +19,5 @@ pub mod unsettled;
 pub mod watched;
 
 pub use columns::Columns;
-pub use settle::{LeftBehind, Outcome};
+pub use settle::{LeftBehind, Outcome, RefusedJob};
 pub use table::{JobTable, SettledJobs};

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::Outcome;
 use super::settle::problem;
 use super::table::{JobTable, LockPolicy, Row, SettledJobs};
+use super::{Outcome, RefusedJob};
 use crate::error::{Error, Result};
 use crate::pg::scope;
 use crate::pg::timer::Deadline;
@@ -75,12 +75,24 @@ impl Parts<'_> {
                 (Ok(settled), _) => outcome.add(self.table, Ok(settled)),
                 (Err(error), [row]) if is_of_a_row(&error) => match self.fail_row(worker, row, &error) {
                     Some(settled) => outcome.add(self.table, Ok(settled)),
-                    None => refused.add(row, error),
+                    None => {
+                        outcome.refused.push(self.refused(worker, row, &error));
+                        refused.add(row, error);
+                    }
                 },
                 (Err(error), _) => return Err(error),
             }
             Ok(())
         })
+    }
+
+    fn refused(&self, worker: &str, row: &Row, error: &Error) -> RefusedJob {
+        RefusedJob {
+            worker: worker.to_owned(),
+            table: self.table.watched.name.clone(),
+            key: row.key.clone().filter(|_| self.table.mapping.notify_keys),
+            code: error.code(),
+        }
     }
 
     /// Fails a job that cannot go back to the queue; `None` when it cannot be failed either.

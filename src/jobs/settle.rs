@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
 use super::parts::{Parts, is_of_a_row};
@@ -30,6 +31,21 @@ pub struct Outcome {
     pub problems: Vec<Problem>,
     /// Jobs of a worker that returns all the same.
     pub left: Vec<LeftBehind>,
+    /// Jobs that refuse their new values.
+    pub refused: Vec<RefusedJob>,
+}
+
+/// A job that could be neither failed nor requeued.
+#[derive(Clone, Debug)]
+pub struct RefusedJob {
+    /// The worker that ran it.
+    pub worker: String,
+    /// The name of its table.
+    pub table: String,
+    /// Its primary key, where the watch wants keys in notifications and the table has one of a single column.
+    pub key: Option<String>,
+    /// The SQLSTATE with which the table refused it.
+    pub code: PgSqlErrorCode,
 }
 
 /// Running jobs of a worker in one table that could not be settled in its session.

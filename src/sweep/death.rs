@@ -11,7 +11,7 @@ use super::notify;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::settle::totals;
-use crate::jobs::{LeftBehind, Outcome, SettledJobs, session};
+use crate::jobs::{LeftBehind, Outcome, RefusedJob, SettledJobs, session};
 use crate::pg::timer::Deadline;
 use crate::pg::{self, row_versions};
 use crate::shmem::buffer;
@@ -34,7 +34,7 @@ pub fn declare(
     let by_worker = jobs.by_worker();
     let deaths: Vec<Death> =
         workers.iter().map(|worker| death(worker, reason, now, jobs_of(&by_worker, worker))).collect();
-    record(installation, &deaths, &by_worker)?;
+    record(installation, &deaths, &by_worker, &jobs.refused)?;
     // A trigger may have sent a heartbeat for its worker before the death was recorded.
     workers.iter().for_each(|worker| buffer::remove(&worker.id));
     Ok(())
@@ -92,7 +92,7 @@ fn end(
     let by_worker = jobs.by_worker();
     let mut death = death(worker, reason, now, jobs_of(&by_worker, worker));
     death.returned_at = (reason == Reason::Restarted).then_some(now);
-    record(installation, &[death], &by_worker)?;
+    record(installation, &[death], &by_worker, &jobs.refused)?;
     buffer::close(&worker.id);
     Ok(true)
 }
@@ -149,12 +149,13 @@ fn record(
     installation: &Installation,
     deaths: &[Death],
     by_worker: &HashMap<&str, Vec<&SettledJobs>>,
+    refused: &[RefusedJob],
 ) -> Result<()> {
     let new = deaths::record(installation, deaths)?;
     let (mut events, mut lines) = (Vec::new(), Vec::new());
     for death in deaths {
         if let Some(incarnation) = new.get(&death.worker.id) {
-            events.push(notify::of_death(death, *incarnation, jobs_of(by_worker, &death.worker))?);
+            events.push(notify::of_death(death, *incarnation, jobs_of(by_worker, &death.worker), refused)?);
             lines.push(death_line(death));
         }
     }

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::log_lines::log_at_commit;
 use crate::error::Result;
-use crate::jobs::SettledJobs;
+use crate::jobs::{RefusedJob, SettledJobs};
 use crate::pg::{arrays, sql};
+use crate::rules::text::sqlstate;
 use crate::tables::deaths::Death;
 
 const CHANNEL: &str = "rgrid_worker_deaths";
@@ -26,7 +27,9 @@ struct DeathEvent<'a> {
     declared_dead_at: DateTime<Utc>,
     reason: &'a str,
     jobs: Vec<Jobs<'a>>,
-    /// Keys or tables did not all fit.
+    /// Jobs that are still running, because their tables refuse their new values.
+    refused: Vec<Refused<'a>>,
+    /// Keys, tables or refused jobs did not all fit.
     truncated: bool,
 }
 
@@ -40,12 +43,25 @@ struct Jobs<'a> {
     keys: Vec<&'a str>,
 }
 
-/// The notification of a death.
+/// A job that could not be settled. Any role can listen, so the reason is an SQLSTATE and not the table's words.
+#[derive(Serialize)]
+struct Refused<'a> {
+    table: &'a str,
+    key: Option<&'a str>,
+    sqlstate: String,
+}
+
+/// The notification of a death. Of the refused jobs, those of other workers do not count.
 ///
 /// # Errors
 ///
 /// None that can happen: the event is plain data.
-pub fn of_death(death: &Death, incarnation: i64, jobs: &[&SettledJobs]) -> Result<String> {
+pub fn of_death(
+    death: &Death,
+    incarnation: i64,
+    jobs: &[&SettledJobs],
+    refused: &[RefusedJob],
+) -> Result<String> {
     let (worker_id, hostname) = (&death.worker.id, death.worker.hostname.as_deref());
     let mut event = DeathEvent {
         worker_id: cut(worker_id),
@@ -61,6 +77,15 @@ pub fn of_death(death: &Death, incarnation: i64, jobs: &[&SettledJobs]) -> Resul
                 failed: jobs.failed,
                 requeued: jobs.requeued,
                 keys: jobs.keys.iter().map(String::as_str).collect(),
+            })
+            .collect(),
+        refused: refused
+            .iter()
+            .filter(|job| job.worker == *worker_id)
+            .map(|job| Refused {
+                table: &job.table,
+                key: job.key.as_deref(),
+                sqlstate: sqlstate(job.code as i32),
             })
             .collect(),
         truncated: cut(worker_id) != worker_id || hostname.map(cut) != hostname,
@@ -110,6 +135,10 @@ pub fn send(payloads: &[String]) -> Result<()> {
 fn payload(event: &mut DeathEvent<'_>) -> Result<String> {
     let keys: Vec<Vec<&str>> = event.jobs.iter_mut().map(|jobs| std::mem::take(&mut jobs.keys)).collect();
     let mut length = serde_json::to_string(event)?.len();
+    while length > PAYLOAD_LIMIT && event.refused.pop().is_some() {
+        event.truncated = true;
+        length = serde_json::to_string(event)?.len();
+    }
     while length > PAYLOAD_LIMIT && event.jobs.pop().is_some() {
         event.truncated = true;
         length = serde_json::to_string(event)?.len();
@@ -146,6 +175,7 @@ mod tests {
                 .iter()
                 .map(|table| Jobs { table, failed: 1, requeued: 0, keys: vec!["42"] })
                 .collect(),
+            refused: Vec::new(),
             truncated: false,
         }
     }
@@ -155,7 +185,7 @@ mod tests {
         let tables = ["public.executions".to_owned()];
         assert_eq!(
             payload(&mut event(&tables)).unwrap(),
-            r#"{"worker_id":"worker-1","incarnation":2,"hostname":null,"last_heartbeat_at":"1970-01-01T00:00:00Z","declared_dead_at":"1970-01-01T00:00:00Z","reason":"stale","jobs":[{"table":"public.executions","failed":1,"requeued":0,"keys":["42"]}],"truncated":false}"#
+            r#"{"worker_id":"worker-1","incarnation":2,"hostname":null,"last_heartbeat_at":"1970-01-01T00:00:00Z","declared_dead_at":"1970-01-01T00:00:00Z","reason":"stale","jobs":[{"table":"public.executions","failed":1,"requeued":0,"keys":["42"]}],"refused":[],"truncated":false}"#
         );
     }
 
@@ -172,7 +202,7 @@ mod tests {
             jobs_requeued: 0,
             returned_at: None,
         };
-        let payload = of_death(&death, 1, &[]).unwrap();
+        let payload = of_death(&death, 1, &[], &[]).unwrap();
         let read: serde_json::Value = serde_json::from_str(&payload).unwrap();
         assert_eq!(read["hostname"], "ä".repeat(255));
         assert_eq!(read["truncated"], true);

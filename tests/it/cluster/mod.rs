@@ -26,7 +26,7 @@ pub use copies::rows;
 pub use database::{Database, ask, run, sqlstate};
 pub use formation::Formation;
 pub use heartbeats::*;
-pub use observe::{LAUNCHER, SWEEPER};
+pub use observe::{LAUNCHER, SWEEPER, next_notice};
 pub use programs::{Leashed, free_port, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};

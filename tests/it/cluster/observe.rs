@@ -2,8 +2,12 @@
 
 use super::Cluster;
 use super::database::ask;
+use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use serde_json::Value;
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
 pub const LAUNCHER: &str = "rgrid_heartbeat launcher";
 pub const SWEEPER: &str = "rgrid_heartbeat sweeper";
@@ -68,4 +72,13 @@ impl Cluster {
             eprintln!("--- end of the server's log ---\n{}\n---", self.log_tail());
         }
     }
+}
+
+/// The next notification, as JSON.
+pub fn next_notice(listener: &mut Client) -> Value {
+    let mut notifications = listener.notifications();
+    let notice = notifications.timeout_iter(Duration::from_secs(30)).next().expect("the server is there");
+    let notice = notice.expect("a notification within the deadline");
+    assert_eq!(notice.channel(), "rgrid_worker_deaths");
+    serde_json::from_str(notice.payload()).expect("a notification is JSON")
 }

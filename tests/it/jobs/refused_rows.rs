@@ -123,3 +123,27 @@ fn a_job_that_cannot_be_failed_is_tried_again_with_growing_pauses_or_by_hand() {
     run(&mut client, "ALTER TABLE tasks DROP CONSTRAINT stays; SELECT rgrid_sweep()");
     assert_eq!(ids_of(&mut client, "failed"), [1]);
 }
+
+#[test]
+fn a_notification_tells_of_the_refused_job_and_of_its_key_on_request_only() {
+    let cluster = server();
+    for (name, notify_keys) in [("without_keys", false), ("with_keys", true)] {
+        let database = cluster.database(name);
+        let (mut client, mut listener) = (database.connect(), database.connect());
+        table(&mut client, "fail");
+        let watch = format!(
+            "SELECT rgrid_watch_jobs('tasks', max_attempts_column => NULL, notify_keys => {notify_keys})"
+        );
+        run(&mut client, &watch);
+        run(&mut client, "ALTER TABLE tasks ADD CONSTRAINT goes_on CHECK (status = 'running' OR id <> 3)");
+        run_tasks(&mut client, &["w2", "w1", "w1"]);
+        run(&mut listener, "LISTEN rgrid_worker_deaths");
+        ["w1", "w2"].iter().for_each(|worker| silent_worker(&mut client, worker));
+        let told = (next_notice(&mut listener), next_notice(&mut listener));
+        let (w1, w2) = if told.0["worker_id"] == "w1" { told } else { (told.1, told.0) };
+        let key = if notify_keys { serde_json::json!("3") } else { serde_json::Value::Null };
+        let refused = serde_json::json!([{"table": "public.tasks", "key": key, "sqlstate": "23514"}]);
+        assert_eq!((&w1["refused"], &w1["jobs"][0]["failed"]), (&refused, &serde_json::json!(1)));
+        assert_eq!(w2["refused"], serde_json::json!([]));
+    }
+}

@@ -1,19 +1,6 @@
 //! What a listener on the channel `rgrid_worker_deaths` gets.
 
 use crate::cluster::*;
-use postgres::Client;
-use postgres::fallible_iterator::FallibleIterator;
-use serde_json::Value;
-use std::time::Duration;
-
-/// The next notification, as JSON.
-fn next_notice(listener: &mut Client) -> Value {
-    let mut notifications = listener.notifications();
-    let notice = notifications.timeout_iter(Duration::from_secs(30)).next().expect("the server is there");
-    let notice = notice.expect("a notification within the deadline");
-    assert_eq!(notice.channel(), "rgrid_worker_deaths");
-    serde_json::from_str(notice.payload()).expect("a notification is JSON")
-}
 
 #[test]
 fn listeners_hear_of_each_death_once_it_is_committed() {
