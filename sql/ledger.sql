@@ -10,6 +10,7 @@ CREATE TABLE @extschema@.rgrid_worker_deaths (
     jobs_failed bigint NOT NULL DEFAULT 0,
     jobs_requeued bigint NOT NULL DEFAULT 0,
     returned_at timestamp with time zone,
+    notified boolean NOT NULL DEFAULT true,
     PRIMARY KEY (worker_id, incarnation)
 );
 CREATE UNIQUE INDEX rgrid_worker_deaths_dead ON @extschema@.rgrid_worker_deaths (worker_id)
@@ -36,3 +37,5 @@ COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_failed IS 'Running jobs o
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_requeued IS 'Running jobs of it that went back to the queue';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.returned_at IS
     'When it was heard of again; NULL while it is dead';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.notified IS
+    'Whether listeners were notified; false when PostgreSQL''s queue of notifications was nearly full';

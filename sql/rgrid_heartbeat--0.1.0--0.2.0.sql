@@ -1,6 +1,9 @@
 -- From the first version: the ledger's second index, incarnations that outlive the ledger, owners of worker ids, watched
 -- tables with a policy of their own, the fence, what operators read, and a sweep by hand that can be forced.
 CREATE INDEX rgrid_worker_deaths_declared ON @extschema@.rgrid_worker_deaths (declared_dead_at);
+ALTER TABLE @extschema@.rgrid_worker_deaths ADD COLUMN notified boolean NOT NULL DEFAULT true;
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.notified IS
+    'Whether listeners were notified; false when PostgreSQL''s queue of notifications was nearly full';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS

@@ -246,8 +246,12 @@ pub fn running(
         Err(_) => here.iter().for_each(|table| found.add(table, until(deadline, || read(table)))),
     }
     for table in &there {
-        let left = deadline.map_or(FOREIGN_LIMIT, |deadline| deadline.remaining().min(FOREIGN_LIMIT));
-        found.add(table, scope::subtransaction_within(left, || read(table)));
+        let read = || read(table);
+        let jobs = match deadline.map(|deadline| deadline.remaining().min(FOREIGN_LIMIT)) {
+            None => scope::subtransaction_within(FOREIGN_LIMIT, read),
+            Some(left) => scope::subtransaction_until(Deadline::after(left), read),
+        };
+        found.add(table, jobs);
     }
     Ok(found)
 }
@@ -256,7 +260,7 @@ pub fn running(
 pub(super) fn until<T>(deadline: Option<Deadline>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match deadline {
         None => scope::subtransaction(work),
-        Some(deadline) => scope::subtransaction_within(deadline.remaining(), work),
+        Some(deadline) => scope::subtransaction_until(deadline, work),
     }
 }
 

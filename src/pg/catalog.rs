@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::syscache::SysCacheTuple;
 use super::{arrays, roles, sql};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A column as the catalog has it.
 #[derive(Clone, Copy, Debug)]
@@ -229,6 +229,14 @@ pub fn quoted_database() -> String {
     }
     // SAFETY: a terminated string.
     pgrx::spi::quote_identifier(unsafe { CStr::from_ptr(name) }.to_string_lossy())
+}
+
+/// The owner of the current database.
+pub fn database_owner() -> Result<pg_sys::Oid> {
+    let statement = "SELECT d.datdba FROM pg_catalog.pg_database d \
+                     WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+    let owner = sql::read(statement, &[], |row| row.required(1, "owner"))?;
+    owner.into_iter().next().ok_or(Error::MissingValue("owner"))
 }
 
 /// The indexes of a relation that have a column in them, with their schemas, quoted where SQL needs it.

@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::role_guard::RoleGuard;
-use super::timer::{SessionTimer, Timer};
+use super::timer::{Deadline, SessionTimer, Timer};
 use super::{attached, names};
 use crate::error::{Error, Report, Result};
 
@@ -195,6 +195,22 @@ pub fn undone_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Re
         Err::<Infallible, _>(Error::MissingValue("end"))
     });
     done.ok_or(error)
+}
+
+/// Runs `work` of a session in a subtransaction, until the deadline at most. A cancel that a user wants is raised again.
+///
+/// # Errors
+///
+/// [`Error::TimedOut`] when there was not enough time, or none.
+pub fn subtransaction_until<T>(deadline: Deadline, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let limit = deadline.limit();
+    if deadline.remaining().is_zero() {
+        return Err(Error::TimedOut { limit });
+    }
+    bounded(deadline.remaining(), is_cancel, work).map_err(|error| match error {
+        Error::TimedOut { .. } => Error::TimedOut { limit },
+        error => error,
+    })
 }
 
 /// A subtransaction that a session runs for so long at most. The errors for which `is_foreign` says so are not caught, if

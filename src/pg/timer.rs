@@ -27,8 +27,8 @@ const STATEMENT_TIMEOUT: u32 = 3;
 const ANY_TIMEOUT: u32 = 1_000;
 
 fn milliseconds(limit: Duration) -> i32 {
-    // Zero would be refused.
-    limit.as_millis().max(1).try_into().unwrap_or(i32::MAX)
+    // Never too early, and zero would be refused.
+    limit.as_micros().div_ceil(1_000).max(1).try_into().unwrap_or(i32::MAX)
 }
 
 /// Cancels what this process is doing when the time is over, unless dropped before. The timer is that of
@@ -45,9 +45,10 @@ impl Timer {
         if unsafe { get_timeout_active(STATEMENT_TIMEOUT) } {
             return Self { deadline: None };
         }
+        let deadline = Instant::now() + limit;
         // SAFETY: registered in every process that runs SQL, and not running; stopped by `drop`.
         unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds(limit)) };
-        Self { deadline: Some(Instant::now() + limit) }
+        Self { deadline: Some(deadline) }
     }
 
     /// Whether the time is over.
@@ -67,12 +68,17 @@ impl Drop for Timer {
 
 /// Until when a call may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline(Instant);
+pub struct Deadline(Instant, Duration);
 
 impl Deadline {
     /// A deadline that is so far away.
     pub fn after(limit: Duration) -> Self {
-        Self(Instant::now() + limit)
+        Self(Instant::now() + limit, limit)
+    }
+
+    /// How far it was away.
+    pub fn limit(self) -> Duration {
+        self.1
     }
 
     /// How long is left.

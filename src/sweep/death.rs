@@ -151,7 +151,8 @@ fn record(
     by_worker: &HashMap<&str, Vec<&SettledJobs>>,
     refused: &[RefusedJob],
 ) -> Result<()> {
-    let new = deaths::record(installation, deaths)?;
+    let has_room = notify::has_room()?;
+    let new = deaths::record(installation, deaths, has_room)?;
     let (mut events, mut lines) = (Vec::new(), Vec::new());
     for death in deaths {
         if let Some(incarnation) = new.get(&death.worker.id) {
@@ -160,5 +161,5 @@ fn record(
         }
     }
     log_at_commit(lines);
-    notify::send(&events)
+    notify::send(&events, has_room)
 }

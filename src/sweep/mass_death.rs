@@ -90,7 +90,7 @@ fn announce(hold: &Hold, living: usize) -> Result<()> {
         held_since: hold.since,
         held_until: until(hold),
     };
-    notify::send(&[serde_json::to_string(&event)?])?;
+    notify::send(&[serde_json::to_string(&event)?], notify::has_room()?)?;
     report::warn(Error::MassDeath { silent: hold.workers, living, at_most: settings::stale_threshold() });
     Ok(())
 }

@@ -111,17 +111,21 @@ pub fn queue_usage() -> Result<f64> {
     Ok(usage.first().copied().unwrap_or(0.0))
 }
 
-/// Sends notifications, in this order, when the current transaction commits. While the queue is nearly full it sends none,
-/// and says so in the log.
-pub fn send(payloads: &[String]) -> Result<()> {
+/// Whether PostgreSQL's queue has room for notifications.
+pub fn has_room() -> Result<bool> {
+    Ok(queue_usage()? <= FULL)
+}
+
+/// Sends notifications, in this order, when the current transaction commits. Without room in the queue it sends none, and
+/// says so in the log.
+pub fn send(payloads: &[String], has_room: bool) -> Result<()> {
     if payloads.is_empty() {
         return Ok(());
     }
-    let usage = queue_usage()?;
-    if usage > FULL {
-        let (count, percent) = (payloads.len(), usage * 100.0);
+    if !has_room {
+        let (count, percent) = (payloads.len(), FULL * 100.0);
         log_at_commit(vec![format!(
-            "notifications not sent: {count}, because the server's queue is {percent:.0} % full"
+            "notifications not sent: {count}, because the server's queue is over {percent:.0} % full"
         )]);
         return Ok(());
     }

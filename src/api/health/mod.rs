@@ -66,8 +66,7 @@ fn attempt(check: &str, look: impl FnOnce() -> Result<Finding>) -> Finding {
 
 /// Makes one check that has time until then.
 fn attempt_until(deadline: Deadline, check: &str, look: impl FnOnce() -> Result<Finding>) -> Finding {
-    scope::subtransaction_within(deadline.remaining(), look)
-        .unwrap_or_else(|error| not_checked(check, &error))
+    scope::subtransaction_until(deadline, look).unwrap_or_else(|error| not_checked(check, &error))
 }
 
 fn not_checked(check: &str, error: &Error) -> Finding {

@@ -25,7 +25,7 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
     ];
     match HeartbeatTable::open(installation) {
         Ok(table) => findings.extend([
-            Finding::good("heartbeat table", format!("{} can be used.", table.name)),
+            attempt("heartbeat table", || adoption(installation, &table)),
             owners(installation, &table),
             attempt("heartbeat index", || index(&table)),
             attempt("future heartbeats", || future(&table)),
@@ -94,6 +94,25 @@ fn false_deaths(installation: &Installation) -> Result<Finding> {
             "Let workers send heartbeats more often, from a thread that no job can block; or {}",
             database::raise(longer)
         ),
+    ))
+}
+
+/// The owner of an adopted table decides which workers are alive.
+fn adoption(installation: &Installation, table: &HeartbeatTable) -> Result<Finding> {
+    const CHECK: &str = "heartbeat table";
+    let found = format!("{} can be used.", table.name);
+    let is_trusted = [installation.owner, catalog::database_owner()?].contains(&table.owner);
+    if table.is_own || is_trusted || roles::is_superuser(table.owner) {
+        return Ok(Finding::good(CHECK, found));
+    }
+    let role = roles::name(table.owner).unwrap_or_default();
+    Ok(Finding::warning(
+        CHECK,
+        format!(
+            "{found} It was adopted, and belongs to role \"{role}\", which is neither the owner of the extension nor that of \
+             the database. This role decides which workers are alive, and its triggers run at heartbeats."
+        ),
+        format!("If that is not meant: ALTER TABLE {} OWNER TO ...;", table.name),
     ))
 }
 

@@ -163,15 +163,15 @@ fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
 /// Records deaths, each with the worker's current incarnation. Returns the workers whose death is new, and its number.
 ///
 /// Two sessions can only try to record the same death when the worker has no row in `worker_heartbeats` to lock. Then
-/// only the first one records it.
-pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<String, i64>> {
+/// only the first one records it. `notified` says whether listeners are told.
+pub fn record(installation: &Installation, deaths: &[Death], notified: bool) -> Result<HashMap<String, i64>> {
     let statement = installation.sql(&format!(
         "INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
-              jobs_failed, jobs_requeued, returned_at) \
+              jobs_failed, jobs_requeued, returned_at, notified) \
          SELECT n.worker_id, coalesce(d.last + 1, i.incarnation, {FLOOR}), \
                 n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
-                n.jobs_failed, n.jobs_requeued, n.returned_at \
+                n.jobs_failed, n.jobs_requeued, n.returned_at, $9 \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
                      $6::bigint[], $7::bigint[], $8::timestamptz[]) \
               AS n (worker_id, hostname, last_heartbeat_at, declared_dead_at, reason, \
@@ -197,6 +197,7 @@ pub fn record(installation: &Installation, deaths: &[Death]) -> Result<HashMap<S
         number(|death| death.jobs_failed).into(),
         number(|death| death.jobs_requeued).into(),
         time(|death| death.returned_at).into(),
+        notified.into(),
     ];
     let new = installation.as_owner(|| {
         sql::write_returning(&statement, &arguments, |row| {

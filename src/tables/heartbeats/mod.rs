@@ -56,7 +56,7 @@ pub struct HeartbeatTable {
     /// Statements name this relation.
     pub oid: pg_sys::Oid,
     /// Statements run as this role.
-    owner: pg_sys::Oid,
+    pub owner: pg_sys::Oid,
     /// Whether it is the extension's own, and not adopted.
     pub is_own: bool,
     /// Whether times are stored with a time zone; without one they are UTC.

@@ -274,3 +274,22 @@ fn a_locked_row_of_a_worker_is_an_error_within_the_limit() {
     run(&mut holder, "COMMIT");
     assert_eq!(register(&mut client, "worker"), 2);
 }
+
+#[test]
+fn locked_tables_hold_up_neither_a_dry_run_nor_a_health_check() {
+    let cluster = server();
+    let database = cluster.database("many_locked");
+    let (mut client, mut owner) = (database.connect(), database.connect());
+    run(&mut client, "SELECT rgrid_register('dead')");
+    sweep_away(&mut client, "dead");
+    run(&mut owner, "BEGIN");
+    for n in 0..40 {
+        run(&mut client, &format!("CREATE TABLE t{n} (LIKE executions); SELECT rgrid_watch_jobs('t{n}')"));
+        run(&mut owner, &format!("LOCK TABLE t{n}"));
+    }
+    for call in ["SELECT count(*) FROM rgrid_sweep(dry_run => true)", "SELECT count(*) FROM rgrid_health()"] {
+        let started = Instant::now();
+        ask::<i64>(&mut client, call, &[]);
+        assert!(started.elapsed() < Duration::from_secs(20), "{call}: {:?}", started.elapsed());
+    }
+}

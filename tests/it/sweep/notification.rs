@@ -20,6 +20,11 @@ fn listeners_hear_of_each_death_once_it_is_committed() {
     assert_eq!(notice["jobs"][0]["table"], "public.executions");
     assert_eq!(notice["jobs"][0]["failed"], 2);
     assert_eq!(notice["truncated"], false);
+    assert!(ask::<bool>(
+        &mut client,
+        "SELECT notified FROM rgrid_worker_deaths WHERE worker_id = 'silent'",
+        &[]
+    ));
 
     run(&mut client, "SELECT rgrid_register('restarted', 'there')");
     run(&mut client, "BEGIN; SELECT rgrid_register('restarted', 'there'); ROLLBACK");
@@ -70,6 +75,7 @@ fn a_full_queue_of_notifications_keeps_no_death_from_being_declared() {
     silent_worker(&mut client, "victim");
     await_death(&mut client, "victim");
     assert!(!cluster.log_lines_with(&["notifications not sent: 1"]).is_empty());
+    assert!(!ask::<bool>(&mut client, "SELECT notified FROM rgrid_worker_deaths", &[]), "the ledger says so");
     let check = "SELECT status = 'warning' FROM rgrid_health() WHERE check_name = 'notification queue'";
     assert!(ask::<bool>(&mut client, check, &[]));
 }

@@ -157,3 +157,24 @@ fn a_call_for_the_id_of_another_role_is_told_before_the_worker_dies_of_it() {
     let (status, detail, _) = finding(&mut client, "worker owners");
     assert!(status == "ok" && detail.contains("isolate_roles is off"), "{status}: {detail}");
 }
+
+#[test]
+fn an_adopted_table_of_a_role_without_other_rights_is_a_warning() {
+    let cluster = busy().start();
+    let database = cluster.empty_database("adopted_from_a_role");
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE ROLE keeper LOGIN;
+         CREATE TABLE worker_heartbeats (worker_id text PRIMARY KEY, last_heartbeat_at timestamptz NOT NULL);
+         CREATE EXTENSION rgrid_heartbeat",
+    );
+    assert_eq!(finding(&mut client, "heartbeat table").0, "ok");
+    run(&mut client, "ALTER TABLE worker_heartbeats OWNER TO keeper");
+    let (status, detail, hint) = finding(&mut client, "heartbeat table");
+    assert_eq!(status, "warning");
+    assert!(detail.contains("belongs to role \"keeper\""), "{detail}");
+    assert!(hint.contains("OWNER TO"), "{hint}");
+    run(&mut client, "ALTER DATABASE adopted_from_a_role OWNER TO keeper");
+    assert_eq!(finding(&mut client, "heartbeat table").0, "ok");
+}
