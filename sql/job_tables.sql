@@ -24,8 +24,8 @@ CREATE TABLE @extschema@.rgrid_job_tables (
     -- superuser.
     watched_by name DEFAULT CURRENT_USER CONSTRAINT rgrid_job_tables_watched_by_check
         CHECK (coalesce(pg_catalog.pg_has_role(
-                            pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::oid, 'USAGE'),
-                        pg_catalog.pg_has_role(10::oid, 'USAGE'))),
+                            pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::pg_catalog.oid, 'USAGE'),
+                        pg_catalog.pg_has_role(10::pg_catalog.oid, 'USAGE'))),
     CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL)
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');

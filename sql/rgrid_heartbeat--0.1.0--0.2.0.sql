@@ -64,8 +64,8 @@ ALTER TABLE @extschema@.rgrid_job_tables
     ALTER COLUMN watched_by SET DEFAULT CURRENT_USER,
     ADD CONSTRAINT rgrid_job_tables_watched_by_check
         CHECK (coalesce(pg_catalog.pg_has_role(
-                            pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::oid, 'USAGE'),
-                        pg_catalog.pg_has_role(10::oid, 'USAGE')));
+                            pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::pg_catalog.oid, 'USAGE'),
+                        pg_catalog.pg_has_role(10::pg_catalog.oid, 'USAGE')));
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job that failed with its worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
     'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz; NULL for none';
