@@ -11,6 +11,7 @@ fn server() -> Shared {
         Cluster::quick()
             .setting("rgrid_heartbeat.stale_threshold", "1min")
             .setting("rgrid_heartbeat.call_timeout", "1500ms")
+            .setting("rgrid_heartbeat.statement_timeout", "500ms")
     })
 }
 
