@@ -108,7 +108,7 @@ impl Parts<'_> {
 
     fn attempt<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         quarantine::at_work(self.table.watched.oid, || match self.deadline {
-            Some(deadline) => scope::subtransaction_of_call(deadline.remaining(), work),
+            Some(deadline) => scope::subtransaction_of_call(deadline, work),
             None => scope::subtransaction(work),
         })
     }

@@ -135,8 +135,7 @@ impl Trial<'_> {
             return vec![self.nothing()];
         }
         // A table that cannot be read is met again below.
-        let limit = self.deadline.remaining().min(SEARCH_LIMIT);
-        let found = scope::undone_within(limit, || self.find()).ok().flatten();
+        let found = scope::undone_until(self.deadline.at_most(SEARCH_LIMIT), || self.find()).ok().flatten();
         let mut attempts = found.map(|job| self.with(&job)).unwrap_or_default();
         if attempts.is_empty() {
             attempts = self.with_made_up();
@@ -196,12 +195,9 @@ impl Trial<'_> {
     }
 
     fn undone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let most = if self.part.is_foreign() { FOREIGN_LIMIT } else { Duration::MAX };
-        let limit = self.deadline.remaining().min(most);
-        if limit.is_zero() {
-            return Err(Error::TimedOut { limit: settings::call_timeout() });
-        }
-        scope::undone_within(limit, || {
+        let is_foreign = self.part.is_foreign();
+        let deadline = if is_foreign { self.deadline.at_most(FOREIGN_LIMIT) } else { self.deadline };
+        scope::undone_until(deadline, || {
             constraints::set_immediate()?;
             work()
         })

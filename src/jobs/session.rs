@@ -119,9 +119,9 @@ impl Call<'_> {
     /// Settles jobs on another server, which does not tell the versions of its rows: they cannot be noted.
     fn settle_foreign(&mut self, table: &JobTable) -> Result<()> {
         let worker = [self.worker.to_owned()];
-        let limit = FOREIGN_LIMIT.min(self.deadline.remaining());
+        let deadline = self.deadline.at_most(FOREIGN_LIMIT);
         let settle = || table.settle(&worker, self.now, LockPolicy::Refuse);
-        let attempt = || scope::subtransaction_of_call(limit, settle);
+        let attempt = || scope::subtransaction_of_call(deadline, settle);
         match advisory::without_leftovers(attempt)? {
             Err(error) if error.is_lock_not_available() => {
                 return Err(Error::NotNoted { table: table.target.clone(), reason: ELSEWHERE });
@@ -134,8 +134,7 @@ impl Call<'_> {
     /// Does some of the work, in half of the time that is left: no table takes it all from the others. A cancel stops
     /// this work alone, because code of a table's owner can raise one, too.
     fn within<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let limit = self.deadline.remaining() / 2;
-        scope::subtransaction_of_call(limit, || work(self))
+        scope::subtransaction_of_call(self.deadline.half(), || work(self))
     }
 
     /// Jobs stay running. `rows` are those that were seen, if the table could be read.

@@ -247,9 +247,9 @@ pub fn running(
     }
     for table in &there {
         let read = || read(table);
-        let jobs = match deadline.map(|deadline| deadline.remaining().min(FOREIGN_LIMIT)) {
+        let jobs = match deadline {
             None => scope::subtransaction_within(FOREIGN_LIMIT, read),
-            Some(left) => scope::subtransaction_until(Deadline::after(left), read),
+            Some(deadline) => scope::subtransaction_until(deadline.at_most(FOREIGN_LIMIT), read),
         };
         found.add(table, jobs);
     }

@@ -209,11 +209,12 @@ impl JobTable {
             // A statement of its own, because only a later statement sees how jobs changed while this one waited.
             self.as_owner(|| sql::write(&statements.lock(), &arguments))?;
         }
-        let before = if rows.is_empty() { 0 } else { self.running_of(statements, &arguments)? };
+        let runs_code = self.runs_code()?;
+        let before = if runs_code && !rows.is_empty() { self.running_of(statements, &arguments)? } else { 0 };
         arguments.extend([message.into(), pg::timestamptz(now).into()]);
         arguments.extend(rows);
         let settled = self.update(statements, locked, &arguments)?;
-        if self.runs_code()? && self.is_running_still(statements, &arguments, &settled, before)? {
+        if runs_code && self.is_running_still(statements, &arguments, &settled, before)? {
             return Err(Error::StillRunning);
         }
         Ok(settled)
@@ -271,31 +272,15 @@ impl JobTable {
 
     /// How many jobs each of these workers is running. Workers that run none are left out.
     pub fn running(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
-        self.running_by(workers, |statement, arguments, read| sql::read(statement, arguments, read))
-    }
-
-    /// The same with a new snapshot, whatever the isolation level.
-    pub fn running_latest(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
-        self.running_by(workers, |statement, arguments, read| sql::read_latest(statement, arguments, read))
-    }
-
-    fn running_by(
-        &self,
-        workers: &[String],
-        read: impl FnOnce(
-            &str,
-            &[DatumWithOid<'_>],
-            &mut dyn FnMut(sql::Row<'_>) -> Result<()>,
-        ) -> Result<Vec<()>>,
-    ) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
         let statement = Statements::new(self, &columns, None).running();
         let mut jobs = JobCounter::of(&self.watched);
-        let mut add = |row: sql::Row<'_>| {
-            jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, None);
-            Ok(())
-        };
-        self.as_owner(|| read(&statement, &[arrays::of(workers)], &mut add))?;
+        self.as_owner(|| {
+            sql::read(&statement, &[arrays::of(workers)], |row| {
+                jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, None);
+                Ok(())
+            })
+        })?;
         Ok(jobs.settled())
     }
 

@@ -26,6 +26,8 @@ use crate::tables::unsettled::Noted;
 pub struct Settlement<'a> {
     /// The jobs that were settled, and what was in the way.
     pub outcome: Outcome,
+    /// How many jobs of each were failed, and how many requeued, where there were some.
+    pub settled: Vec<(&'a Noted, (i64, i64))>,
     /// What is done with: all that can be settled is.
     pub done: Vec<&'a Noted>,
     /// Of these, those with jobs that have changed and are still running, and the keys of those.
@@ -113,11 +115,12 @@ impl<'a> Settlement<'a> {
 
     /// Returns how many jobs are left because other sessions have locked them.
     fn settle_one(&mut self, parts: &[JobTable], one: &'a Noted, now: DateTime<Utc>) -> u64 {
-        let (worker, known) = (std::slice::from_ref(&one.worker), self.outcome.problems.len());
+        let worker = std::slice::from_ref(&one.worker);
+        let mut outcome = Outcome::default();
         let (mut left, mut changed) = (0, Vec::new());
         for part in parts {
             let old = part.unchanged_since(&one.snapshot);
-            settle_here(&old, worker, now, &mut self.outcome);
+            settle_here(&old, worker, now, &mut outcome);
             let look = || scope::subtransaction(|| Ok((old.rows(&one.worker)?, part.rows(&one.worker)?)));
             match quarantine::at_work(part.watched.oid, look) {
                 Ok((unchanged, all)) => {
@@ -125,13 +128,18 @@ impl<'a> Settlement<'a> {
                     let keys = all.into_iter().filter_map(|row| row.key);
                     changed.extend(keys.filter(|key| one.keys.contains(key)));
                 }
-                Err(error) => self.outcome.problems.push(problem(part, &error)),
+                Err(error) => outcome.problems.push(problem(part, &error)),
             }
         }
-        if left == 0 && self.outcome.problems.len() == known {
+        if !outcome.settled.is_empty() {
+            self.settled.push((one, outcome.totals()));
+        }
+        if left == 0 && outcome.problems.is_empty() {
             self.done.push(one);
             self.changed.extend(Some((one, changed)).filter(|(_, keys)| !keys.is_empty()));
         }
+        self.outcome.settled.append(&mut outcome.settled);
+        self.outcome.problems.append(&mut outcome.problems);
         left
     }
 }

@@ -171,26 +171,26 @@ pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T
     })
 }
 
-/// Runs `work` of a worker's call in a subtransaction, for so long at most. Every error in it is caught, also a cancel,
+/// Runs `work` of a worker's call in a subtransaction, until the deadline at most. Every error in it is caught, also a cancel,
 /// whoever wanted it: it stops this work, and the call still gets its answer. Code that outlives its cancellation ends
 /// with its session.
 ///
 /// # Errors
 ///
-/// [`Error::TimedOut`] when it took longer.
-pub fn subtransaction_of_call<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    bounded(limit, |_| false, work)
+/// [`Error::TimedOut`] when there was not enough time, or none.
+pub fn subtransaction_of_call<T>(deadline: Deadline, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    bounded(deadline, |_| false, work)
 }
 
-/// Runs `work` in a subtransaction that is undone in any case, for so long at most. A cancel that somebody else wanted is
-/// raised again. Code that outlives its cancellation ends with its session.
+/// Runs `work` in a subtransaction that is undone in any case, until the deadline at most. A cancel that somebody else
+/// wanted is raised again. Code that outlives its cancellation ends with its session.
 ///
 /// # Errors
 ///
-/// [`Error::TimedOut`] when it took longer.
-pub fn undone_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// [`Error::TimedOut`] when there was not enough time, or none.
+pub fn undone_until<T>(deadline: Deadline, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut done = None;
-    let Err(error) = bounded(limit, is_cancel, || {
+    let Err(error) = bounded(deadline, is_cancel, || {
         done = Some(work()?);
         Err::<Infallible, _>(Error::MissingValue("end"))
     });
@@ -203,26 +203,23 @@ pub fn undone_within<T>(limit: Duration, work: impl FnOnce() -> Result<T>) -> Re
 ///
 /// [`Error::TimedOut`] when there was not enough time, or none.
 pub fn subtransaction_until<T>(deadline: Deadline, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let limit = deadline.limit();
-    if deadline.remaining().is_zero() {
-        return Err(Error::TimedOut { limit });
-    }
-    bounded(deadline.remaining(), is_cancel, work).map_err(|error| match error {
-        Error::TimedOut { .. } => Error::TimedOut { limit },
-        error => error,
-    })
+    bounded(deadline, is_cancel, work)
 }
 
-/// A subtransaction that a session runs for so long at most. The errors for which `is_foreign` says so are not caught, if
-/// the time is not over.
+/// A subtransaction that a session runs until the deadline at most. The errors for which `is_foreign` says so are not
+/// caught, if the time is not over.
 fn bounded<T>(
-    limit: Duration,
+    deadline: Deadline,
     is_foreign: impl Fn(&CaughtError) -> bool,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
+    let (left, limit) = (deadline.remaining(), deadline.limit());
+    if left.is_zero() {
+        return Err(Error::TimedOut { limit });
+    }
     let work = || {
         // Stopped before the subtransaction ends, which a cancel must not hit.
-        let _timer = SessionTimer::start(limit);
+        let _timer = SessionTimer::start(left);
         work()
     };
     let result = subtransaction_unless(|error| !SessionTimer::has_fired() && is_foreign(error), work);

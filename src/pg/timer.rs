@@ -85,6 +85,16 @@ impl Deadline {
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
+
+    /// This deadline, or one that is so far away, if that is earlier.
+    pub fn at_most(self, limit: Duration) -> Self {
+        if limit < self.remaining() { Self::after(limit) } else { self }
+    }
+
+    /// A deadline after half of the time that is left.
+    pub fn half(self) -> Self {
+        self.at_most(self.remaining() / 2)
+    }
 }
 
 /// How much longer code of a table's owner may go on that catches its cancellation, before its session is ended.

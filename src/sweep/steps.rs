@@ -123,12 +123,11 @@ impl Sweep {
         if self.mode.is_dry_run() {
             return unsettled::running(&self.installation, noted, self.mode.deadline()).map(step);
         }
-        let Settlement { outcome, done, changed } = unsettled::settle(&self.installation, noted, self.now)?;
+        let Settlement { outcome, settled, done, changed } =
+            unsettled::settle(&self.installation, noted, self.now)?;
         let mut lines = Vec::new();
-        for (worker, settled) in outcome.by_worker() {
-            let jobs = totals(settled);
-            let incarnation = noted.iter().find(|one| one.worker == worker).map(|one| one.incarnation);
-            deaths::add_jobs(&self.installation, worker, incarnation, jobs)?;
+        for (Noted { worker, incarnation, .. }, jobs) in settled {
+            deaths::add_jobs(&self.installation, worker, Some(*incarnation), jobs)?;
             lines.push(left_behind_line(worker, &counted(jobs.0, jobs.1)));
         }
         lines.extend(changed.iter().map(|(one, keys)| changed_line(&one.worker, one.table, keys)));

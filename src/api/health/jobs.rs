@@ -18,7 +18,6 @@ use crate::jobs::{Columns, JobTable, fence};
 use crate::pg::timer::Deadline;
 use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
-use crate::settings;
 use crate::shmem::problems::{self, KnownProblem};
 use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::{deaths, tried_tables};
@@ -86,7 +85,7 @@ struct TableCheck<'a> {
 fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: Deadline) -> Vec<Finding> {
     let named = |check: &str| format!("{check} {}", table.watched.name);
     if deadline.remaining().is_zero() {
-        let error = Error::TimedOut { limit: settings::call_timeout() };
+        let error = Error::TimedOut { limit: deadline.limit() };
         return vec![super::not_checked(&named("job table"), &error)];
     }
     if !catalog::try_lock_for_reading(table.relation.oid) {

@@ -132,6 +132,28 @@ fn locked_jobs_are_settled_when_their_lock_is_gone_and_they_are_as_before() {
 }
 
 #[test]
+fn jobs_that_are_left_behind_twice_count_for_the_life_that_ran_them() {
+    let cluster = server();
+    let database = cluster.database("left_twice");
+    let (mut client, mut first, mut second) = (database.connect(), database.connect(), database.connect());
+    watched_table(&mut client, "leaves_twice");
+    run(&mut first, "BEGIN; SELECT FROM slow.jobs FOR UPDATE");
+    assert_eq!(register(&mut client, "worker"), 2);
+    run(
+        &mut client,
+        "INSERT INTO slow.jobs (id, worker_id, status) SELECT id + 1, worker_id, status FROM slow.jobs",
+    );
+    run(&mut second, "BEGIN; SELECT FROM slow.jobs ORDER BY id DESC LIMIT 1 FOR UPDATE");
+    assert_eq!(register(&mut client, "worker"), 3);
+    assert_eq!(noted(&mut client), 2);
+    run(&mut second, "ROLLBACK");
+    run(&mut first, "ROLLBACK");
+    wait_until("the jobs to be settled", || status(&mut client) == "failed failed");
+    wait_until("the notes to go", || noted(&mut client) == 0);
+    assert_eq!((jobs_of_death(&mut client, 1), jobs_of_death(&mut client, 2)), (2, 1));
+}
+
+#[test]
 fn a_job_that_was_changed_meanwhile_is_said_and_left_alone() {
     let cluster = server();
     let database = cluster.database("changed_jobs");
