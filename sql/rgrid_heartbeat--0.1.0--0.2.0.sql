@@ -114,7 +114,7 @@ COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.row_versions IS
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_keys IS
     'Primary keys of the jobs; empty where the table could not be read, or has no key of one column';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.reason IS 'Why they could not be settled';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker came back';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker came back or left';
 
 -- The watched tables that were tried. No part of a dump: a restored table was not tried where it is now.
 CREATE TABLE @extschema@.rgrid_tried_tables (

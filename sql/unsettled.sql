@@ -22,4 +22,4 @@ COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.row_versions IS
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_keys IS
     'Primary keys of the jobs; empty where the table could not be read, or has no key of one column';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.reason IS 'Why they could not be settled';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker came back';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker came back or left';

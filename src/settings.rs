@@ -157,7 +157,7 @@ fn define_retention() {
 fn define_owners() {
     GucRegistry::define_bool_guc(
         c"rgrid_heartbeat.isolate_roles",
-        c"Lets a worker id be used only by the role that first used it, its members and superusers.",
+        c"Lets a worker id be used only by the role that it belongs to, its members and superusers.",
         c"Off where workers of several roles share ids. Without an effect on an adopted table of heartbeats.",
         &ISOLATE_ROLES,
         GucContext::Suset,

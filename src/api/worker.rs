@@ -35,7 +35,8 @@ use crate::tables::{incarnations, worker_owners};
 /// `null_value_not_allowed` or `invalid_parameter_value` for a worker id that is NULL, empty, too long or has
 /// control characters; `insufficient_privilege` for the id of another role; `configuration_limit_exceeded` for one more
 /// living worker than the role may have; `read_only_sql_transaction` on a standby or in a read-only transaction;
-/// `lock_not_available` when the worker's row stays locked for `rgrid_heartbeat.call_timeout`.
+/// `lock_not_available` when the worker's row stays locked for `rgrid_heartbeat.call_timeout`, or when its old jobs can
+/// neither be settled nor noted.
 #[pg_extern]
 fn rgrid_heartbeat(
     worker_id: Option<&str>,
@@ -125,10 +126,10 @@ fn rgrid_register(
     hostname: default!(Option<&str>, "NULL"),
 ) -> Result<TableIterator<'static, (name!(id, String), name!(incarnation, i64))>, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_register()");
-    let registered = match worker_id {
-        Some(_) => Call::begin().run(|call| register(worker_id, hostname, call))?,
-        None => register_anew(hostname)?,
-    };
+    let registered = Call::begin().run(|call| match worker_id {
+        Some(_) => register(worker_id, hostname, call),
+        None => register_anew(hostname),
+    })?;
     databases::request_visit();
     Ok(TableIterator::once(registered))
 }
@@ -234,7 +235,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
 }
 
 /// A call that does not find all that it needs in memory. It lasts no longer than `rgrid_heartbeat.call_timeout`, whatever
-/// the tables do.
+/// the watched tables do.
 #[derive(Clone, Copy)]
 pub(super) struct Call {
     deadline: Deadline,
@@ -245,7 +246,7 @@ impl Call {
         Self { deadline: Deadline::after(settings::call_timeout()) }
     }
 
-    /// Runs `work`, in which no lock is waited for beyond the deadline.
+    /// Runs `work`, in which no lock is waited for longer than there is time left now.
     pub(super) fn run<T>(self, work: impl FnOnce(Self) -> Result<T>) -> Result<T> {
         timer::waiting_until(self.deadline, || work(self))
             .ok_or_else(|| Error::WorkerLocked { limit: settings::call_timeout() })?

@@ -242,7 +242,7 @@ pub fn not_noted(table: &str, reason: &str) -> Report {
     let message = format!("could not settle the worker's jobs in table {table}");
     Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
         .detail(format!("They could not be noted for later, either. {reason}"))
-        .hint("Try again; the session that holds a lock can be found with pg_blocking_pids().")
+        .hint("Try again. On another server, pg_blocking_pids() there finds the session that holds a lock.")
 }
 
 pub fn worker_locked(limit: Duration) -> Report {
@@ -280,7 +280,9 @@ pub fn not_written(table: &str) -> Report {
 pub fn row_kept(worker: &str, reason: &str) -> Report {
     let message = format!("row of worker \"{worker}\" stays: {reason}");
     Report::new(ERRCODE_FOREIGN_KEY_VIOLATION, message)
-        .detail("The worker is gone: the ledger has a death instead, and the row is removed when that is old enough.")
+        .detail(
+            "The worker is gone: the ledger has a death instead. The row stays while something refers to it.",
+        )
         .hint("Give the foreign key ON DELETE SET NULL, or ON DELETE CASCADE.")
 }
 

@@ -23,7 +23,7 @@ const TIME_TO_WAIT: Duration = Duration::from_millis(2_200);
 const ELSEWHERE: &str = "They are locked on another server, which does not tell the versions of its rows.";
 
 /// Settles the running jobs of a worker whose session waits for that. Waits up to a second for locked rows, and until
-/// the deadline in all. A table in which the worker has no running jobs is only read.
+/// the deadline in all. A table on this server in which the worker has no running jobs is only read.
 ///
 /// What is left behind is also a warning: it must not keep a worker away.
 ///
@@ -101,8 +101,8 @@ impl Call<'_> {
         }
         let known = self.outcome.problems.len();
         advisory::without_leftovers(|| {
-            let parts =
-                Parts { table, now: self.now, locked: LockPolicy::Skip, deadline: Some(self.deadline) };
+            let deadline = Some(self.deadline.half());
+            let parts = Parts { table, now: self.now, locked: LockPolicy::Skip, deadline };
             parts.settle(&[self.worker.to_owned()], &mut self.outcome);
         })?;
         Ok(self.outcome.problems.drain(known..).next())
@@ -118,10 +118,15 @@ impl Call<'_> {
 
     /// Settles jobs on another server, which does not tell the versions of its rows: they cannot be noted.
     fn settle_foreign(&mut self, table: &JobTable) -> Result<()> {
+        if !may_touch(table, Occasion::Death) {
+            self.outcome.add(table, Err(Error::InQuarantine));
+            return Ok(());
+        }
         let worker = [self.worker.to_owned()];
         let deadline = self.deadline.at_most(FOREIGN_LIMIT);
         let settle = || table.settle(&worker, self.now, LockPolicy::Refuse);
-        let attempt = || scope::subtransaction_of_call(deadline, settle);
+        let bounded = || scope::subtransaction_of_call(deadline, settle);
+        let attempt = || quarantine::at_work(table.watched.oid, bounded);
         match advisory::without_leftovers(attempt)? {
             Err(error) if error.is_lock_not_available() => {
                 return Err(Error::NotNoted { table: table.target.clone(), reason: ELSEWHERE });

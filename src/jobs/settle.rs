@@ -123,7 +123,7 @@ pub enum Occasion {
     Orphans,
 }
 
-/// Whether a table is touched. One that has ended or held up a sweeper is never touched in a session.
+/// Whether jobs of a table are settled. In a session never, where it has ended or held up a process.
 pub(super) fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
     match quarantine::record(table.watched.oid) {
         Record::Clean => true,

@@ -3,7 +3,7 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
-use super::sql;
+use super::{process, sql};
 use crate::error::Result;
 
 /// A lock on a table that keeps others from writing, or from reading it.
@@ -16,9 +16,10 @@ pub struct TableLock {
     pub mode: String,
 }
 
-/// The first lock that another session holds on one of these tables, if there is one.
+/// The first lock that another session holds on one of these tables, if there is one. Sweepers do not count: they hold
+/// such locks for a moment.
 pub fn of_tables(tables: &[pg_sys::Oid]) -> Result<Option<TableLock>> {
-    let arguments: [DatumWithOid<'_>; 1] = [tables.to_vec().into()];
+    let arguments: [DatumWithOid<'_>; 2] = [tables.to_vec().into(), process::SWEEPER.into()];
     let found = sql::read(
         "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' \
                     OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname), l.pid, l.mode \
@@ -32,6 +33,8 @@ pub fn of_tables(tables: &[pg_sys::Oid]) -> Result<Option<TableLock>> {
            AND l.mode OPERATOR(pg_catalog.=) \
                ANY ('{ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::pg_catalog.text[]) \
            AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(l.pid) s \
+                           WHERE l.pid IS NOT NULL AND s.backend_type OPERATOR(pg_catalog.=) $2) \
          ORDER BY c.oid, l.pid LIMIT 1",
         &arguments,
         |row| {

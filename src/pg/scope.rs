@@ -38,8 +38,8 @@ fn has_limit() -> bool {
 /// Work to be done as another role, in a security-restricted operation and with settings of its own.
 ///
 /// Triggers, policies, defaults and functions that the work sets off have the role's rights and no more. They can
-/// neither change the role nor leave anything behind in the session, and see a search_path in which only superusers
-/// create objects. row_security is off, so a policy that would hide rows raises an error instead. VACUUM and ANALYZE
+/// neither change the role nor leave anything behind in the session, and see pg_catalog alone, unless
+/// [`owners_path`](Scope::owners_path) names more. row_security is off, so a policy that would hide rows raises an error instead. VACUUM and ANALYZE
 /// protect themselves from the owners' index expressions in the same way.
 ///
 /// The statements of the work may name the relations of the scope, the types of their columns, and objects of the

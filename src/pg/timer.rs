@@ -182,9 +182,9 @@ pub fn waiting_at_most<T>(lock_timeout: &CStr, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `work`, in which no lock is waited for beyond the deadline. A shorter setting of the session's own stays.
+/// Runs `work`, in which no lock is waited for longer than is left now. A shorter setting of the session's own stays.
 ///
-/// `None` when a lock was not to be had by the deadline. The transaction has failed then: the caller raises an error.
+/// `None` when a lock was not to be had in this time. The transaction has failed then: the caller raises an error.
 pub fn waiting_until<T>(deadline: Deadline, work: impl FnOnce() -> T) -> Option<T> {
     // SAFETY: a setting of this process.
     let own = unsafe { pg_sys::LockTimeout };

@@ -1,6 +1,6 @@
 //! What differs between the major versions of PostgreSQL, 15 to 18: the only place that depends on the version.
 //!
-//! Runs in the launcher and the sweepers. Naming a wait event takes a lock of Postgres' own, once a process.
+//! Runs in all processes. Naming a wait event takes a lock of Postgres' own, once a process.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::CStr;

@@ -135,7 +135,7 @@ pub fn send(payloads: &[String], has_room: bool) -> Result<()> {
     Ok(())
 }
 
-/// The event as JSON, with as many of its tables and, after those, of their keys as fit.
+/// The event as JSON, with as many of its tables, then of its refused jobs, and then of the keys as fit.
 fn payload(event: &mut DeathEvent<'_>) -> Result<String> {
     let keys: Vec<Vec<&str>> = event.jobs.iter_mut().map(|jobs| std::mem::take(&mut jobs.keys)).collect();
     let mut length = serde_json::to_string(event)?.len();

@@ -143,7 +143,7 @@ fn last_error() -> Finding {
         count => Finding::error(
             CHECK,
             format!("There are {count} problems; the last one: {found}."),
-            "Fix the cause; each sweep tries again. pg_stat_rgrid_problems lists all of them.",
+            "Fix the cause; it is tried again. pg_stat_rgrid_problems lists all of them.",
         ),
     }
 }

@@ -19,6 +19,7 @@ use crate::pg::timer::Deadline;
 use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
 use crate::shmem::problems::{self, KnownProblem};
+use crate::shmem::quarantine::{self, Record};
 use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::{deaths, tried_tables};
 
@@ -126,11 +127,16 @@ fn fitness(check: String, installation: &Installation, table: &JobTable) -> Resu
     let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
     if let Some(problem) = problems::current().into_iter().find(|known| is_of_table(known) && !known.is_over)
     {
-        return Ok(Finding::error(
-            check,
-            format!("The last sweep could not settle its jobs: {}.", problem.reason()),
-            "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once.",
-        ));
+        let hint = match quarantine::record(table.watched.oid) {
+            Record::Clean | Record::Settled => {
+                "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once."
+            }
+            Record::OnTrial | Record::LeftOut => {
+                "Look at the triggers of the table. Sweepers try it again within an hour; rgrid_sweep() does not."
+            }
+        };
+        let found = format!("The last sweep could not settle its jobs: {}.", problem.reason());
+        return Ok(Finding::error(check, found, hint));
     }
     let path = table.owners_path()?;
     let (has_triggers, was_tried) =

@@ -32,9 +32,8 @@ fn look(installation: &Installation) -> Result<Finding> {
         return Ok(Finding::error(
             CHECK,
             format!("Tables of the extension have what is not its own: {}.", own_tables::list(&foreign)),
-            installation.sql(
-                "A sweeper takes it back within seconds. Without sweepers: SELECT @extschema@.rgrid_sweep();",
-            ),
+            installation
+                .sql("The next sweeper takes it back. Without sweepers: SELECT @extschema@.rgrid_sweep();"),
         ));
     }
     let of_others: Vec<(String, String)> = sql::read(OF_OTHERS, &[installation.owner.into()], |row| {

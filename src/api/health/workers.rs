@@ -51,7 +51,7 @@ fn table_locks(installation: &Installation) -> Result<Finding> {
     let report = Error::OwnTableLocked { table, pid, mode }.report();
     Ok(Finding::error(
         CHECK,
-        format!("Nobody is declared dead: {}.", report.message),
+        format!("Sweeps or calls that need it fail: {}.", report.message),
         report.hint.unwrap_or_default(),
     ))
 }
@@ -59,14 +59,15 @@ fn table_locks(installation: &Installation) -> Result<Finding> {
 fn unsettled_jobs(installation: &Installation) -> Result<Finding> {
     const CHECK: &str = "unsettled jobs";
     let Some((workers, since, example)) = unsettled::summary(installation)? else {
-        return Ok(Finding::good(CHECK, "No worker has come back before its jobs were settled."));
+        return Ok(Finding::good(CHECK, "No worker has come back, or left, before its jobs were settled."));
     };
     Ok(Finding::warning(
         CHECK,
         format!(
-            "{workers} workers have come back while jobs of theirs could not be settled, the first at {since}. {example}."
+            "{workers} workers have come back, or left, while jobs of theirs could not be settled, the first at {since}. \
+             {example}."
         ),
-        "End what is in the way: each sweep tries again. The jobs are in rgrid_unsettled_jobs.",
+        "End what is in the way: it is tried again within five minutes. The jobs are in rgrid_unsettled_jobs.",
     ))
 }
 

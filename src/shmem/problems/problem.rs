@@ -27,7 +27,7 @@ pub enum Place {
         /// The part; the table itself where it is settled as a whole.
         part: pg_sys::Oid,
     },
-    /// Running jobs of dead workers in a watched table that other sessions have locked.
+    /// Running jobs in a watched table that should be settled and that other sessions have locked.
     LockedJobs {
         /// The watched table.
         table: pg_sys::Oid,
@@ -119,7 +119,7 @@ impl Problem {
     /// The same problem of a worker's call, which goes on.
     #[must_use]
     pub fn noted(self) -> Self {
-        let detail = "The call goes on. Sweepers settle those of the jobs that nobody changes: see rgrid_unsettled_jobs.";
+        let detail = "The call goes on. Sweepers settle those of the jobs that nobody changes.";
         Self { detail: Some(detail.into()), ..self }
     }
 

@@ -292,6 +292,10 @@ fn a_locked_row_of_a_worker_is_an_error_within_the_limit() {
         );
         assert!(started.elapsed() < Duration::from_secs(30), "{call}: {:?}", started.elapsed());
     }
+    let mut locker = database.connect();
+    run(&mut locker, "BEGIN; LOCK TABLE rgrid_incarnations");
+    assert_eq!(sqlstate(&mut client, "SELECT rgrid_register()"), "55P03", "under a new id");
+    run(&mut locker, "COMMIT");
     run(&mut client, "SET lock_timeout = '10ms'");
     assert_eq!(sqlstate(&mut client, "SELECT rgrid_register('worker')"), "55P03");
     run(&mut holder, "COMMIT");

@@ -119,7 +119,7 @@ fn a_lock_on_a_table_of_the_extension_is_named_in_the_log_and_by_a_check() {
         let (detail, hint) = await_status(&mut client, "table locks", "error");
         let said =
             format!("table public.{table} of the extension is locked by process {pid} (AccessExclusiveLock)");
-        assert_eq!(detail, format!("Nobody is declared dead: {said}."));
+        assert_eq!(detail, format!("Sweeps or calls that need it fail: {said}."));
         assert_eq!(hint, format!("End it: SELECT pg_terminate_backend({pid});"));
         wait_until("the log", || !cluster.log_lines_with(&[&said]).is_empty());
         run(&mut holder, "COMMIT");
