@@ -212,8 +212,9 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     } else {
         death::end_for_leaving(installation, &worker, call.deadline)?;
     }
-    match scope::subtransaction(|| heartbeats.delete(id)) {
-        Err(error) if error.is_foreign_key_violation() => {
+    // Keys of other tables may have it wait for their locks, or run their triggers.
+    match scope::subtransaction_of_call(call.deadline, || heartbeats.delete(id)) {
+        Err(error) if error.keeps_row() && !(error.is_rollback() && scope::has_one_snapshot()) => {
             if !deaths::worker_record(installation, id)?.dead {
                 death::declare(
                     installation,

@@ -127,6 +127,8 @@ pub enum Error {
     ReplacedType { name: String },
     /// Something is attached to a table of the extension that others may have put there; `what` names it.
     ForeignCode { table: String, what: String },
+    /// Deleting a row of `table` would run code of these owners of tables that refer to it, as one of them.
+    SeveralOwners { table: String, owners: String },
     /// What others had attached to tables of the extension, or were granted on them, was taken back; `what` lists it.
     TakenBack { what: String },
     /// The entry of a watched table was made by `role`, which is gone or has not the rights of the table's owner.
@@ -209,9 +211,10 @@ impl Error {
         matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
     }
 
-    /// Whether PostgreSQL reported that rows of another table refer to a row.
-    pub fn is_foreign_key_violation(&self) -> bool {
-        matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION)
+    /// Whether a row that is to be deleted stays, because of tables that refer to it: their rows do, they are locked, they
+    /// take too long, or their code raises whatever.
+    pub fn keeps_row(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Caught(_))
     }
 
     /// Whether a statement was cancelled: by a user, a timeout, or code of a table's owner that raises the same.
@@ -281,6 +284,7 @@ impl Error {
             Self::Replaced { table } => report::replaced("relation", table),
             Self::ReplacedType { name } => report::replaced("type", name),
             Self::ForeignCode { table, what } => report::foreign_code(table, what),
+            Self::SeveralOwners { table, owners } => report::several_owners(table, owners),
             Self::TakenBack { what } => report::taken_back(what),
             Self::EntryOfAnother { role } => report::entry_of_another(role),
 

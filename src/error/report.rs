@@ -323,6 +323,15 @@ pub fn foreign_code(table: &str, what: &str) -> Report {
         .hint("Try again in a second: a sweeper takes it back. Without sweepers, call rgrid_sweep().")
 }
 
+pub fn several_owners(table: &str, owners: &str) -> Report {
+    let message = format!(
+        "rows of table \"{table}\" are referred to by tables with triggers of several owners: {owners}"
+    );
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .detail("Until PostgreSQL 17 the triggers of one would run with the rights of another.")
+        .hint("Give these tables one owner, or drop the triggers of all but one.")
+}
+
 pub fn taken_back(what: &str) -> Report {
     let message = format!("tables of the extension had what is not its own, which was taken back: {what}");
     Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)

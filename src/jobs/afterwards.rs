@@ -29,8 +29,8 @@ impl JobTable {
             sql::write_returning(&statements.lock_free(), arguments, |row| row.required(1, "job"))
         })?;
         let changed: i64 = settled.iter().map(|jobs| jobs.failed + jobs.requeued).sum();
-        let are_rows = arguments.len() > 3;
-        Ok(!free.is_empty() || are_rows && before - self.running_of(statements, &arguments[..1])? < changed)
+        Ok(!free.is_empty()
+            || statements.are_of_rows() && before - self.running_of(statements, &arguments[..1])? < changed)
     }
 
     /// How many jobs the workers, the first of the arguments, are running.

@@ -11,7 +11,10 @@ use super::statement::converted;
 use super::table::JobTable;
 use crate::error::{Error, Result};
 use crate::pg::catalog::Column;
+use crate::pg::timer::Deadline;
 use crate::pg::{catalog, scope, sql};
+use crate::settings;
+use crate::shmem::quarantine;
 use crate::tables::job_tables::OnDeath;
 
 /// A column of a watched table.
@@ -144,11 +147,14 @@ impl Columns {
             "SELECT {}::pg_catalog.text OPERATOR(pg_catalog.=) {literal}",
             converted(&literal, &self.status.column)
         );
-        let stored: Result<Vec<bool>> = scope::subtransaction(|| {
+        let deadline = Deadline::after(settings::call_timeout());
+        let read = || {
             let path = table.owners_path()?.setting();
             let scope = table.scope().lock_timeout(c"1s").owners_path(&path);
             scope.run(|| sql::read(&statement, &[], |row| row.required(1, "comparison")))
-        });
+        };
+        let bounded = || scope::subtransaction_until(deadline, read);
+        let stored: Result<Vec<bool>> = quarantine::at_work(table.watched.oid, bounded);
         let reason = match stored {
             Ok(same) if same == [true] => return Ok(()),
             Ok(_) => None,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::table::{SettledJobs, TableName};
 
 /// Keys that are kept of a worker's jobs: more do not fit in a notification, where each takes at least four bytes.
-const MOST_KEYS: usize = 2_000;
+pub(super) const MOST_KEYS: usize = 2_000;
 
 /// Counts the jobs of a table for each worker, as they are read.
 pub struct JobCounter<'a> {

@@ -22,14 +22,12 @@ const FAILURES: u32 = 60;
 /// How long is tried in parts, after the first failure.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What all parts share.
+/// What all parts share. Locked rows are skipped.
 pub struct Parts<'a> {
     /// The table.
     pub table: &'a JobTable,
     /// The time that goes into the finish column.
     pub now: DateTime<Utc>,
-    /// What to do about locked rows.
-    pub locked: LockPolicy,
     /// Until when, in a worker's call.
     pub deadline: Option<Deadline>,
 }
@@ -40,7 +38,7 @@ impl Parts<'_> {
         let (mut budget, mut rows) = (self.budget(), self.budget());
         let mut refused = Refused::default();
         let result = bisect(workers, &mut budget, is_of_a_row, &mut |part: &[String]| {
-            let result = self.attempt(|| self.table.settle(part, self.now, self.locked));
+            let result = self.attempt(|| self.table.settle(part, self.now, LockPolicy::Skip));
             match (result, part) {
                 (Ok(settled), _) => outcome.add(self.table, Ok(settled)),
                 (Err(error), [worker]) if is_of_a_row(&error) && !rows.is_spent() => {
@@ -70,7 +68,7 @@ impl Parts<'_> {
     ) -> Result<()> {
         let rows = self.attempt(|| self.table.rows(worker))?;
         bisect(&rows, budget, is_of_a_row, &mut |part: &[Row]| {
-            let result = self.attempt(|| self.table.settle_rows(worker, part, self.now, self.locked));
+            let result = self.attempt(|| self.table.settle_rows(worker, part, self.now, LockPolicy::Skip));
             match (result, part) {
                 (Ok(settled), _) => outcome.add(self.table, Ok(settled)),
                 (Err(error), [row]) if is_of_a_row(&error) => match self.fail_row(worker, row, &error) {
@@ -97,7 +95,7 @@ impl Parts<'_> {
 
     /// Fails a job that cannot go back to the queue; `None` when it cannot be failed either.
     fn fail_row(&self, worker: &str, row: &Row, why: &Error) -> Option<Vec<SettledJobs>> {
-        let fail = || self.table.fail_row(worker, row, self.now, self.locked, why);
+        let fail = || self.table.fail_row(worker, row, self.now, LockPolicy::Skip, why);
         self.attempt(fail).ok().filter(|settled| !settled.is_empty())
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::counter::MOST_KEYS;
 use super::parts::{Parts, is_of_a_row};
 use super::settle::{FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_touch, note_tried, parts, problem};
 use super::table::{JobTable, LockPolicy, Row};
@@ -75,16 +76,18 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// The running jobs of the worker. Owners' code has no part in this.
+    /// The running jobs of the worker. Also to read a table may run code of its owner: a cast of the worker's column, or
+    /// a function in an index's condition.
     fn rows(&mut self, table: &JobTable) -> Result<Vec<Row>> {
-        self.within(|call| table.rows(call.worker))
+        if !may_touch(table, Occasion::Death) {
+            return Err(Error::InQuarantine);
+        }
+        let read = |call: &mut Self| table.rows(call.worker);
+        advisory::without_leftovers(|| quarantine::at_work(table.watched.oid, || self.within(read)))?
     }
 
     /// Returns what was in the way, if something was.
     fn try_to_settle(&mut self, table: &JobTable) -> Result<Option<Problem>> {
-        if !may_touch(table, Occasion::Death) {
-            return Ok(Some(problem(table, &Error::InQuarantine)));
-        }
         // Jobs that are still there after this are locked.
         let without_locked =
             |call: &mut Self| call.attempt(table, LockPolicy::Skip).and(Err(Error::JobsLocked));
@@ -102,10 +105,11 @@ impl Call<'_> {
         let known = self.outcome.problems.len();
         advisory::without_leftovers(|| {
             let deadline = Some(self.deadline.half());
-            let parts = Parts { table, now: self.now, locked: LockPolicy::Skip, deadline };
+            let parts = Parts { table, now: self.now, deadline };
             parts.settle(&[self.worker.to_owned()], &mut self.outcome);
         })?;
-        Ok(self.outcome.problems.drain(known..).next())
+        // Without a problem, jobs that are still there are locked, or there was no time for them.
+        Ok(Some(self.outcome.problems.drain(known..).next().unwrap_or(problem(table, &Error::JobsLocked))))
     }
 
     fn attempt(&mut self, table: &JobTable, locked: LockPolicy) -> Result<()> {
@@ -146,8 +150,8 @@ impl Call<'_> {
     fn leave(&mut self, table: &JobTable, rows: Option<Vec<Row>>, problem: Problem) {
         self.outcome.left.push(LeftBehind {
             table: table.watched.clone(),
-            count: rows.as_ref().map(Vec::len),
-            keys: rows.into_iter().flatten().filter_map(|row| row.key).collect(),
+            was_read: rows.is_some(),
+            keys: rows.into_iter().flatten().filter_map(|row| row.key).take(MOST_KEYS).collect(),
             reason: problem.reason().to_owned(),
         });
         self.outcome.problems.push(problem.noted());

@@ -53,9 +53,9 @@ pub struct RefusedJob {
 pub struct LeftBehind {
     /// The watched table.
     pub table: TableName,
-    /// How many there are; `None` when the table could not be read.
-    pub count: Option<usize>,
-    /// The primary keys of those that were seen, where the table has one of a single column.
+    /// Whether the table could be read.
+    pub was_read: bool,
+    /// The primary keys of those that were seen first, where the table has one of a single column.
     pub keys: Vec<String>,
     /// Why, in a few words.
     pub reason: String,
@@ -186,7 +186,7 @@ pub(super) fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Ut
     };
     match result {
         Err(error) if is_of_a_row(&error) => {
-            Parts { table, now, locked: LockPolicy::Skip, deadline: None }.settle(workers, outcome);
+            Parts { table, now, deadline: None }.settle(workers, outcome);
         }
         Ok(settled) if !settled.is_empty() => {
             quarantine::settled(table.watched.oid);

@@ -41,6 +41,11 @@ impl<'a> Statements<'a> {
         Self { lock: if changes_key { "UPDATE" } else { NO_KEY_UPDATE }, ..self }
     }
 
+    /// Whether they are for some rows of the table.
+    pub fn are_of_rows(&self) -> bool {
+        self.of_rows
+    }
+
     /// For some rows of the table.
     #[must_use]
     pub fn of_rows(self) -> Self {

@@ -205,7 +205,7 @@ impl JobTable {
     ) -> Result<Vec<SettledJobs>> {
         // The rows come after what every statement has.
         let rows = arguments.split_off(1);
-        if locked == LockPolicy::Wait && rows.is_empty() {
+        if locked == LockPolicy::Wait {
             // A statement of its own, because only a later statement sees how jobs changed while this one waited.
             self.as_owner(|| sql::write(&statements.lock(), &arguments))?;
         }

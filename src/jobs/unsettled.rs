@@ -41,11 +41,14 @@ pub fn settle<'a>(
     now: DateTime<Utc>,
 ) -> Result<Settlement<'a>> {
     let tables = watched::watched(installation)?;
+    let left_out = watched::idle(installation)?.left_out;
     let mut settlement = Settlement::default();
     check_constraints_at_once()?;
     for noted in noted.chunk_by(|one, other| one.table == other.table) {
-        match tables.iter().find(|table| Some(table.watched.oid) == noted.first().map(|one| one.table)) {
+        let is_meant = |oid: pg_sys::Oid| noted.first().is_some_and(|one| one.table == oid);
+        match tables.iter().find(|table| is_meant(table.watched.oid)) {
             Some(table) => settlement.settle_in(table, noted, now)?,
+            None if left_out.iter().any(|left| is_meant(left.table.oid)) => {}
             // It is not watched any more.
             None => settlement.done.extend(noted),
         }
@@ -58,18 +61,25 @@ pub fn settle<'a>(
 pub fn running(installation: &Installation, noted: &[Noted], deadline: Option<Deadline>) -> Result<Outcome> {
     let tables = watched::watched(installation)?;
     let mut outcome = Outcome::default();
-    for one in noted {
-        for part in parts(&tables, one.table)? {
+    for noted in noted.chunk_by(|one, other| one.table == other.table) {
+        let is_meant = |table: &&JobTable| noted.first().is_some_and(|one| one.table == table.watched.oid);
+        let Some(table) = tables.iter().find(is_meant) else { continue };
+        if !may_touch(table, Occasion::Orphans) {
+            outcome.add(table, Err(Error::InQuarantine));
+            continue;
+        }
+        let parts = parts(table)?;
+        for (one, part) in noted.iter().flat_map(|one| parts.iter().map(move |part| (one, part))) {
             let old = part.unchanged_since(&one.snapshot);
-            outcome.add(&part, until(deadline, || old.running(std::slice::from_ref(&one.worker))));
+            let read = || until(deadline, || old.running(std::slice::from_ref(&one.worker)));
+            outcome.add(part, quarantine::at_work(part.watched.oid, read));
         }
     }
     Ok(outcome)
 }
 
 /// The parts of a watched table that are on this server.
-fn parts(tables: &[JobTable], oid: pg_sys::Oid) -> Result<Vec<JobTable>> {
-    let Some(table) = tables.iter().find(|table| table.watched.oid == oid) else { return Ok(Vec::new()) };
+fn parts(table: &JobTable) -> Result<Vec<JobTable>> {
     Ok(table.parts()?.into_iter().filter(|part| !part.is_foreign()).collect())
 }
 
@@ -79,9 +89,10 @@ impl<'a> Settlement<'a> {
             self.outcome.problems.push(problem(table, &Error::InQuarantine));
             return Ok(());
         }
-        let parts = parts(std::slice::from_ref(table), table.watched.oid)?;
-        if let Some(part) = parts.iter().find(|part| is_paused(part, now)) {
-            self.outcome.problems.push(Problem::standing(place(part)));
+        let parts = parts(table)?;
+        let paused: Vec<&JobTable> = parts.iter().filter(|part| is_paused(part, now)).collect();
+        if !paused.is_empty() {
+            self.outcome.problems.extend(paused.into_iter().map(|part| Problem::standing(place(part))));
             return Ok(());
         }
         let workers: HashSet<&String> = noted.iter().map(|one| &one.worker).collect();
@@ -93,16 +104,17 @@ impl<'a> Settlement<'a> {
                 return Ok(());
             }
         };
-        let known = self.outcome.problems.len();
         let mut locked = 0;
         for one in noted {
-            if busy.contains(&one.worker) {
-                locked += self.settle_one(&parts, one, now);
-            } else {
+            if !busy.contains(&one.worker) {
                 self.done.push(one);
+                continue;
             }
-            // It would be the same with the others, and each might wait for a lock.
-            if self.outcome.problems.len() > known {
+            let (known, refused) = (self.outcome.problems.len(), self.outcome.refused.len());
+            locked += self.settle_one(&parts, one, now);
+            // A job that refuses its values is one by itself. Otherwise it would be the same with the other notes, and each
+            // might wait for a lock.
+            if self.outcome.problems.len() > known && self.outcome.refused.len() == refused {
                 return Ok(());
             }
         }
@@ -116,6 +128,7 @@ impl<'a> Settlement<'a> {
     /// Returns how many jobs are left because other sessions have locked them.
     fn settle_one(&mut self, parts: &[JobTable], one: &'a Noted, now: DateTime<Utc>) -> u64 {
         let worker = std::slice::from_ref(&one.worker);
+        let keys: HashSet<&String> = one.keys.iter().collect();
         let mut outcome = Outcome::default();
         let (mut left, mut changed) = (0, Vec::new());
         for part in parts {
@@ -125,8 +138,8 @@ impl<'a> Settlement<'a> {
             match quarantine::at_work(part.watched.oid, look) {
                 Ok((unchanged, all)) => {
                     left += unchanged.len() as u64;
-                    let keys = all.into_iter().filter_map(|row| row.key);
-                    changed.extend(keys.filter(|key| one.keys.contains(key)));
+                    changed
+                        .extend(all.into_iter().filter_map(|row| row.key).filter(|key| keys.contains(key)));
                 }
                 Err(error) => outcome.problems.push(problem(part, &error)),
             }
@@ -140,6 +153,7 @@ impl<'a> Settlement<'a> {
         }
         self.outcome.settled.append(&mut outcome.settled);
         self.outcome.problems.append(&mut outcome.problems);
+        self.outcome.refused.append(&mut outcome.refused);
         left
     }
 }

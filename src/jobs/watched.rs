@@ -72,12 +72,13 @@ fn read(installation: &Installation) -> Result<Registry> {
     for entry in job_tables::entries(installation)? {
         match JobTable::open(entry.table, entry.mapping, entry.search_path) {
             None => registry.idle.dropped.push(entry.table),
+            // Whoever said so: what is not settled does no harm.
+            Some(_) if !entry.is_watched => drop(registry.unwatched.insert(entry.table)),
             Some(table) if entry.watched_by.as_ref().is_some_and(|role| !may_watch(role, &table)) => {
                 let role = entry.watched_by.unwrap_or_default();
                 registry.idle.left_out.push(LeftOut { table: table.watched, role });
             }
-            Some(table) if entry.is_watched => registry.watched.push(table),
-            Some(_) => drop(registry.unwatched.insert(entry.table)),
+            Some(table) => registry.watched.push(table),
         }
     }
     let default = default_table(installation).filter(|default| {

@@ -11,16 +11,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{c_char, c_void};
 
 use pgrx::prelude::*;
 use pgrx::{PgTupleDesc, pg_sys};
 
+use super::relcache::{OpenRelation, text};
+use super::syscache::SysCacheTuple;
 use super::{catalog, names, roles};
 
 unsafe extern "C-unwind" {
     // Not among pgrx's bindings.
     fn find_inheritance_children(parent: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> *mut pg_sys::List;
+    fn has_superclass(child: pg_sys::Oid) -> bool;
 }
 
 /// What a statement does with a table: it decides what is looked at.
@@ -91,26 +94,22 @@ pub fn expressions(table: pg_sys::Oid) -> Option<Expressions> {
     OpenTable::open(table).map(|table| table.expressions())
 }
 
-/// A table or an index in the cache of relations; closed when dropped, and locked until the transaction ends.
-struct OpenTable(pg_sys::Relation);
+/// A table in the cache, or an index of one.
+struct OpenTable(OpenRelation);
 
 impl OpenTable {
     /// `None` when it was dropped.
     fn open(table: pg_sys::Oid) -> Option<Self> {
-        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        // SAFETY: closed by `drop`.
-        let relation = unsafe { pg_sys::try_relation_open(table, mode) };
-        (!relation.is_null()).then(|| Self(relation))
+        OpenRelation::open(table, pg_sys::AccessShareLock).map(Self)
     }
 
     fn entry(&self) -> &pg_sys::RelationData {
-        // SAFETY: open, so PostgreSQL keeps the entry where it is. What that points to is only renewed after a change,
-        // which the lock keeps away.
-        unsafe { &*self.0 }
+        self.0.entry()
     }
 
     fn foreign_code(&self, usage: Use) -> Option<String> {
         let found = self.trigger().or_else(|| self.rule()).or_else(|| self.child());
+        let found = found.or_else(|| self.parent()).or_else(|| self.statistics());
         match usage {
             Use::Reading => found.or_else(|| self.indexes().first().map(|index| index_name(*index))),
             Use::Changing => found.or_else(|| self.column()).or_else(|| self.expressions().first()),
@@ -123,25 +122,17 @@ impl OpenTable {
 
     /// PostgreSQL's own triggers are those of foreign keys: their statements run as the owner of the other table.
     fn trigger(&self) -> Option<String> {
-        // SAFETY: null, or the entry's.
-        let all = unsafe { self.entry().trigdesc.as_ref() }?;
-        // SAFETY: so many are there.
-        let triggers = unsafe { std::slice::from_raw_parts(all.triggers, count(all.numtriggers)) };
-        let is_foreign = |t: &&pg_sys::Trigger| !t.tgisinternal && is_enabled(t.tgenabled);
-        triggers.iter().find(is_foreign).map(|trigger| format!("trigger \"{}\"", text(trigger.tgname)))
+        let trigger = self.0.triggers().find(|trigger| !trigger.tgisinternal)?;
+        Some(format!("trigger \"{}\"", text(trigger.tgname)))
     }
 
     /// Also a disabled rule: it keeps PostgreSQL from ON CONFLICT.
     fn rule(&self) -> Option<String> {
-        // SAFETY: the entry's.
-        let class = unsafe { &*self.entry().rd_rel };
-        (class.relhasrules && !self.entry().rd_rules.is_null()).then(|| "a rule".to_owned())
+        self.0.has_rules().then(|| "a rule".to_owned())
     }
 
     fn child(&self) -> Option<String> {
-        // SAFETY: the entry's.
-        let class = unsafe { &*self.entry().rd_rel };
-        if !class.relhassubclass {
+        if !self.0.class().relhassubclass {
             return None;
         }
         let mode = pg_sys::NoLock as pg_sys::LOCKMODE;
@@ -149,6 +140,12 @@ impl OpenTable {
         let children = catalog::oids_of(unsafe { find_inheritance_children(self.entry().rd_id, mode) });
         let child = children.first()?;
         Some(format!("child {}", catalog::qualified_name(*child).unwrap_or_default()))
+    }
+
+    /// A parent: the key of a partitioned one may be an expression.
+    fn parent(&self) -> Option<String> {
+        // SAFETY: a look-up in the catalog.
+        unsafe { has_superclass(self.entry().rd_id) }.then(|| "a parent".to_owned())
     }
 
     /// A column whose type is not PostgreSQL's own: a domain's check is code.
@@ -185,17 +182,29 @@ impl OpenTable {
 
     fn indexes(&self) -> Vec<pg_sys::Oid> {
         // SAFETY: a copy of the entry's list.
-        let mut indexes = catalog::oids_of(unsafe { pg_sys::RelationGetIndexList(self.0) });
+        let mut indexes = catalog::oids_of(unsafe { pg_sys::RelationGetIndexList(self.0.as_ptr()) });
         indexes.retain(|index| Self::open(*index).is_some_and(|index| index.is_foreign_index()));
         indexes
     }
 
     fn is_foreign_index(&self) -> bool {
-        // SAFETY: open, and an index; the lists are copies, or null.
-        let expressions = unsafe { pg_sys::RelationGetIndexExpressions(self.0) };
-        // SAFETY: as above.
-        let condition = unsafe { pg_sys::RelationGetIndexPredicate(self.0) };
-        is_foreign_node(expressions.cast()) || is_foreign_node(condition.cast())
+        // As the catalog has them: PostgreSQL's cache of relations evaluates what it can of them.
+        let Some(index) = SysCacheTuple::of_index(self.entry().rd_id) else { return false };
+        [pg_sys::Anum_pg_index_indexprs, pg_sys::Anum_pg_index_indpred]
+            .into_iter()
+            .filter_map(|column| index.text(column))
+            .any(|expression| is_foreign_text(expression.as_ptr()))
+    }
+
+    /// Statistics on an expression: the planner evaluates it for each statement. We have none.
+    fn statistics(&self) -> Option<String> {
+        // SAFETY: a copy of the entry's list.
+        let all = catalog::oids_of(unsafe { pg_sys::RelationGetStatExtList(self.0.as_ptr()) });
+        let has_expressions = |statistics: &pg_sys::Oid| {
+            SysCacheTuple::of_statistics(*statistics)
+                .is_some_and(|entry| entry.text(pg_sys::Anum_pg_statistic_ext_stxexprs).is_some())
+        };
+        all.iter().any(has_expressions).then(|| "statistics on an expression".to_owned())
     }
 }
 
@@ -213,32 +222,8 @@ fn index_name(index: pg_sys::Oid) -> String {
     format!("index {}", catalog::qualified_name(index).unwrap_or_default())
 }
 
-impl Drop for OpenTable {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            // The abort of the (sub)transaction closes it. While an error unwinds, Postgres must not be called.
-            return;
-        }
-        // SAFETY: opened by `open`; the lock stays.
-        unsafe { pg_sys::relation_close(self.0, pg_sys::NoLock as pg_sys::LOCKMODE) };
-    }
-}
-
-fn count(number: i32) -> usize {
-    usize::try_from(number).unwrap_or(0)
-}
-
-fn text(name: *const c_char) -> String {
-    // SAFETY: a name in the cache of relations.
-    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
-}
-
-/// Enabled for whatever sessions.
-fn is_enabled(state: c_char) -> bool {
-    state as u8 != pg_sys::TRIGGER_DISABLED
-}
-
-fn is_postgresqls(oid: pg_sys::Oid) -> bool {
+/// Whether an object is PostgreSQL's own, by its OID.
+pub(super) fn is_postgresqls(oid: pg_sys::Oid) -> bool {
     oid.to_u32() < pg_sys::FirstNormalObjectId
 }
 

@@ -142,6 +142,22 @@ pub(super) fn oids_of(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
     (0..length).map(|n| unsafe { pg_sys::list_nth_oid(list, n) }).collect()
 }
 
+/// The members of a list of numbers of Postgres; of null, none.
+pub(super) fn integers_of(list: *mut pg_sys::List) -> Vec<i32> {
+    // SAFETY: as above.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    // SAFETY: within the list.
+    (0..length).map(|n| unsafe { pg_sys::list_nth_int(list, n) }).collect()
+}
+
+/// The members of a list of nodes of Postgres; of null, none.
+pub(super) fn members_of(list: *mut pg_sys::List) -> Vec<*mut std::ffi::c_void> {
+    // SAFETY: as above.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    // SAFETY: within the list.
+    (0..length).map(|n| unsafe { pg_sys::list_nth(list, n) }).collect()
+}
+
 /// Whether the current user has the rights of a role: is it, is a member of it, or is a superuser.
 pub fn is_mine(role: pg_sys::Oid) -> bool {
     has_rights_of(roles::current(), role)

@@ -21,6 +21,8 @@ pub mod databases;
 pub mod locks;
 pub mod names;
 pub mod process;
+pub mod referring;
+mod relcache;
 pub mod report;
 mod role_guard;
 pub mod roles;

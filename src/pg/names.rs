@@ -40,7 +40,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::attached::{self, Use};
-use super::{catalog, roles, scope};
+use super::{catalog, referring, roles, scope};
 use crate::error::Error;
 
 thread_local! {
@@ -62,6 +62,7 @@ thread_local! {
 /// table of the extension is refused.
 pub fn install(when_refused: fn()) {
     attached::install();
+    referring::install();
     WHEN_REFUSED.set(Some(when_refused));
     // SAFETY: a global that is only changed while a library is loaded.
     PREVIOUS.set(unsafe { pg_sys::post_parse_analyze_hook });
@@ -179,7 +180,8 @@ fn foreign_code(relations: &[pg_sys::Oid], usage: Use) -> Option<Error> {
     })
 }
 
-fn is_ours(text: &CStr) -> bool {
+/// Whether this is the statement of ours that is being run.
+pub(super) fn is_ours(text: &CStr) -> bool {
     STATEMENT.with_borrow(|statement| {
         statement.as_ref().is_some_and(|statement| statement.as_bytes() == text.to_bytes())
     })

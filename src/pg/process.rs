@@ -183,6 +183,7 @@ pub fn reset_session_settings() {
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),
+        (c"exit_on_error", c"off"),
         (c"statement_timeout", c"0"),
         (c"lock_timeout", c"1s"),
         (c"idle_in_transaction_session_timeout", c"0"),

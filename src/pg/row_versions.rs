@@ -16,7 +16,7 @@ const LOOKED_AT: u64 = 200_000;
 const AHEAD: u64 = 1 << 24;
 
 /// The transactions that have ended by now, as the text of a `pg_snapshot`; `None` when too many would have to be looked
-/// at: a session has more subtransactions than PostgreSQL lists, and its transaction is old.
+/// at: a session has more subtransactions than PostgreSQL lists, or is the caller, and its transaction is old.
 pub fn ended_by_now() -> Option<String> {
     // SAFETY: in a transaction; it stays valid until the next call, and is only read here.
     let snapshot = unsafe { pg_sys::GetLatestSnapshot().as_ref() }?;

@@ -12,7 +12,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::role_guard::RoleGuard;
 use super::timer::{Deadline, SessionTimer, Timer};
-use super::{attached, names};
+use super::{attached, names, process};
 use crate::error::{Error, Report, Result};
 
 thread_local! {
@@ -114,6 +114,10 @@ impl<'a> Scope<'a> {
         set_local(c"jit", c"off");
         if self.is_guarded && attached::planner_evaluates_constraints() {
             set_local(c"constraint_exclusion", c"off");
+        }
+        // Whoever set it, an error of the owner's code is not to end this process.
+        if process::ends_on_error() {
+            set_local(c"exit_on_error", c"off");
         }
         self.settings.iter().for_each(|(name, value)| set_local(name, value));
         let _bounded = statement_limit().map(Timer::start);

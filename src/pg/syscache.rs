@@ -1,6 +1,7 @@
 //! Tuples of the system caches.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
+use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 use std::ops::Deref;
 
@@ -29,7 +30,50 @@ impl SysCacheTuple<pg_sys::FormData_pg_attribute> {
     }
 }
 
+impl SysCacheTuple<pg_sys::FormData_pg_index> {
+    const CACHE: u32 = pg_sys::SysCacheIdentifier::INDEXRELID;
+
+    /// `None` when there is no such index.
+    pub fn of_index(oid: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: a look-up in the cache of pg_index that is by OID; released by `drop`.
+        let tuple = unsafe { pg_sys::SearchSysCache1(Self::CACHE as i32, oid.into()) };
+        (!tuple.is_null()).then(|| Self(tuple, PhantomData))
+    }
+
+    /// A column of text, if it is not NULL.
+    pub fn text(&self, column: u32) -> Option<CString> {
+        self.text_of(Self::CACHE, column)
+    }
+}
+
+impl SysCacheTuple<pg_sys::FormData_pg_statistic_ext> {
+    const CACHE: u32 = pg_sys::SysCacheIdentifier::STATEXTOID;
+
+    /// `None` when there are no such statistics.
+    pub fn of_statistics(oid: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: a look-up in the cache of pg_statistic_ext that is by OID; released by `drop`.
+        let tuple = unsafe { pg_sys::SearchSysCache1(Self::CACHE as i32, oid.into()) };
+        (!tuple.is_null()).then(|| Self(tuple, PhantomData))
+    }
+
+    /// A column of text, if it is not NULL.
+    pub fn text(&self, column: u32) -> Option<CString> {
+        self.text_of(Self::CACHE, column)
+    }
+}
+
 impl<Form> SysCacheTuple<Form> {
+    fn text_of(&self, cache: u32, column: u32) -> Option<CString> {
+        let mut is_null = true;
+        // SAFETY: a column of the catalog that the cache is for.
+        let text = unsafe { pg_sys::SysCacheGetAttr(cache as i32, self.0, column as i16, &mut is_null) };
+        if is_null {
+            return None;
+        }
+        // SAFETY: text, or a type that is stored like it; the copy is palloc'd and terminated.
+        Some(unsafe { CStr::from_ptr(pg_sys::text_to_cstring(text.cast_mut_ptr())) }.to_owned())
+    }
+
     /// The grants in a column of the tuple, in a copy.
     pub fn grants(&self, cache: u32, column: u32) -> Vec<pg_sys::AclItem> {
         let mut is_null = true;

@@ -103,6 +103,8 @@ const GRACE: Duration = Duration::from_secs(2);
 thread_local! {
     /// The TimeoutIds of the two signals, once they are registered.
     static SIGNALS: Cell<Option<(u32, u32)>> = const { Cell::new(None) };
+    /// Whether a timer of this session is running.
+    static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether the last timer has cancelled something.
@@ -129,14 +131,19 @@ pub fn has_ended_session() -> bool {
 }
 
 /// Cancels what a session is doing when the time is over, and ends the session when that does not help. Unlike
-/// [`Timer`] it does not care about a `statement_timeout` of the session. Stopped when dropped.
+/// [`Timer`] it does not care about a `statement_timeout` of the session. Stopped when dropped. One that is started while
+/// another one is running, by a trigger that calls a function of ours, does nothing.
 pub struct SessionTimer {
-    signals: (u32, u32),
+    /// `None` where another one is running.
+    signals: Option<(u32, u32)>,
 }
 
 impl SessionTimer {
     /// Starts the timer.
     pub fn start(limit: Duration) -> Self {
+        if IS_RUNNING.replace(true) {
+            return Self { signals: None };
+        }
         let signals = SIGNALS.get().unwrap_or_else(|| {
             // SAFETY: timeouts are initialised in every process that runs SQL; the handlers live as long as it does.
             let signals =
@@ -145,11 +152,11 @@ impl SessionTimer {
             signals
         });
         WAS_CANCELLED.store(false, Ordering::Relaxed);
-        // SAFETY: registered above, and not running: these do not nest.
+        // SAFETY: registered above, and not running.
         unsafe { enable_timeout_after(signals.0, milliseconds(limit)) };
         // SAFETY: as above.
         unsafe { enable_timeout_after(signals.1, milliseconds(limit + GRACE)) };
-        Self { signals }
+        Self { signals: Some(signals) }
     }
 
     /// Whether the time of the last timer of this session was over before it was stopped.
@@ -160,10 +167,12 @@ impl SessionTimer {
 
 impl Drop for SessionTimer {
     fn drop(&mut self) {
+        let Some(signals) = self.signals else { return };
+        IS_RUNNING.set(false);
         // SAFETY: started by `start`; one that has fired or was stopped by an error can be stopped again.
-        unsafe { disable_timeout(self.signals.0, false) };
+        unsafe { disable_timeout(signals.0, false) };
         // SAFETY: as above.
-        unsafe { disable_timeout(self.signals.1, false) };
+        unsafe { disable_timeout(signals.1, false) };
         if Self::has_fired() {
             // A cancel that came too late for the work would hit what comes next. SAFETY: a flag of this process.
             unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };

@@ -14,6 +14,10 @@ pub const WORKER_SETTINGS: &[(&CStr, &CStr)] = &[];
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const WORKER_SETTINGS: &[(&CStr, &CStr)] = &[(c"transaction_timeout", c"0")];
 
+/// Whether an AFTER trigger runs as the role whose statement has changed the row, also when that was a statement for a
+/// foreign key. Until 17 it runs as the role of the statement that set off the other one.
+pub const RUNS_TRIGGERS_AS_QUEUED: bool = cfg!(feature = "pg18");
+
 /// Installs a handler for a signal in this process.
 ///
 /// # Safety

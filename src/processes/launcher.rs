@@ -5,7 +5,7 @@
 //! databases with what is due in them. It remembers which sweepers it started and which conditions it has logged. It
 //! sleeps only in its main loop, and never ends by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -72,8 +72,10 @@ struct Launcher {
     was_enabled: bool,
     /// Sweepers that have not been seen to end.
     sweepers: HashMap<pg_sys::Oid, Sweeper>,
-    /// The tables at which the last sweepers of these databases have ended without a word.
-    suspects: HashMap<pg_sys::Oid, pg_sys::Oid>,
+    /// The tables at which sweepers of these databases have ended without a word since the last that did not.
+    suspects: HashMap<pg_sys::Oid, HashSet<pg_sys::Oid>>,
+    /// When it was last looked whether clients can connect.
+    last_look: Option<Duration>,
     /// When the last sweepers of each database were started.
     visits: HashMap<pg_sys::Oid, LastVisits>,
     /// What was logged last about listing databases.
@@ -113,6 +115,7 @@ impl Launcher {
             was_enabled: settings::enabled(),
             sweepers: HashMap::new(),
             suspects: HashMap::new(),
+            last_look: None,
             visits: HashMap::new(),
             listing_problem: None,
             out_of_slots: false,
@@ -127,7 +130,7 @@ impl Launcher {
         self.watch_clocks();
         self.watch_pause();
         self.watch_buffer();
-        connections::look(self.last_round);
+        self.watch_connections();
         self.collect_ended();
         let overdue_in = self.end_overdue();
         let next = match self.list_databases() {
@@ -166,6 +169,15 @@ impl Launcher {
         self.refused = refused;
     }
 
+    /// Looks whether clients can connect, ten times in a threshold.
+    fn watch_connections(&mut self) {
+        let (now, pause) = (self.started.elapsed(), settings::stale_threshold() / LOOKS_PER_THRESHOLD);
+        if self.last_look.is_none_or(|last| now >= last + pause) {
+            self.last_look = Some(now);
+            connections::look(self.last_round);
+        }
+    }
+
     /// Forgets sweepers that have ended. One that did not count its round has failed.
     fn collect_ended(&mut self) {
         let ended = self.sweepers.extract_if(|_, sweeper| sweeper.worker.has_ended());
@@ -184,7 +196,7 @@ impl Launcher {
                 continue;
             };
             // An operator may have terminated it once.
-            if self.suspects.insert(oid, table) == Some(table) || sweeper.is_overdue {
+            if !self.suspects.entry(oid).or_default().insert(table) || sweeper.is_overdue {
                 quarantine::add(oid, table);
             }
         }

@@ -41,7 +41,9 @@ pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
     process::report_name(c"rgrid_heartbeat sweeper");
     process::reset_session_settings();
     scope::limit_statements(settings::statement_timeout());
-    finish(task, round(task).map_err(explained));
+    let mut problems = Vec::new();
+    let round = round(task, &mut problems).map_err(explained);
+    finish(task, round, problems);
 }
 
 /// How a round without an error ended.
@@ -53,14 +55,13 @@ enum Round {
         /// Their version.
         version: String,
     },
-    /// Everything was done, except for these problems.
-    Done(Vec<Problem>),
+    /// Everything was done, except for what is a problem.
+    Done,
 }
 
-/// Does what the sweeper was started for.
-fn round(task: Task) -> Result<Round> {
-    let mut problems = Vec::new();
-    if let Some(round) = scope::transaction(|| recognise(&mut problems))? {
+/// Does what the sweeper was started for. What was met until an error stays in `problems`.
+fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
+    if let Some(round) = scope::transaction(|| recognise(problems))? {
         return Ok(round);
     }
     process::report_activity("writing heartbeats");
@@ -75,7 +76,7 @@ fn round(task: Task) -> Result<Round> {
         problems.extend(prune());
         databases::sweep_ends();
     }
-    Ok(Round::Done(problems))
+    Ok(Round::Done)
 }
 
 /// An error that a lock on a table of the extension explains: names the table and who holds the lock.
@@ -124,7 +125,7 @@ fn prune() -> Option<Problem> {
 }
 
 /// Reports how the round ended to the launcher, and its new problems to the log.
-fn finish(task: Task, round: Result<Round>) {
+fn finish(task: Task, round: Result<Round>, mut problems: Vec<Problem>) {
     let database = pg::current_database();
     let presence = match &round {
         Ok(Round::Absent) => Some(Presence::Absent),
@@ -134,23 +135,22 @@ fn finish(task: Task, round: Result<Round>) {
     let failed = round.is_err();
     // Which problems this round would have met if they were still there; the others may last.
     let looked_for: fn(Task, Place) -> bool = match &round {
-        Ok(Round::Done(_)) => |task, place| {
+        Ok(Round::Done) => |task, place| {
             task == Task::Sweep || matches!(place, Place::Round | Place::OwnTables | Place::Flush)
         },
         Ok(_) => |_, _| true,
         Err(_) => |_, _| false,
     };
-    let problems = match round {
-        Ok(Round::Absent) => Vec::new(),
-        Ok(Round::Foreign { version }) => vec![Problem::of_round(&Error::ForeignVersion { version })],
-        Ok(Round::Done(problems)) => problems,
-        Err(error) => vec![Problem::of_round(&error)],
-    };
+    problems.extend(match round {
+        Ok(Round::Absent | Round::Done) => None,
+        Ok(Round::Foreign { version }) => Some(Problem::of_round(&Error::ForeignVersion { version })),
+        Err(error) => Some(Problem::of_round(&error)),
+    });
     databases::change(database, |state| {
         state.rounds += 1;
         state.presence = presence.unwrap_or(state.presence);
         state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
-        state.counters.errors += u64::from(!problems.is_empty());
+        state.counters.errors += u64::from(problems.iter().any(|problem| !problem.is_standing()));
     });
     for problem in problems::note(database, problems, |place| looked_for(task, place), pg::now()) {
         let needs_no_hint = problem.place == Place::Round || problem.has_advice();

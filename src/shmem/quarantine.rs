@@ -158,29 +158,36 @@ pub struct AtWork {
 }
 
 thread_local! {
-    /// The watched table that this session is at, and whether its end would be noticed.
-    static SESSION: Cell<(pg_sys::Oid, bool)> = const { Cell::new((pg_sys::InvalidOid, false)) };
+    /// The watched table that this process is at.
+    static AT: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
+    /// Whether the end of this session would be noticed.
+    static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `work` on a watched table of the current database. An error ends the work like a result does; the end of the
 /// process leaves it noted. In a sweeper the launcher knows of it, and ends the sweeper when it takes too long.
+///
+/// A trigger may call a function that comes here for another table. That is still the work of the first.
 pub fn at_work<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     struct Done;
     impl Drop for Done {
         fn drop(&mut self) {
+            AT.set(None);
             if scope::statement_limit().is_some() {
                 databases::set_at_work(None);
             }
-            SESSION.set((pg_sys::InvalidOid, SESSION.get().1));
         }
     }
+    if AT.get().is_some() {
+        return work();
+    }
+    AT.set(Some(table));
     match scope::statement_limit() {
         Some(limit) => {
             let deadline = pg::monotonic() + schedule::overdue(limit);
             databases::set_at_work(Some(AtWork { table, deadline }));
         }
-        None if !is_preloaded() => {}
-        None if SESSION.replace((table, true)).1 => {}
+        None if !is_preloaded() || IS_REGISTERED.replace(true) => {}
         None => process::before_exit(session_ends),
     }
     let _done = Done;
@@ -189,8 +196,9 @@ pub fn at_work<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 
 /// A session ends. If code of a table's owner has ended it, or outlived its cancellation, the table is noted.
 fn session_ends() {
-    let table = SESSION.get().0;
-    if table != pg_sys::InvalidOid && (timer::has_ended_session() || process::ends_on_error()) {
+    if let Some(table) = AT.get()
+        && (timer::has_ended_session() || process::ends_on_error())
+    {
         add(pg::current_database(), table);
     }
 }

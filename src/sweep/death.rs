@@ -85,7 +85,7 @@ fn end(
     now: DateTime<Utc>,
     jobs: &Outcome,
 ) -> Result<bool> {
-    let has_jobs = jobs.totals() != (0, 0) || jobs.left.iter().any(|left| left.count.is_some());
+    let has_jobs = jobs.totals() != (0, 0) || jobs.left.iter().any(|left| left.was_read);
     if !always && !has_jobs {
         return Ok(false);
     }
@@ -121,7 +121,8 @@ fn note(installation: &Installation, worker: &str, left: &[LeftBehind]) -> Resul
     let Some(first) = left.first() else { return Ok(()) };
     let snapshot = row_versions::ended_by_now().ok_or_else(|| Error::NotNoted {
         table: first.table.name.clone(),
-        reason: "A transaction has had so many subtransactions, for so long, that it is not known which rows are changing.",
+        reason: "It is not known which rows are changing: a transaction, perhaps this one, is very old, or has had very many \
+                 subtransactions.",
     })?;
     for LeftBehind { table, keys, reason, .. } in left {
         unsettled::note(installation, worker, table.oid, &snapshot, keys, reason)?;

@@ -46,7 +46,11 @@ pub fn left_behind_line(worker: &str, jobs: &str) -> String {
 /// The log line of jobs that were left behind and have been changed since.
 pub fn changed_line(worker: &str, table: pg_sys::Oid, keys: &[String]) -> String {
     let table = catalog::qualified_name(table).unwrap_or_default();
-    let (worker, keys) = (printable(worker), printable(&keys.join(", ")));
+    const NAMED: usize = 20;
+    let more = keys.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = &keys[..keys.len().min(NAMED)];
+    let (worker, keys) = (printable(worker), format!("{}{more}", printable(&named.join(", "))));
     format!(
         "jobs that worker \"{worker}\" had left behind in table {table} have changed since and are not settled: {keys}"
     )

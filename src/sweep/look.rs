@@ -56,7 +56,8 @@ impl Orphans {
 
     /// Jobs that are still there although their tables did not fail: other sessions have locked them.
     pub fn locked(&self, failed: &[Problem]) -> Vec<(TableName, u64)> {
-        let has_failed = |table: &TableName| failed.iter().any(|p| p.place.job_table() == Some(table.oid));
+        let is_of = |place, table: &TableName| matches!(place, Place::JobTable { table: oid, .. } if oid == table.oid);
+        let has_failed = |table: &TableName| failed.iter().any(|problem| is_of(problem.place, table));
         let left = self.jobs.iter().filter(|(table, left)| *left > 0 && !has_failed(table));
         left.filter_map(|(table, left)| Some((table.clone(), u64::try_from(*left).ok()?))).collect()
     }

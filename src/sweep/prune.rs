@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::settle;
-use crate::pg::scope;
+use crate::pg::{constraints, scope};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::settings;
 use crate::shmem::{buffer, counters, databases};
@@ -143,6 +143,7 @@ impl Tables {
     /// Removes the rows of those workers that are dead. One that came back after the ledger was read has a newer row,
     /// which stays.
     fn remove_rows(&self, workers: &[String], horizon: DateTime<Utc>) -> Result<usize> {
+        constraints::set_immediate()?;
         let dead: Vec<String> = deaths::dead_among(&self.installation, workers)?.into_iter().collect();
         self.heartbeats.prune(&dead, horizon)
     }

@@ -9,6 +9,8 @@ use pgrx::spi::quote_identifier;
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::attached::{self, Use};
+use crate::pg::catalog::Relation;
+use crate::pg::referring::{self, ForeignKey};
 use crate::pg::scope::Scope;
 use crate::pg::{catalog, roles, sql};
 
@@ -53,7 +55,16 @@ impl<'a> OwnTables<'a> {
             attached::foreign_code(*table, usage, owner).is_none()
                 && !catalog::has_row_security(*table)
                 && !roles::has_grants_beyond(harmless, *table, owner)
+                && !referring::foreign_keys(*table).iter().any(|key| self.is_dropped(*table, key))
         })
+    }
+
+    /// Whether a foreign key is not left at a table of ours: job tables may refer to heartbeats, and superusers to all.
+    fn is_dropped(&self, table: pg_sys::Oid, key: &ForeignKey) -> bool {
+        let is_trusted =
+            |table: Relation| table.owner == self.installation.owner || roles::is_superuser(table.owner);
+        let may_refer = table == self.heartbeats && !key.is_disguised;
+        key.refers || !may_refer && !catalog::relation(key.other).is_some_and(is_trusted)
     }
 
     /// What is not the extension's own, in the order in which it is taken back.

@@ -36,9 +36,12 @@ SELECT f.statement, f.what, f.step = 1 FROM (
            format('row-level security of %s', o.name)
     FROM own o WHERE o.has_policies
     UNION ALL
-    SELECT 5, format('ALTER TABLE %s NO INHERIT %s', i.inhrelid::regclass, i.inhparent::regclass),
-           format('child %s of %s', i.inhrelid::regclass, i.inhparent::regclass)
-    FROM pg_inherits i WHERE EXISTS (SELECT FROM own o WHERE o.oid IN (i.inhparent, i.inhrelid))
+    SELECT 5, CASE WHEN p.relkind <> 'p' THEN format('ALTER TABLE %s NO INHERIT %s', c.oid::regclass, p.oid::regclass)
+                   ELSE format('ALTER TABLE %s DETACH PARTITION %s%s', p.oid::regclass, c.oid::regclass,
+                               CASE WHEN i.inhdetachpending THEN ' FINALIZE' ELSE '' END) END,
+           format('child %s of %s', c.oid::regclass, p.oid::regclass)
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+    WHERE EXISTS (SELECT FROM own o WHERE o.oid IN (i.inhparent, i.inhrelid))
     UNION ALL
     SELECT 6, format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', k.place, k.conname),
            format('foreign key %I between %s and %s', k.conname, k.place, k.name)

@@ -103,10 +103,21 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
     let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
     let table_check = TableCheck { installation, table, columns };
     let mut check = |name: &str, look: fn(&TableCheck<'a>, String) -> Result<Finding>| {
-        findings.push(attempt_until(deadline, &named(name), || match table_check.is_elsewhere()? {
+        let read = || match table_check.is_elsewhere()? {
             true => Ok(Finding::good(named(name), "Not checked: rows of the table are on another server.")),
             false => look(&table_check, named(name)),
-        }));
+        };
+        // To read a table may run code of its owner, too.
+        let finding = match quarantine::record(table.watched.oid) {
+            Record::Clean => {
+                quarantine::at_work(table.watched.oid, || attempt_until(deadline, &named(name), read))
+            }
+            _ => Finding::good(
+                named(name),
+                "Not checked: code of its owner has ended a process or held it up.",
+            ),
+        };
+        findings.push(finding);
     };
     check("job index", TableCheck::index);
     check("jobs without worker", TableCheck::without_worker);
@@ -128,9 +139,10 @@ fn fitness(check: String, installation: &Installation, table: &JobTable) -> Resu
     if let Some(problem) = problems::current().into_iter().find(|known| is_of_table(known) && !known.is_over)
     {
         let hint = match quarantine::record(table.watched.oid) {
-            Record::Clean | Record::Settled => {
+            Record::Clean => {
                 "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once."
             }
+            Record::Settled => "Fix the cause; a sweeper tries it again within five minutes.",
             Record::OnTrial | Record::LeftOut => {
                 "Look at the triggers of the table. Sweepers try it again within an hour; rgrid_sweep() does not."
             }

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::sql;
 use crate::rules::text::printable;
+use crate::shmem::databases;
 use crate::sweep::own_tables;
 use crate::tables::own::OwnTables;
 
@@ -29,6 +30,8 @@ pub fn finding(installation: &Installation) -> Finding {
 fn look(installation: &Installation) -> Result<Finding> {
     let foreign = OwnTables::of(installation).foreign()?;
     if !foreign.is_empty() {
+        // A sweeper looks for some of it only after it was met.
+        databases::note_foreign_code();
         return Ok(Finding::error(
             CHECK,
             format!("Tables of the extension have what is not its own: {}.", own_tables::list(&foreign)),

@@ -123,6 +123,11 @@ impl Problem {
         Self { detail: Some(detail.into()), ..self }
     }
 
+    /// Whether it was not met now, because it is too early to try again.
+    pub fn is_standing(&self) -> bool {
+        self.is_standing
+    }
+
     /// What was in the way.
     pub fn reason(&self) -> &str {
         &self.reason

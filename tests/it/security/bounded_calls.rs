@@ -320,3 +320,41 @@ fn locked_tables_hold_up_neither_a_dry_run_nor_a_health_check() {
         assert!(started.elapsed() < Duration::from_secs(20), "{call}: {:?}", started.elapsed());
     }
 }
+
+#[test]
+fn a_locked_table_that_refers_to_a_worker_keeps_it_from_leaving_for_no_longer_than_it_may() {
+    let cluster = server();
+    let database = cluster.database("locked_reference");
+    let (mut client, mut holder) = (database.connect(), database.connect());
+    run(
+        &mut client,
+        "CREATE TABLE notes (worker_id text REFERENCES worker_heartbeats ON DELETE SET NULL);
+         SELECT rgrid_register('worker'); INSERT INTO notes VALUES ('worker')",
+    );
+    run(&mut holder, "BEGIN; LOCK TABLE notes");
+    let started = Instant::now();
+    assert!(ask::<bool>(&mut client, "SELECT rgrid_deregister('worker')", &[]));
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!(ledger(&mut client, "worker"), ["1 deregistered 0 gone"]);
+}
+
+#[test]
+fn a_locked_job_beside_one_that_cannot_be_requeued_is_noted_too() {
+    let cluster = server();
+    let database = cluster.database("mixed");
+    let (mut client, mut zombie) = (database.connect(), database.connect());
+    watched_table(&mut client, "mixes");
+    run(
+        &mut client,
+        "ALTER TABLE slow.jobs ADD attempts int NOT NULL DEFAULT 0, ADD CHECK (status <> 'queued' OR id % 2 = 0);
+         SELECT rgrid_watch_jobs('slow.jobs', on_death => 'requeue', attempts_column => 'attempts',
+                                 max_attempts_column => NULL);
+         UPDATE slow.jobs SET id = 1; INSERT INTO slow.jobs (id, worker_id, status) VALUES (2, 'worker', 'running')",
+    );
+    run(&mut zombie, "BEGIN; SELECT FROM slow.jobs WHERE id = 2 FOR UPDATE");
+    assert_eq!(register(&mut client, "worker"), 2);
+    assert_eq!(status(&mut client), "failed running");
+    assert_eq!(noted(&mut client), 1);
+    run(&mut zombie, "ROLLBACK");
+    wait_until("the other job to be requeued", || status(&mut client) == "failed queued");
+}

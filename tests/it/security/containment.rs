@@ -160,3 +160,118 @@ fn a_trigger_on_an_adopted_table_of_heartbeats_stops_only_its_flushes() {
     await_death(&mut client, "victim");
     assert_eq!(deaths(&mut client, "beating"), 0);
 }
+
+/// A trigger that ends the process in which it runs.
+const ENDS: &str = "PERFORM set_config('exit_on_error', 'on', false); RAISE EXCEPTION 'bye';";
+
+/// A loop that outlives every timeout.
+const OUTLIVES: &str =
+    "LOOP BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
+
+#[test]
+fn a_trigger_that_calls_a_function_of_ours_first_is_named_all_the_same() {
+    for (role, body) in [("nests_and_ends", ENDS), ("nests_and_outlives", OUTLIVES)] {
+        let cluster = quick();
+        let call = "PERFORM public.rgrid_rehearse('hostile.other'), public.rgrid_register('nested');";
+        let database = cluster.database(role);
+        let mut client = database.connect();
+        hostile_table(&mut client, role, &format!("{call} {body}"));
+        run(
+            &mut client,
+            &format!(
+                "CREATE TABLE hostile.other (LIKE executions INCLUDING DEFAULTS);
+                 ALTER TABLE hostile.other OWNER TO {role};
+                 GRANT EXECUTE ON FUNCTION rgrid_rehearse, rgrid_register TO {role};
+                 SELECT rgrid_watch_jobs('hostile.other')"
+            ),
+        );
+        silent_worker(&mut client, "victim");
+        silent_worker(&mut client, "bystander");
+        await_death(&mut client, "victim");
+        await_death(&mut client, "bystander");
+        wait_until("the check to name the table", || is_complained_of(&mut client));
+    }
+}
+
+#[test]
+fn tables_that_take_turns_in_ending_sweepers_are_left_out_too() {
+    let cluster = quick();
+    let role = "takes_turns";
+    let database = cluster.database(role);
+    let mut client = database.connect();
+    hostile_table(&mut client, role, "NULL;");
+    // The first table ends the process, then lets its job pass, so that the second one ends it; and so on.
+    let turns = format!("IF nextval('hostile.turn') % 3 = 2 THEN RETURN NEW; END IF; {ENDS}");
+    let sql = format!(
+        "CREATE SEQUENCE hostile.turn; ALTER SEQUENCE hostile.turn OWNER TO {role};
+         CREATE TABLE hostile.more (LIKE hostile.jobs INCLUDING ALL);
+         INSERT INTO hostile.more SELECT * FROM hostile.jobs;
+         ALTER TABLE hostile.more OWNER TO {role};
+         CREATE OR REPLACE FUNCTION hostile.act() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {turns} RETURN NEW; END$$;
+         CREATE TRIGGER act BEFORE UPDATE ON hostile.more FOR EACH ROW EXECUTE FUNCTION hostile.act();
+         SELECT rgrid_watch_jobs('hostile.more')"
+    );
+    run(&mut client, &sql);
+    silent_worker(&mut client, "victim");
+    silent_worker(&mut client, "bystander");
+    await_death(&mut client, "bystander");
+    await_death(&mut client, "victim");
+}
+
+#[test]
+fn a_database_in_which_every_error_ends_the_process_is_swept() {
+    let cluster = quick();
+    let role = "errors_end";
+    let database = cluster.database(role);
+    let mut client = database.connect();
+    run(&mut client, &format!("ALTER DATABASE {role} SET exit_on_error = on"));
+    hostile_table(&mut client, role, "RAISE EXCEPTION 'no';");
+    let mut locker = cluster.connect(role);
+    run(&mut locker, "BEGIN; LOCK TABLE executions");
+    silent_worker(&mut client, "bystander");
+    await_death(&mut client, "bystander");
+    silent_worker(&mut client, "victim");
+    await_death(&mut client, "victim");
+    let left_out = "SELECT count(*) FROM pg_stat_rgrid_problems WHERE message LIKE '%left out%'";
+    assert_eq!(ask::<i64>(&mut client, left_out, &[]), 0, "nobody is to blame");
+    run(&mut locker, "COMMIT");
+    let mut worker = database.connect();
+    assert_eq!(beat(&mut worker, "victim"), 2);
+}
+
+#[test]
+fn a_cast_of_the_workers_column_is_no_way_around() {
+    for (role, body) in [("casts_and_ends", ENDS), ("casts_and_outlives", OUTLIVES)] {
+        let cluster = quick();
+        let database = cluster.database(role);
+        let mut client = database.connect();
+        let sql = format!(
+            "CREATE ROLE {role} LOGIN; CREATE SCHEMA hostile AUTHORIZATION {role};
+             CREATE TYPE hostile.w AS ENUM ('victim', 'bystander');
+             CREATE FUNCTION hostile.act(hostile.w) RETURNS text LANGUAGE plpgsql AS $$BEGIN {body} RETURN 'x'; END$$;
+             CREATE CAST (hostile.w AS text) WITH FUNCTION hostile.act(hostile.w) AS IMPLICIT;
+             CREATE TABLE hostile.jobs (worker_id hostile.w, status text, execution_error text, completed_at timestamp);
+             INSERT INTO hostile.jobs VALUES ('victim', 'running');
+             ALTER TABLE hostile.jobs OWNER TO {role}; ALTER TYPE hostile.w OWNER TO {role};
+             ALTER FUNCTION hostile.act OWNER TO {role}"
+        );
+        run(&mut client, &sql);
+        run(&mut client, "SELECT rgrid_watch_jobs('hostile.jobs')");
+        claim_jobs(&mut client, "victim", 1);
+        // The first to meet it may end, whoever it is: a worker, a check, a dry run.
+        for call in ["rgrid_register('worker')", "rgrid_health()", "rgrid_sweep(dry_run => true)"] {
+            let _ = database.connect().execute(&format!("SELECT {call}"), &[]);
+        }
+        for call in ["rgrid_register('worker')", "rgrid_health()", "rgrid_sweep(dry_run => true)"] {
+            let mut session = database.connect();
+            session
+                .execute(&format!("SELECT {call}"), &[])
+                .unwrap_or_else(|error| panic!("{role}: {call}: {error:?}"));
+        }
+        silent_worker(&mut client, "victim");
+        silent_worker(&mut client, "bystander");
+        await_death(&mut client, "victim");
+        await_death(&mut client, "bystander");
+        assert_eq!(failed_jobs(&mut client, "victim"), 1);
+    }
+}

@@ -141,3 +141,11 @@ fn a_child_of_an_owner_for_a_while_is_detached() {
     given_away("parent", "rgrid_worker_deaths", child);
     given_away("foster_parent", "worker_heartbeats", child);
 }
+
+#[test]
+fn a_table_that_an_owner_for_a_while_made_a_partition_is_detached() {
+    let parent = "CREATE TABLE @me.parent (LIKE @table) PARTITION BY LIST ((@me.sly(worker_id)));
+                  ALTER TABLE @me.parent ATTACH PARTITION @table FOR VALUES IN (true)";
+    given_away("divider", "rgrid_worker_deaths", parent);
+    given_away("splitter", "worker_heartbeats", parent);
+}

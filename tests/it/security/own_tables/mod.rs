@@ -2,6 +2,7 @@
 //! the tables themselves, does not run, and stops no death.
 
 mod given_away;
+mod references;
 mod registry;
 
 use crate::cluster::*;
@@ -42,8 +43,15 @@ fn lead_a_life(client: &mut Client, worker: &str) {
     run(client, &format!("SELECT rgrid_deregister('{worker}')"));
 }
 
-const TABLES: [&str; 4] =
-    ["worker_heartbeats", "rgrid_worker_deaths", "rgrid_job_tables", "rgrid_incarnations"];
+const TABLES: [&str; 7] = [
+    "worker_heartbeats",
+    "rgrid_worker_deaths",
+    "rgrid_job_tables",
+    "rgrid_incarnations",
+    "rgrid_worker_owners",
+    "rgrid_unsettled_jobs",
+    "rgrid_tried_tables",
+];
 
 #[test]
 fn rights_that_were_granted_later_are_taken_back_once_and_others_stay() {
@@ -169,13 +177,18 @@ fn without_sweepers_a_sweep_by_hand_takes_back_what_is_not_ours() {
 }
 
 /// What can be attached to a table, and what the refusal calls it.
-const CODE: [(&str, &str); 12] = [
+const CODE: [(&str, &str); 13] = [
     (
         "trigger \"climbing\"",
         "CREATE TRIGGER climbing BEFORE TRUNCATE ON @table EXECUTE FUNCTION @me.climbing()",
     ),
     ("a rule", "CREATE RULE climbing AS ON DELETE TO @table DO ALSO SELECT @me.climb('')"),
     ("child @me.child", "CREATE TABLE @me.child () INHERITS (@table)"),
+    (
+        "a parent",
+        "CREATE TABLE @me.parent (LIKE @table) PARTITION BY LIST ((@me.sly(worker_id)));
+         ALTER TABLE @me.parent ATTACH PARTITION @table FOR VALUES IN (true)",
+    ),
     (
         "constraint \"climbing\"",
         "ALTER TABLE @table ADD CONSTRAINT climbing CHECK (query_to_xml('SELECT 1', true, true, '') IS NOT NULL) NOT VALID",
@@ -252,7 +265,8 @@ fn foreign_keys_of_job_tables_on_heartbeats_go_on_and_those_on_the_ledger_are_dr
              worker_id text CONSTRAINT good REFERENCES worker_heartbeats ON DELETE SET NULL);
          CREATE TABLE referrer.ties (job_table regclass CONSTRAINT bad REFERENCES rgrid_job_tables);
          {disguised}
-         COMMIT; RESET ROLE; SELECT rgrid_watch_jobs('referrer.jobs')"
+         RESET ROLE; REVOKE REFERENCES ON worker_heartbeats, rgrid_worker_deaths, rgrid_job_tables FROM referrer;
+         COMMIT; SELECT rgrid_watch_jobs('referrer.jobs')"
     );
     run(&mut client, &sql);
     let keys = "SELECT string_agg(conname, ' ') FROM pg_constraint
