@@ -153,6 +153,8 @@ pub enum Error {
     NotATrigger,
     /// An error that was raised in another place, kept as it was reported there.
     Caught(Report),
+    /// A statement was cancelled: a user wanted it, or a timeout or `lock_timeout` was over. Code cannot raise this.
+    Interrupted(Report),
     /// SPI refused a statement: a fault of this extension.
     Spi(SpiError),
     /// A statement of ours did not return what it always returns: a fault of this extension.
@@ -208,18 +210,22 @@ impl Error {
 
     /// Whether PostgreSQL reported that rows or a table are locked by other sessions.
     pub fn is_lock_not_available(&self) -> bool {
-        matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
+        self.was_reported_as(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
     }
 
     /// Whether a row that is to be deleted stays, because of tables that refer to it: their rows do, they are locked, they
     /// take too long, or their code raises whatever.
     pub fn keeps_row(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Caught(_))
+        matches!(self, Self::TimedOut { .. } | Self::Caught(_) | Self::Interrupted(_))
     }
 
     /// Whether a statement was cancelled: by a user, a timeout, or code of a table's owner that raises the same.
     pub fn is_cancel(&self) -> bool {
-        matches!(self, Self::Caught(caught) if caught.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+        self.was_reported_as(PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+    }
+
+    fn was_reported_as(&self, code: PgSqlErrorCode) -> bool {
+        matches!(self, Self::Caught(report) | Self::Interrupted(report) if report.code == code)
     }
 
     /// Whether only one of many workers is refused, whatever the others are.
@@ -298,7 +304,7 @@ impl Error {
             Self::TooManyDatabases { databases, places } => report::too_many_databases(*databases, *places),
 
             Self::NotATrigger => report::not_a_trigger(),
-            Self::Caught(caught) => caught.clone(),
+            Self::Caught(report) | Self::Interrupted(report) => report.clone(),
             Self::Spi(error) => report::internal(format!("SPI failed: {error}")),
             Self::MissingValue(what) => report::internal(format!("statement returned no {what}")),
         }

@@ -1,5 +1,6 @@
-//! Settling a table in parts, because one of its rows cannot take its new values: a unique index, a constraint, a foreign
-//! key or a trigger refuses it. The others are settled all the same: workers are bisected, then the rows of a worker.
+//! Settling a table in parts, because some of its rows cannot take their new values: a unique index, a constraint, a
+//! foreign key or a trigger refuses them, with whichever SQLSTATE. The others are settled all the same: workers are
+//! bisected, then the rows of a worker.
 
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::pg::scope;
 use crate::pg::timer::Deadline;
 use crate::rules::bisection::{RetryBudget, bisect};
-use crate::rules::text::sqlstate;
 use crate::shmem::quarantine;
 
 /// How many attempts may fail in one settlement of a table, of whole workers and of rows each: enough to find some bad rows
@@ -22,7 +22,10 @@ const FAILURES: u32 = 60;
 /// How long is tried in parts, after the first failure.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What all parts share. Locked rows are skipped.
+/// What to do about locked rows.
+const LOCKED: LockPolicy = LockPolicy::SkipAtOnce;
+
+/// What all parts share.
 pub struct Parts<'a> {
     /// The table.
     pub table: &'a JobTable,
@@ -33,12 +36,17 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Settles the jobs of these workers after the table has refused them as a whole, as far as each can be.
-    pub fn settle(&self, workers: &[String], outcome: &mut Outcome) {
+    /// Settles the jobs of these workers after the table has refused them as a whole with this error, as far as each can
+    /// be. If it refuses to settle no jobs, too, that is tried no further.
+    pub fn settle(&self, workers: &[String], error: &Error, outcome: &mut Outcome) {
+        if self.attempt(|| self.table.settle(&[], self.now, LockPolicy::Refuse)).is_err() {
+            outcome.problems.push(problem(self.table, error));
+            return;
+        }
         let (mut budget, mut rows) = (self.budget(), self.budget());
         let mut refused = Refused::default();
         let result = bisect(workers, &mut budget, is_of_a_row, &mut |part: &[String]| {
-            let result = self.attempt(|| self.table.settle(part, self.now, LockPolicy::Skip));
+            let result = self.attempt(|| self.table.settle(part, self.now, LOCKED));
             match (result, part) {
                 (Ok(settled), _) => outcome.add(self.table, Ok(settled)),
                 (Err(error), [worker]) if is_of_a_row(&error) && !rows.is_spent() => {
@@ -68,7 +76,7 @@ impl Parts<'_> {
     ) -> Result<()> {
         let rows = self.attempt(|| self.table.rows(worker))?;
         bisect(&rows, budget, is_of_a_row, &mut |part: &[Row]| {
-            let result = self.attempt(|| self.table.settle_rows(worker, part, self.now, LockPolicy::Skip));
+            let result = self.attempt(|| self.table.settle_rows(worker, part, self.now, LOCKED));
             match (result, part) {
                 (Ok(settled), _) => outcome.add(self.table, Ok(settled)),
                 (Err(error), [row]) if is_of_a_row(&error) => match self.fail_row(worker, row, &error) {
@@ -95,7 +103,7 @@ impl Parts<'_> {
 
     /// Fails a job that cannot go back to the queue; `None` when it cannot be failed either.
     fn fail_row(&self, worker: &str, row: &Row, why: &Error) -> Option<Vec<SettledJobs>> {
-        let fail = || self.table.fail_row(worker, row, self.now, LockPolicy::Skip, why);
+        let fail = || self.table.fail_row(worker, row, self.now, LOCKED, why);
         self.attempt(fail).ok().filter(|settled| !settled.is_empty())
     }
 
@@ -126,12 +134,8 @@ impl Refused {
     }
 }
 
-/// Whether an error may be that of a single row: the table raised it, and it is about data. A table that is locked, takes
-/// too long, or lacks what is needed fails as a whole.
+/// Whether an error may be that of single rows. Code of a table's owner can raise any; a table that would refuse no row
+/// at all is told by trying. A row can also wait for another session, as one does whose key that session has added.
 pub fn is_of_a_row(error: &Error) -> bool {
-    let class = match error {
-        Error::Caught(report) => sqlstate(report.code as i32),
-        error => return matches!(error, Error::StillRunning),
-    };
-    ["09", "21", "22", "23", "27", "44", "P0"].iter().any(|data| class.starts_with(data))
+    matches!(error, Error::Caught(_) | Error::StillRunning) || error.is_lock_not_available()
 }

@@ -106,7 +106,7 @@ impl Call<'_> {
         advisory::without_leftovers(|| {
             let deadline = Some(self.deadline.half());
             let parts = Parts { table, now: self.now, deadline };
-            parts.settle(&[self.worker.to_owned()], &mut self.outcome);
+            parts.settle(&[self.worker.to_owned()], &error, &mut self.outcome);
         })?;
         // Without a problem, jobs that are still there are locked, or there was no time for them.
         Ok(Some(self.outcome.problems.drain(known..).next().unwrap_or(problem(table, &Error::JobsLocked))))

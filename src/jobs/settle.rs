@@ -3,6 +3,7 @@
 //! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table with
 //! parts on other servers counts as several tables here.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -186,7 +187,7 @@ pub(super) fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Ut
     };
     match result {
         Err(error) if is_of_a_row(&error) => {
-            Parts { table, now, deadline: None }.settle(workers, outcome);
+            Parts { table, now, deadline: None }.settle(workers, &error, outcome);
         }
         Ok(settled) if !settled.is_empty() => {
             quarantine::settled(table.watched.oid);
@@ -200,27 +201,31 @@ pub(super) fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Ut
 /// wait for them, so this bounds the wait.
 pub(super) const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
 
-/// How many statements on one table of another server may take too long in one sweep: enough to find two locked rows
-/// among the jobs of a thousand workers by bisection.
+/// How many statements on one table of another server may fail or take too long in one sweep: enough to find two rows
+/// that are locked or refuse their new values among the jobs of a thousand workers by bisection.
 const FOREIGN_FAILURES: u32 = 24;
 
-/// Settles jobs on another server. When that takes too long, each half of the workers is tried by itself, so that a
-/// locked row delays the jobs of one worker only.
+/// Settles jobs on another server. When that fails or takes too long, each half of the workers is tried by itself, so
+/// that a row which is locked or refuses its new values delays the jobs of one worker only. A server that settles no
+/// jobs for no worker either is away.
 fn settle_foreign(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {
+    let attempt = |workers: &[String]| {
+        let settle = || table.settle(workers, now, LockPolicy::Refuse);
+        let bounded = || scope::subtransaction_within(FOREIGN_LIMIT, settle);
+        quarantine::at_work(table.watched.oid, bounded)
+    };
+    let is_away = OnceCell::new();
+    let is_of_some = |error: &Error| {
+        let may_be = is_of_a_row(error) || matches!(error, Error::TimedOut { .. });
+        may_be && !*is_away.get_or_init(|| attempt(&[]).is_err())
+    };
     let mut budget = RetryBudget::of_failures(FOREIGN_FAILURES);
-    let result = bisect(workers, &mut budget, may_be_locked, &mut |workers: &[String]| {
-        let attempt = || table.settle(workers, now, LockPolicy::Refuse);
-        let settle = || scope::subtransaction_within(FOREIGN_LIMIT, attempt);
-        quarantine::at_work(table.watched.oid, settle).map(|settled| outcome.add(table, Ok(settled)))
+    let result = bisect(workers, &mut budget, is_of_some, &mut |workers: &[String]| {
+        attempt(workers).map(|settled| outcome.add(table, Ok(settled)))
     });
     if let Err(error) = result {
         outcome.problems.push(problem(table, &error));
     }
-}
-
-/// Whether an error may mean that rows are locked, on a server that does not say why it takes so long.
-fn may_be_locked(error: &Error) -> bool {
-    error.is_lock_not_available() || matches!(error, Error::TimedOut { .. })
 }
 
 /// What these workers are running, in all watched tables. What cannot be read until the deadline, if there is one, is a

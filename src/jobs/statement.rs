@@ -127,13 +127,13 @@ impl<'a> Statements<'a> {
     pub fn settle(&self, locked: LockPolicy) -> String {
         let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
         let key = self.returned_key();
-        if locked != LockPolicy::Skip && self.columns.requeue.is_none() {
+        if !locked.skips() && self.columns.requeue.is_none() {
             let worker = self.worker();
             return format!(
                 "UPDATE {target} SET {assignments} WHERE {jobs} RETURNING {worker}, false, {key}"
             );
         }
-        let skip = if locked == LockPolicy::Skip { " SKIP LOCKED" } else { "" };
+        let skip = if locked.skips() { " SKIP LOCKED" } else { "" };
         // Another server is asked for the rows again, and locks what it is asked for.
         let recheck = if self.table.is_foreign() { format!("{jobs} AND ") } else { String::new() };
         format!(

@@ -1,5 +1,7 @@
 //! One watched table: its running jobs of some workers, read or settled.
 
+use std::ffi::CStr;
+
 use chrono::{DateTime, Utc};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -21,8 +23,25 @@ pub enum LockPolicy {
     Refuse,
     /// Leave them for the next sweep.
     Skip,
+    /// The same, in one of many attempts: other locks are waited for 50 ms, too.
+    SkipAtOnce,
     /// Wait, for a second at most, and fail.
     Wait,
+}
+
+impl LockPolicy {
+    /// Whether locked rows are left out.
+    pub fn skips(self) -> bool {
+        matches!(self, Self::Skip | Self::SkipAtOnce)
+    }
+
+    /// For how long a lock is waited for.
+    fn timeout(self) -> &'static CStr {
+        match self {
+            Self::Refuse | Self::SkipAtOnce => c"50ms",
+            Self::Skip | Self::Wait => c"1s",
+        }
+    }
 }
 
 /// The identity of a watched table, for reports.
@@ -226,10 +245,9 @@ impl JobTable {
         locked: LockPolicy,
         arguments: &[DatumWithOid<'_>],
     ) -> Result<Vec<SettledJobs>> {
-        let timeout = if locked == LockPolicy::Refuse { c"50ms" } else { c"1s" };
         let mut jobs = JobCounter::of(&self.watched);
         let path = self.owners_path()?.setting();
-        self.scope().lock_timeout(timeout).owners_path(&path).run(|| {
+        self.scope().lock_timeout(locked.timeout()).owners_path(&path).run(|| {
             sql::write_returning(&statements.settle(locked), arguments, |row| {
                 jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
                 Ok(())

@@ -311,15 +311,22 @@ fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
 }
 
 /// Whether the statement was cancelled. In a session that is not the catcher's to handle. In a process that limits its
-/// statements it ends the work at hand like any error. Code of a table's owner can raise it, too.
+/// statements it ends the work at hand like any error.
 fn is_cancel(error: &CaughtError) -> bool {
-    report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+    report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && is_interrupt(error)
+}
+
+/// Whether PostgreSQL itself has stopped the statement, by a cancel or a timeout. Code that raises an error with the same
+/// SQLSTATE raises it in another place of the source.
+fn is_interrupt(error: &CaughtError) -> bool {
+    report_of(error).function_name() == Some("ProcessInterrupts")
 }
 
 /// What an error said.
 fn caught(error: &CaughtError) -> Error {
     let report = report_of(error);
-    Error::Caught(Report {
+    let kind = if is_interrupt(error) { Error::Interrupted } else { Error::Caught };
+    kind(Report {
         code: report.sql_error_code(),
         message: report.message().to_owned(),
         detail: report.detail().map(str::to_owned),

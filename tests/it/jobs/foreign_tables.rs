@@ -136,6 +136,33 @@ fn a_locked_job_on_another_server_keeps_back_its_own_worker_alone() {
 }
 
 #[test]
+fn a_job_that_is_refused_on_another_server_keeps_back_its_own_worker_alone() {
+    let coordinator = Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1s").start();
+    let (near, far) = (shard(), shard());
+    let database = coordinator.database("refusing");
+    let mut client = database.connect();
+    sharded_jobs(&mut client, [&near, &far]);
+    run(&mut client, "SELECT rgrid_watch_jobs('jobs')");
+    let workers = ["w1", "w2", "w3", "w4"];
+    workers.iter().for_each(|worker| start_jobs(&mut client, worker));
+    let mut there = near.connect("postgres");
+    run(&mut there, "ALTER TABLE jobs ADD CONSTRAINT stays CHECK (worker_id <> 'w3' OR status = 'running')");
+    // All at once, as of a machine that is gone.
+    run(
+        &mut client,
+        "INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at)
+         SELECT 'w' || n, clock_timestamp() - interval '1 hour' FROM generate_series(1, 4) AS n",
+    );
+    let settled = |client: &mut Client, worker: &str| statuses(client, worker) == ["failed"; 3];
+    for worker in ["w1", "w2", "w4"] {
+        wait_until(&format!("the jobs of {worker}"), || settled(&mut client, worker));
+    }
+    wait_until("the others of w3", || statuses(&mut client, "w3") == ["failed", "running", "failed"]);
+    run(&mut there, "ALTER TABLE jobs DROP CONSTRAINT stays");
+    wait_until("the job that was refused", || settled(&mut client, "w3"));
+}
+
+#[test]
 fn a_foreign_table_is_not_reached_with_the_superusers_password() {
     let server = Cluster::builder().setting("rgrid_heartbeat.check_interval", "1h").start();
     let database = server.database("mapping");
