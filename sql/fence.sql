@@ -7,8 +7,6 @@ CREATE FUNCTION @extschema@.rgrid_unfence(job_table regclass) RETURNS boolean
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unfence_wrapper';
 CREATE FUNCTION @extschema@.rgrid_fence_violated() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_fence_violated_wrapper';
-REVOKE ALL ON FUNCTION @extschema@.rgrid_fence(regclass) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_unfence(regclass) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.rgrid_fence(regclass) IS
     'Refuses results of jobs that were given up because their worker was declared dead';

@@ -1,14 +1,3 @@
--- Rights on the functions, and their comments. A worker's role needs EXECUTE on those that it calls and no right on any
--- table.
-REVOKE ALL ON FUNCTION @extschema@.rgrid_heartbeat(text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_register(text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_deregister(text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_stale_workers(interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;
-GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables TO pg_monitor;
-
 COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text, text) IS
     'A worker is alive; returns its incarnation, which grows when it was declared dead';
 COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
@@ -23,7 +12,8 @@ COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS
     'Workers silent for longer than the threshold, the longest silence first';
 
 -- ALTER DEFAULT PRIVILEGES applies to these objects, too. The rights on them are what this script grants and no more: with
--- TRIGGER on the ledger a role could have its code run by sweepers, which are superusers.
+-- TRIGGER on the ledger a role could have its code run by sweepers, which are superusers. So all other rights on tables are
+-- taken back here, and all rights on functions.
 DO $$
 DECLARE
     given record;
@@ -50,10 +40,9 @@ BEGIN
            AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
            AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
         JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) d.objid
-        CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+        CROSS JOIN LATERAL pg_catalog.aclexplode(
+            coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) AS a
         WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) p.proowner
-          AND a.grantee OPERATOR(pg_catalog.<>) 0
-          AND a.grantee OPERATOR(pg_catalog.<>) 'pg_monitor'::pg_catalog.regrole
     LOOP
         EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %s CASCADE', given.privileges, given.kind, given.object,
             CASE WHEN given.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
@@ -61,6 +50,15 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- A worker's role needs EXECUTE on the functions that it calls and no right on any table.
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_fence_violated() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;
+GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables TO pg_monitor;
 
 -- When this commits, silence starts to count and the launcher looks at the database. Not needed afterwards.
 SELECT @extschema@.rgrid_installed();

@@ -100,10 +100,6 @@ CREATE FUNCTION @extschema@.rgrid_rehearse(job_table regclass) RETURNS TABLE (
     detail text,
     hint text
 ) LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_rehearse_wrapper';
-REVOKE ALL ON FUNCTION @extschema@.rgrid_watch_jobs(
-    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_rehearse(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
     regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean) IS
     'Watches a table of jobs, or changes how it is watched; for its owner';

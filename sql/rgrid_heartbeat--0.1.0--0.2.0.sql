@@ -39,7 +39,6 @@ COMMENT ON COLUMN @extschema@.rgrid_worker_owners.owner IS
 
 CREATE FUNCTION @extschema@.rgrid_reassign_worker(worker_id text, new_owner name) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_reassign_worker_wrapper';
-REVOKE ALL ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) FROM PUBLIC;
 GRANT SELECT ON @extschema@.rgrid_worker_owners TO pg_monitor;
 COMMENT ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) IS
     'Hands the id of a worker over to another role; for superusers, and members of both roles';
@@ -154,10 +153,6 @@ CREATE FUNCTION @extschema@.rgrid_rehearse(job_table regclass) RETURNS TABLE (
     detail text,
     hint text
 ) LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_rehearse_wrapper';
-REVOKE ALL ON FUNCTION @extschema@.rgrid_watch_jobs(
-    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_rehearse(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
     regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean) IS
     'Watches a table of jobs, or changes how it is watched; for its owner';
@@ -174,8 +169,6 @@ CREATE FUNCTION @extschema@.rgrid_fence(job_table regclass) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_fence_wrapper';
 CREATE FUNCTION @extschema@.rgrid_unfence(job_table regclass) RETURNS boolean
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unfence_wrapper';
-REVOKE ALL ON FUNCTION @extschema@.rgrid_fence(regclass) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_unfence(regclass) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.rgrid_fence(regclass) IS
     'Refuses results of jobs that were given up because their worker was declared dead';
@@ -268,15 +261,6 @@ SELECT p.datid, d.datname, p.problem, p.relid, p.since, p.last_at, p.rounds, p.s
 FROM @extschema@.rgrid_stat_problems() AS p
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) p.datid;
 
-REVOKE ALL ON FUNCTION @extschema@.rgrid_worker_states() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_databases() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_reset() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_problems() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_health() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat,
     @extschema@.pg_stat_rgrid_problems TO pg_monitor;
 
@@ -386,9 +370,41 @@ CREATE FUNCTION @extschema@.rgrid_sweep(
     jobs_failed bigint,
     jobs_requeued bigint
 ) STRICT LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_sweep_0_2_wrapper';
-REVOKE ALL ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
     'Declares silent workers dead and settles their jobs now, or shows which workers and jobs that would be';
+
+-- Rights on the functions that are new, from ALTER DEFAULT PRIVILEGES or as functions have them.
+DO $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN
+        SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text AS object, a.grantee, a.privilege_type AS privileges
+        FROM pg_catalog.pg_extension x
+        JOIN pg_catalog.pg_depend d
+            ON d.refobjid OPERATOR(pg_catalog.=) x.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+           AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+        JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) d.objid
+        CROSS JOIN LATERAL pg_catalog.aclexplode(
+            coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) AS a
+        WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) p.proowner
+          AND p.proname OPERATOR(pg_catalog.<>) ALL (
+              '{rgrid_heartbeat,rgrid_register,rgrid_deregister,rgrid_stale_workers}')
+          AND p.oid OPERATOR(pg_catalog.<>) '@extschema@.rgrid_sweep(boolean)'::pg_catalog.regprocedure
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE %s ON FUNCTION %s FROM %s CASCADE', given.privileges, given.object,
+            CASE WHEN given.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+                 ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(given.grantee)) END);
+    END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_fence_violated() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
+
 DO $$
 DECLARE
     former oid := '@extschema@.rgrid_sweep(boolean)'::pg_catalog.regprocedure;
@@ -433,14 +449,17 @@ DECLARE
 BEGIN
     FOR given IN
         SELECT 'TABLE' AS kind, c.oid::pg_catalog.regclass::pg_catalog.text AS object, a.grantee,
-               pg_catalog.string_agg(a.privilege_type, ', ') AS privileges
+               pg_catalog.string_agg(DISTINCT a.privilege_type, ', ') AS privileges
         FROM pg_catalog.pg_extension x
         JOIN pg_catalog.pg_depend d
             ON d.refobjid OPERATOR(pg_catalog.=) x.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
            AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
            AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
         JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid
-        CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+        CROSS JOIN LATERAL (
+            SELECT * FROM pg_catalog.aclexplode(c.relacl)
+            UNION ALL SELECT e.* FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) AS e
+            WHERE t.attrelid OPERATOR(pg_catalog.=) c.oid) AS a
         WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
           AND NOT (a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
                    AND (c.relkind OPERATOR(pg_catalog.=) 'v'

@@ -19,15 +19,6 @@ SELECT p.datid, d.datname, p.problem, p.relid, p.since, p.last_at, p.rounds, p.s
 FROM @extschema@.rgrid_stat_problems() AS p
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) p.datid;
 
-REVOKE ALL ON FUNCTION @extschema@.rgrid_worker_states() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_databases() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_reset() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_stat_problems() FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_health() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat,
     @extschema@.pg_stat_rgrid_problems TO pg_monitor;
 

@@ -14,7 +14,6 @@ COMMENT ON COLUMN @extschema@.rgrid_worker_owners.owner IS
 
 CREATE FUNCTION @extschema@.rgrid_reassign_worker(worker_id text, new_owner name) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_reassign_worker_wrapper';
-REVOKE ALL ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) FROM PUBLIC;
 GRANT SELECT ON @extschema@.rgrid_worker_owners TO pg_monitor;
 COMMENT ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) IS
     'Hands the id of a worker over to another role; for superusers, and members of both roles';

@@ -26,6 +26,10 @@ use crate::tables::{deaths, tried_tables};
 /// A table that costs no more than this to read as a whole needs no index.
 const SMALL: f64 = 1_000.0;
 
+/// What to do about a table whose owner's code has ended a process.
+const LOOK_AT_TRIGGERS: &str =
+    "Look at the triggers of the table. Sweepers try it again within an hour; rgrid_sweep() does not.";
+
 /// Tables for which there is no time are not checked, and that is said.
 pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -143,12 +147,18 @@ fn fitness(check: String, installation: &Installation, table: &JobTable) -> Resu
                 "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once."
             }
             Record::Settled => "Fix the cause; a sweeper tries it again within five minutes.",
-            Record::OnTrial | Record::LeftOut => {
-                "Look at the triggers of the table. Sweepers try it again within an hour; rgrid_sweep() does not."
-            }
+            Record::OnTrial | Record::LeftOut => LOOK_AT_TRIGGERS,
         };
-        let found = format!("The last sweep could not settle its jobs: {}.", problem.reason());
+        let since = super::database::time(problem.since());
+        let found = format!("Since {since} sweeps could not settle its jobs: {}.", problem.reason());
         return Ok(Finding::error(check, found, hint));
+    }
+    if let Record::OnTrial | Record::LeftOut = quarantine::record(table.watched.oid) {
+        return Ok(Finding::warning(
+            check,
+            "Code of its owner has ended a process or held it up, and no job of it was settled since.",
+            LOOK_AT_TRIGGERS,
+        ));
     }
     let path = table.owners_path()?;
     let (has_triggers, was_tried) =

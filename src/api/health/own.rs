@@ -23,6 +23,23 @@ const OF_OTHERS: &str = "SELECT pg_describe_object(s.classid, s.objid, 0), pg_ge
       AND coalesce(c.relkind <> 'r', true) \
     ORDER BY 1";
 
+/// Rights and triggers on functions and views that are not the extension's own. They give no power over sweepers, but
+/// anybody may call such a function, and a trigger of a view runs as its caller.
+const ON_OTHER_OBJECTS: &str = "WITH member AS (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid \
+        WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND x.extname = 'rgrid_heartbeat') \
+    SELECT f.what FROM ( \
+        SELECT format('EXECUTE of PUBLIC on %s', p.oid::regprocedure) FROM member m JOIN pg_proc p ON p.oid = m.objid, \
+            aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a \
+        WHERE m.classid = 'pg_proc'::regclass AND a.grantee = 0 AND p.proname <> 'rgrid_fence_violated' \
+        UNION ALL SELECT format('%s of %s on %s', a.privilege_type, \
+                                CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, c.oid::regclass) \
+        FROM member m JOIN pg_class c ON c.oid = m.objid AND c.relkind = 'v', aclexplode(c.relacl) a \
+        WHERE m.classid = 'pg_class'::regclass AND a.privilege_type <> 'SELECT' AND a.grantee <> c.relowner \
+        UNION ALL SELECT format('trigger %I of %s', t.tgname, c.oid::regclass) \
+        FROM member m JOIN pg_class c ON c.oid = m.objid AND c.relkind = 'v' JOIN pg_trigger t ON t.tgrelid = c.oid \
+        WHERE m.classid = 'pg_class'::regclass) AS f (what) \
+    ORDER BY 1";
+
 pub fn finding(installation: &Installation) -> Finding {
     attempt(CHECK, || look(installation))
 }
@@ -42,12 +59,8 @@ fn look(installation: &Installation) -> Result<Finding> {
     let of_others: Vec<(String, String)> = sql::read(OF_OTHERS, &[installation.owner.into()], |row| {
         Ok((row.required(1, "object")?, row.required(2, "role")?))
     })?;
-    Ok(match of_others.first() {
-        None => Finding::good(
-            CHECK,
-            "The extension's objects belong to its owner, and nothing is attached to its tables.",
-        ),
-        Some((object, role)) => Finding::error(
+    if let Some((object, role)) = of_others.first() {
+        return Ok(Finding::error(
             CHECK,
             format!(
                 "{} objects of the extension belong to others, who can replace them: {} to {}.",
@@ -56,6 +69,18 @@ fn look(installation: &Installation) -> Result<Finding> {
                 printable(role)
             ),
             "ALTER ... OWNER TO a superuser.",
+        ));
+    }
+    let others: Vec<String> = sql::read(ON_OTHER_OBJECTS, &[], |row| row.required(1, "object"))?;
+    Ok(match others.first() {
+        None => Finding::good(
+            CHECK,
+            "The extension's objects belong to its owner, and nothing is attached to its tables.",
+        ),
+        Some(first) => Finding::warning(
+            CHECK,
+            format!("{} rights or triggers are not the extension's own: {}.", others.len(), printable(first)),
+            "REVOKE rights that nobody needs, and drop the triggers.",
         ),
     })
 }

@@ -20,6 +20,7 @@ use crate::tables::{deaths, unsettled};
 pub fn findings(installation: &Installation) -> Vec<Finding> {
     let mut findings = vec![
         attempt("false deaths", || false_deaths(installation)),
+        attempt("untold deaths", || untold_deaths(installation)),
         attempt("unsettled jobs", || unsettled_jobs(installation)),
         attempt("table locks", || table_locks(installation)),
     ];
@@ -71,7 +72,7 @@ fn unsettled_jobs(installation: &Installation) -> Result<Finding> {
     ))
 }
 
-/// How long a false death is reported.
+/// How long a false or untold death is reported.
 const REPORTED_FOR: TimeDelta = TimeDelta::days(1);
 
 fn false_deaths(installation: &Installation) -> Result<Finding> {
@@ -96,6 +97,22 @@ fn false_deaths(installation: &Installation) -> Result<Finding> {
             database::raise(longer)
         ),
     ))
+}
+
+/// Deaths that no listener was told of, because the server's queue of notifications was nearly full.
+fn untold_deaths(installation: &Installation) -> Result<Finding> {
+    const CHECK: &str = "untold deaths";
+    Ok(match deaths::views::untold_since(installation, pg::now() - REPORTED_FOR)? {
+        0 => Finding::good(CHECK, "Listeners were told of each death in the last day."),
+        count => Finding::warning(
+            CHECK,
+            format!(
+                "{count} deaths in the last day were declared without a notification: the server's queue of \
+                 notifications was nearly full."
+            ),
+            installation.sql("SELECT * FROM @extschema@.rgrid_worker_deaths WHERE NOT notified;"),
+        ),
+    })
 }
 
 /// The owner of an adopted table decides which workers are alive.

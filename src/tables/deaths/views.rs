@@ -79,3 +79,15 @@ pub fn false_deaths_since(
     })?;
     Ok(found.into_iter().next().unwrap_or((0, None)))
 }
+
+/// How many deaths since this time were declared without a notification.
+pub fn untold_since(installation: &Installation, time: DateTime<Utc>) -> Result<i64> {
+    let statement = installation.sql(
+        "SELECT pg_catalog.count(*) FROM @extschema@.rgrid_worker_deaths d \
+         WHERE d.declared_dead_at > $1 AND NOT d.notified",
+    );
+    let arguments = [pg::timestamptz(time).into()];
+    let counts =
+        installation.as_owner(|| sql::read(&statement, &arguments, |row| row.required(1, "count")))?;
+    Ok(counts.first().copied().unwrap_or(0))
+}

@@ -201,3 +201,32 @@ fn a_foreign_table_is_not_reached_with_the_superusers_password() {
         assert!(!server.log_lines_with(&["in table mapping.jobs", reason]).is_empty(), "{reason}");
     }
 }
+
+#[test]
+fn a_trigger_of_a_foreign_table_that_has_ended_sweepers_ends_no_session() {
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.statement_timeout", "500ms").start();
+    let database = cluster.database("ends_from_afar");
+    let mut client = database.connect();
+    let socket = cluster.socket_directory().display();
+    let columns = "worker_id text, status text, execution_error text, completed_at timestamptz";
+    let sql = format!(
+        "CREATE ROLE keeper LOGIN; CREATE SCHEMA far AUTHORIZATION keeper; CREATE TABLE real_jobs ({columns});
+         CREATE EXTENSION postgres_fdw;
+         CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw
+             OPTIONS (host '{socket}', port '5432', dbname 'ends_from_afar');
+         CREATE USER MAPPING FOR keeper SERVER here OPTIONS (user 'postgres', password_required 'false');
+         CREATE FOREIGN TABLE far.jobs ({columns}) SERVER here
+             OPTIONS (schema_name 'public', table_name 'real_jobs');
+         ALTER TABLE far.jobs OWNER TO keeper;
+         CREATE FUNCTION far.act() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN PERFORM set_config('exit_on_error', 'on', false); RAISE EXCEPTION 'bye'; END$$;
+         CREATE TRIGGER act BEFORE UPDATE ON far.jobs FOR EACH ROW EXECUTE FUNCTION far.act();
+         SELECT rgrid_watch_jobs('far.jobs');
+         INSERT INTO real_jobs VALUES ('victim', 'running')"
+    );
+    run(&mut client, &sql);
+    silent_worker(&mut client, "victim");
+    await_death(&mut client, "victim");
+    assert_eq!(beat(&mut client, "victim"), 2);
+    assert_eq!(ask::<String>(&mut client, "SELECT status FROM real_jobs", &[]), "running");
+}

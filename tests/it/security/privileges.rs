@@ -2,6 +2,7 @@
 
 use super::REFUSED;
 use crate::cluster::*;
+use postgres::Client;
 
 fn server() -> Shared {
     Shared::of(|| Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1s"))
@@ -154,7 +155,7 @@ fn default_privileges_give_no_right_on_the_extensions_objects() {
         "CREATE ROLE granted LOGIN;
          CREATE SCHEMA granted AUTHORIZATION granted;
          ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO granted, PUBLIC;
-         ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO granted;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO granted, pg_monitor;
          CREATE EXTENSION rgrid_heartbeat",
     );
     executions_table(&mut client);
@@ -162,10 +163,50 @@ fn default_privileges_give_no_right_on_the_extensions_objects() {
                  FROM pg_class c JOIN pg_depend d ON d.objid = c.oid AND d.deptype = 'e'
                  WHERE has_table_privilege('granted', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRIGGER, TRUNCATE')";
     assert_eq!(ask::<String>(&mut client, given, &[]), "");
-    let callable = "SELECT has_function_privilege('granted', 'rgrid_sweep(boolean, boolean)', 'EXECUTE')
-                        OR has_function_privilege('granted', 'rgrid_deregister(text)', 'EXECUTE')";
-    assert!(!ask::<bool>(&mut client, callable, &[]));
-    let monitored = "SELECT has_table_privilege('pg_monitor', 'rgrid_worker_deaths', 'SELECT')
-                        AND has_function_privilege('pg_monitor', 'rgrid_health()', 'EXECUTE')";
-    assert!(ask::<bool>(&mut client, monitored, &[]));
+    assert_eq!(callable(&mut client, "granted"), "rgrid_fence_violated");
+    assert_eq!(callable(&mut client, "pg_monitor"), MONITORING);
+    assert!(ask::<bool>(
+        &mut client,
+        "SELECT has_table_privilege('pg_monitor', 'rgrid_worker_deaths', 'SELECT')",
+        &[]
+    ));
+}
+
+/// What a member of pg_monitor may call, with what everybody may.
+const MONITORING: &str = "rgrid_fence_violated rgrid_health rgrid_stale_workers rgrid_stat_databases rgrid_stat_problems \
+                          rgrid_worker_states";
+
+/// The functions of the extension that a role may call.
+fn callable(client: &mut Client, role: &str) -> String {
+    let sql = "SELECT coalesce(string_agg(p.proname, ' ' ORDER BY p.proname COLLATE \"C\"), '')
+               FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e'
+                    JOIN pg_extension x ON x.oid = d.refobjid AND x.extname = 'rgrid_heartbeat'
+               WHERE has_function_privilege($1, p.oid, 'EXECUTE')";
+    ask(client, sql, &[&role])
+}
+
+#[test]
+fn an_update_gives_no_right_but_its_own_and_takes_back_those_on_tables() {
+    // Without sweepers, which would take them back, too.
+    let cluster = Cluster::quick().preload(false).start();
+    let mut client = cluster.empty_database("granted_by_update").connect();
+    run(
+        &mut client,
+        "CREATE ROLE granted; CREATE EXTENSION rgrid_heartbeat VERSION '0.1.0';
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO granted; GRANT UPDATE (reason) ON rgrid_worker_deaths TO PUBLIC;
+         GRANT EXECUTE ON FUNCTION rgrid_register(text, text), rgrid_sweep(boolean) TO granted;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO granted;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO granted, pg_monitor;
+         ALTER EXTENSION rgrid_heartbeat UPDATE",
+    );
+    let writable = "SELECT string_agg(DISTINCT c.relname || ' ' || p.name, ', ' ORDER BY c.relname || ' ' || p.name)
+        FROM pg_class c JOIN pg_depend d ON d.objid = c.oid AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass,
+             unnest('{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p (name)
+        WHERE has_table_privilege('granted', c.oid, p.name)
+           OR p.name IN ('INSERT', 'UPDATE', 'REFERENCES') AND has_any_column_privilege('granted', c.oid, p.name)";
+    let harmless = "worker_heartbeats DELETE, worker_heartbeats INSERT, worker_heartbeats UPDATE";
+    assert_eq!(ask::<String>(&mut client, writable, &[]), harmless);
+    // What an operator has granted on purpose stays.
+    assert_eq!(callable(&mut client, "granted"), "rgrid_fence_violated rgrid_register rgrid_sweep");
+    assert_eq!(callable(&mut client, "pg_monitor"), MONITORING);
 }

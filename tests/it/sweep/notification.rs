@@ -76,6 +76,10 @@ fn a_full_queue_of_notifications_keeps_no_death_from_being_declared() {
     await_death(&mut client, "victim");
     assert!(!cluster.log_lines_with(&["notifications not sent: 1"]).is_empty());
     assert!(!ask::<bool>(&mut client, "SELECT notified FROM rgrid_worker_deaths", &[]), "the ledger says so");
-    let check = "SELECT status = 'warning' FROM rgrid_health() WHERE check_name = 'notification queue'";
-    assert!(ask::<bool>(&mut client, check, &[]));
+    let warned =
+        "SELECT string_agg(check_name, ', ' ORDER BY check_name) FROM rgrid_health() WHERE status = 'warning'
+                  AND check_name IN ('notification queue', 'untold deaths')";
+    assert_eq!(ask::<String>(&mut client, warned, &[]), "notification queue, untold deaths");
+    let check = "SELECT detail FROM rgrid_health() WHERE check_name = 'untold deaths'";
+    assert!(ask::<String>(&mut client, check, &[]).starts_with("1 deaths in the last day"));
 }

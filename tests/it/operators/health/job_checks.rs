@@ -58,7 +58,7 @@ fn a_table_that_refuses_to_be_settled_is_told_with_its_reason() {
     claim_jobs(&mut client, "victim", 1);
     silent_worker(&mut client, "victim");
     let (detail, _) = await_status(&mut client, "job table public.executions", "error");
-    assert!(detail.contains("could not settle its jobs: job 1: not today."), "{detail}");
+    assert!(detail.contains("sweeps could not settle its jobs: job 1: not today."), "{detail}");
     run(&mut client, "DROP TRIGGER refuse ON executions");
     await_status(&mut client, "job table public.executions", "ok");
 }

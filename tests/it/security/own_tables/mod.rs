@@ -302,3 +302,34 @@ fn functions_that_were_given_to_others_are_reported() {
     run(&mut client, "ALTER FUNCTION rgrid_fence(regclass) OWNER TO postgres; DROP ROLE donee");
     assert_eq!(own_objects(&mut client).0, "ok");
 }
+
+#[test]
+fn rights_and_triggers_on_functions_and_views_are_reported() {
+    let cluster = called();
+    let mut client = cluster.database("opened").connect();
+    create_attacker(&mut client, "opener");
+    for (arm, what, disarm) in [
+        (
+            "GRANT EXECUTE ON FUNCTION rgrid_deregister TO PUBLIC",
+            "EXECUTE of PUBLIC on public.rgrid_deregister(text)",
+            "REVOKE EXECUTE ON FUNCTION rgrid_deregister FROM PUBLIC",
+        ),
+        (
+            "GRANT TRIGGER ON rgrid_workers TO opener",
+            "TRIGGER of opener on public.rgrid_workers",
+            "REVOKE TRIGGER ON rgrid_workers FROM opener",
+        ),
+        (
+            "CREATE TRIGGER t INSTEAD OF INSERT ON rgrid_workers FOR EACH ROW EXECUTE FUNCTION opener.climbing()",
+            "trigger t of public.rgrid_workers",
+            "DROP TRIGGER t ON rgrid_workers",
+        ),
+    ] {
+        run(&mut client, arm);
+        let (status, detail) = own_objects(&mut client);
+        assert_eq!(status, "warning", "{arm}");
+        assert!(detail.contains(what), "{detail}");
+        run(&mut client, disarm);
+        assert_eq!(own_objects(&mut client).0, "ok", "{disarm}");
+    }
+}

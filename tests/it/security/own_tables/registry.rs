@@ -61,6 +61,29 @@ fn a_row_of_the_registry_counts_only_for_those_who_have_the_rights_of_the_tables
 }
 
 #[test]
+fn a_trigger_cannot_forge_who_made_a_row_of_the_registry() {
+    let cluster = called();
+    let database = cluster.database("forged");
+    let mut client = database.connect();
+    await_sweep_of(&mut client);
+    create_attacker(&mut client, "forger");
+    secret(&mut client);
+    // In one transaction, so that no sweeper disables the trigger before.
+    run(
+        &mut client,
+        "CREATE FUNCTION forger.forge() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN NEW.watched_by = 'postgres'; RETURN NEW; END$$;
+         BEGIN; GRANT ALL ON rgrid_job_tables TO forger; SET ROLE forger;
+         CREATE TRIGGER forge BEFORE INSERT OR UPDATE ON rgrid_job_tables FOR EACH ROW EXECUTE FUNCTION forger.forge()",
+    );
+    let entry =
+        "INSERT INTO rgrid_job_tables (job_table, running_status, dead_status, error_column, finished_column)
+                 VALUES ('secret', 'keep', 'taken', NULL, NULL)";
+    assert_eq!(sqlstate(&mut client, entry), "23514");
+    run(&mut client, "ROLLBACK");
+}
+
+#[test]
 fn an_entry_of_a_role_that_is_gone_is_left_out_and_reported() {
     let cluster = swept();
     let database = cluster.database("orphaned");
