@@ -224,6 +224,11 @@ impl Error {
         self.was_reported_as(PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
     }
 
+    /// Whether PostgreSQL has stopped a statement, because of a cancel or a timeout. Code cannot raise this.
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Interrupted(_))
+    }
+
     fn was_reported_as(&self, code: PgSqlErrorCode) -> bool {
         matches!(self, Self::Caught(report) | Self::Interrupted(report) if report.code == code)
     }

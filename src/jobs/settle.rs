@@ -3,7 +3,7 @@
 //! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table with
 //! parts on other servers counts as several tables here.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -110,7 +110,19 @@ pub(super) fn place(table: &JobTable) -> Place {
     Place::JobTable { table: table.watched.oid, part: table.relation.oid }
 }
 
+thread_local! {
+    /// What took too long in this process, where that is a sweeper.
+    static OVERDUE: RefCell<HashSet<Place>> = RefCell::default();
+}
+
+/// So many of the tables that are known to take too long are tried in one round.
+const OVERDUE_AT_ONCE: usize = 2;
+
+/// A problem of a table. In a sweeper, one that took too long is not tried again in this round.
 pub(super) fn problem(table: &JobTable, error: &Error) -> Problem {
+    if error.is_interrupt() && scope::statement_limit().is_some() {
+        OVERDUE.with_borrow_mut(|places| places.insert(place(table)));
+    }
     let problem = Problem::new(place(table), format!("settle jobs in table {}", table.watched.name), error);
     if table.only { problem.in_part(&table.target) } else { problem }
 }
@@ -135,13 +147,25 @@ pub(super) fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
     }
 }
 
-/// Whether a sweeper leaves a table alone for now, because it has tried to settle it not long ago.
-pub(super) fn is_paused(table: &JobTable, now: DateTime<Utc>) -> bool {
-    scope::statement_limit().is_some() && problems::is_standing(place(table), now)
+/// Whether a sweeper leaves a table alone for now, because it has tried to settle it not long ago. A death waits for no
+/// table that takes too long.
+pub(super) fn is_paused(table: &JobTable, occasion: Occasion, now: DateTime<Utc>) -> bool {
+    if scope::statement_limit().is_none() {
+        return false;
+    }
+    let place = place(table);
+    let (is_overdue, count) = OVERDUE.with_borrow(|places| (places.contains(&place), places.len()));
+    let is_standing = || problems::is_standing(place, now);
+    let is_orphans = occasion == Occasion::Orphans;
+    match problems::is_overdue(place) {
+        true => is_overdue || !is_orphans || count >= OVERDUE_AT_ONCE || is_standing(),
+        false => is_overdue || is_orphans && is_standing(),
+    }
 }
 
 /// Settles the running jobs of workers in all watched tables. Locked rows stay for the next sweep. A sweeper tries a
-/// table that could not be settled with growing pauses, unless workers are declared dead.
+/// table that could not be settled with growing pauses. When workers are declared dead, that holds for one that took too
+/// long.
 pub fn settle(
     installation: &Installation,
     workers: &[String],
@@ -153,7 +177,7 @@ pub fn settle(
     for table in parts(installation)? {
         if !may_touch(&table, occasion) {
             outcome.add(&table, Err(Error::InQuarantine));
-        } else if occasion == Occasion::Orphans && is_paused(&table, now) {
+        } else if is_paused(&table, occasion, now) {
             outcome.problems.push(Problem::standing(place(&table)));
         } else if table.is_foreign() {
             settle_foreign(&table, workers, now, &mut outcome);

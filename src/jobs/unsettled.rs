@@ -90,7 +90,8 @@ impl<'a> Settlement<'a> {
             return Ok(());
         }
         let parts = parts(table)?;
-        let paused: Vec<&JobTable> = parts.iter().filter(|part| is_paused(part, now)).collect();
+        let paused: Vec<&JobTable> =
+            parts.iter().filter(|part| is_paused(part, Occasion::Orphans, now)).collect();
         if !paused.is_empty() {
             self.outcome.problems.extend(paused.into_iter().map(|part| Problem::standing(place(part))));
             return Ok(());

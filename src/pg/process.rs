@@ -200,6 +200,10 @@ pub fn reset_session_settings() {
     if let Ok(memory) = CString::new(format!("{memory}kB")) {
         set_for_worker(c"work_mem", &memory);
     }
+    // A trigger could fill the disk with them. SAFETY: a plain setting.
+    if unsafe { pg_sys::temp_file_limit } < 0 {
+        set_for_worker(c"temp_file_limit", c"1GB");
+    }
 }
 
 fn set_for_worker(name: &'static CStr, value: &CStr) {

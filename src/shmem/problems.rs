@@ -40,6 +40,8 @@ pub struct KnownProblem {
     pub rounds: u64,
     /// The last round that looked for it did not meet it.
     pub is_over: bool,
+    /// A statement took too long.
+    is_overdue: bool,
     /// When it was first met since it was last over, and when it was last met, in Postgres' microseconds.
     since: i64,
     last: i64,
@@ -56,6 +58,7 @@ impl KnownProblem {
         place: Place::Others,
         rounds: 0,
         is_over: true,
+        is_overdue: false,
         since: 0,
         last: 0,
         last_report: LastReport { code: 0, words: 0, at: 0 },
@@ -151,6 +154,7 @@ impl ProblemTable {
             *self.room(database, place)? = KnownProblem::new(database, problem, report);
         }
         let known = self.of(database).find(|known| known.place == place)?;
+        known.is_overdue = problem.is_overdue;
         Some(known.meet(&problem.message(), beginning.len(), report))
     }
 
@@ -230,18 +234,22 @@ pub fn current() -> Vec<KnownProblem> {
 
 /// Whether a problem of the current database lasts, and it is too early to try again.
 pub fn is_standing(place: Place, now: DateTime<Utc>) -> bool {
+    has(place, |known| !schedule::is_tried_again(known.since(), known.last(), now))
+}
+
+/// Whether a problem of the current database lasts, and it is that a statement takes too long.
+pub fn is_overdue(place: Place) -> bool {
+    has(place, |known| known.is_overdue)
+}
+
+fn has(place: Place, is_so: impl Fn(&KnownProblem) -> bool) -> bool {
     if !is_preloaded() {
         return false;
     }
     let database = pg::current_database();
     let shared = PROBLEMS.share();
     let mut known = shared.known[..shared.used].iter();
-    known.any(|known| {
-        known.database == database
-            && known.place == place
-            && !known.is_over
-            && !schedule::is_tried_again(known.since(), known.last(), now)
-    })
+    known.any(|known| known.database == database && known.place == place && !known.is_over && is_so(known))
 }
 
 /// Forgets the problems of all databases but these.

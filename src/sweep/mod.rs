@@ -109,14 +109,17 @@ fn of_clamping(error: &Error) -> Problem {
     Problem::new(Place::FutureHeartbeats, "take heartbeats from the future as of now", error)
 }
 
-/// What could not be done: each place once, however many batches met it.
+/// What could not be done: each place once, however many batches met it. What was met now says more than what is known to
+/// last.
 struct Problems(Vec<Problem>);
 
 impl Problems {
     fn add(&mut self, problems: impl IntoIterator<Item = Problem>) {
         for problem in problems {
-            if self.0.iter().all(|known| known.place != problem.place) {
-                self.0.push(problem);
+            match self.0.iter_mut().find(|known| known.place == problem.place) {
+                None => self.0.push(problem),
+                Some(known) if known.is_standing() => *known = problem,
+                Some(_) => {}
             }
         }
     }

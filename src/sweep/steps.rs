@@ -12,6 +12,7 @@ use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::problems::{Place, Problem};
+use crate::shmem::quarantine::{self, Record};
 use crate::shmem::{buffer, connections, observation};
 use crate::tables;
 use crate::tables::deaths::{self, Reason};
@@ -48,7 +49,12 @@ impl Sweep {
             return Ok(());
         }
         let (limit, ids) = (liveness::latest_credible(self.now), ids(ahead));
-        self.heartbeats.clamp_to_now(&ids, limit, self.now)?;
+        let clamp = || self.heartbeats.clamp_to_now(&ids, limit, self.now);
+        // A trigger of an adopted table may end the process.
+        match quarantine::record(self.heartbeats.oid) {
+            Record::LeftOut => return Err(Error::InQuarantine),
+            _ => quarantine::at_work(self.heartbeats.oid, clamp)?,
+        }
         deaths::clamp_to_now(&self.installation, &ids, limit, self.now)?;
         ids.iter().for_each(|id| buffer::clamp_to_now(id, limit, self.now));
         Ok(())

@@ -6,7 +6,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use crate::error::{Error, Report};
 
 /// What a problem is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// The round as a whole: the sweeper failed, or there is nothing that it can work with.
     Round,
@@ -77,6 +77,8 @@ pub struct Problem {
     hint: Option<String>,
     /// It was not met now: it is too early to try again.
     pub(super) is_standing: bool,
+    /// A statement took too long.
+    pub(super) is_overdue: bool,
 }
 
 impl From<Problem> for ErrorReport {
@@ -99,6 +101,7 @@ impl Problem {
             detail: None,
             hint: None,
             is_standing: false,
+            is_overdue: error.is_interrupt(),
         }
     }
 
@@ -113,7 +116,17 @@ impl Problem {
         let attempt = String::new();
         let reason = "it is tried again later".to_owned();
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        Self { place, code, attempt, reason, count: None, detail: None, hint: None, is_standing: true }
+        Self {
+            place,
+            code,
+            attempt,
+            reason,
+            count: None,
+            detail: None,
+            hint: None,
+            is_standing: true,
+            is_overdue: false,
+        }
     }
 
     /// The same problem of a worker's call, which goes on.
@@ -144,6 +157,7 @@ impl Problem {
             detail: None,
             hint: None,
             is_standing: false,
+            is_overdue: false,
         }
     }
 
@@ -173,6 +187,7 @@ impl Problem {
             detail: None,
             hint: None,
             is_standing: false,
+            is_overdue: false,
         }
     }
 

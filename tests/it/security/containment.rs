@@ -74,6 +74,47 @@ fn a_trigger_that_outlives_every_timeout_stops_only_its_table() {
 }
 
 #[test]
+fn deaths_do_not_wait_for_a_trigger_that_has_hung_before() {
+    let cluster = quick();
+    let database = cluster.database("hangs");
+    let mut client = database.connect();
+    run(&mut client, "CREATE SEQUENCE attempts");
+    hostile_table(&mut client, "hangs", "PERFORM nextval('public.attempts'), pg_sleep(3600);");
+    run(&mut client, "GRANT USAGE ON SEQUENCE attempts TO hangs");
+    silent_worker(&mut client, "victim");
+    await_death(&mut client, "victim");
+    let deaths = 15;
+    for n in 0..deaths {
+        let worker = format!("worker-{n}");
+        claim_jobs(&mut client, &worker, 1);
+        let job = "INSERT INTO hostile.jobs SELECT * FROM executions WHERE worker_id = $1";
+        client.execute(job, &[&worker]).expect("it can have jobs");
+        silent_worker(&mut client, &worker);
+        await_death(&mut client, &worker);
+    }
+    let attempts: i64 = ask(&mut client, "SELECT last_value FROM attempts", &[]);
+    assert!((2..deaths).contains(&attempts), "{attempts}");
+    wait_until("the check to name the table", || is_complained_of(&mut client));
+    run(&mut client, "ALTER TABLE hostile.jobs DISABLE TRIGGER act; SELECT rgrid_sweep()");
+    assert_eq!(running(&mut client), 0);
+}
+
+#[test]
+fn the_temporary_files_of_a_trigger_have_a_limit_in_a_sweeper() {
+    let cluster = quick();
+    let mut client = cluster.database("spills").connect();
+    hostile_table(
+        &mut client,
+        "spills",
+        "INSERT INTO hostile.seen SELECT current_setting('temp_file_limit');",
+    );
+    run(&mut client, "CREATE TABLE hostile.seen (value text); ALTER TABLE hostile.seen OWNER TO spills");
+    silent_worker(&mut client, "victim");
+    await_death(&mut client, "victim");
+    assert_eq!(ask::<String>(&mut client, "SELECT value FROM hostile.seen", &[]), "1GB");
+}
+
+#[test]
 fn a_table_that_is_locked_for_an_index_keeps_no_worker_waiting() {
     let cluster = quick();
     let database = cluster.database("locked_for_index");
