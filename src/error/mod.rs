@@ -111,6 +111,8 @@ pub enum Error {
     SerializationFailure,
     /// A job is running after it was settled.
     StillRunning,
+    /// Jobs were settled that may be those of a living worker, whose id is another spelling of the same.
+    OtherSpelling { worker: String },
     /// A worker has no further incarnation, because its number in a table is too high.
     IncarnationOutOfRange { worker: String },
     /// A rule or a trigger kept a row from being written.
@@ -125,6 +127,8 @@ pub enum Error {
     Replaced { table: String },
     /// A name in a statement of ours now means another type, `name`.
     ReplacedType { name: String },
+    /// A name in a statement of ours now means another operator, `name`.
+    ReplacedOperator { name: String },
     /// Something is attached to a table of the extension that others may have put there; `what` names it.
     ForeignCode { table: String, what: String },
     /// Deleting a row of `table` would run code of these owners of tables that refer to it, as one of them.
@@ -287,6 +291,7 @@ impl Error {
             Self::WorkerLocked { limit } => report::worker_locked(*limit),
             Self::SerializationFailure => report::serialization_failure(),
             Self::StillRunning => report::still_running(),
+            Self::OtherSpelling { worker } => report::other_spelling(worker),
             Self::IncarnationOutOfRange { worker } => report::incarnation_out_of_range(worker),
             Self::NotWritten { table } => report::not_written(table),
             Self::RowKept { worker, reason } => report::row_kept(worker, reason),
@@ -294,6 +299,7 @@ impl Error {
             Self::Rehearsal(rehearsal) => report::rehearsal(rehearsal),
             Self::Replaced { table } => report::replaced("relation", table),
             Self::ReplacedType { name } => report::replaced("type", name),
+            Self::ReplacedOperator { name } => report::replaced("operator", name),
             Self::ForeignCode { table, what } => report::foreign_code(table, what),
             Self::SeveralOwners { table, owners } => report::several_owners(table, owners),
             Self::TakenBack { what } => report::taken_back(what),

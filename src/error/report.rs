@@ -265,6 +265,11 @@ pub fn still_running() -> Report {
     Report::new(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, message)
 }
 
+pub fn other_spelling(worker: &str) -> Report {
+    let message = format!("another spelling of \"{worker}\" is the id of a worker that has just registered");
+    Report::new(ERRCODE_OBJECT_IN_USE, message)
+}
+
 pub fn incarnation_out_of_range(worker: &str) -> Report {
     let message = format!("incarnation of worker \"{worker}\" is out of range");
     Report::new(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, message)

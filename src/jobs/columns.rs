@@ -9,6 +9,7 @@ use pgrx::{pg_sys, spi};
 
 use super::statement::converted;
 use super::table::JobTable;
+use super::worker_ids::ValueType;
 use crate::error::{Error, Result};
 use crate::pg::catalog::Column;
 use crate::pg::timer::Deadline;
@@ -29,8 +30,10 @@ pub struct ColumnRef {
 /// The columns of a watched table that its settling needs.
 #[derive(Clone, Debug)]
 pub struct Columns {
-    /// The worker that runs the job: of a scalar type, compared as text.
+    /// The worker that runs the job: of a scalar type.
     pub worker: ColumnRef,
+    /// As what its ids are compared; `None` for text.
+    pub worker_values: Option<ValueType>,
     /// The job's status: text, or an enum.
     pub status: ColumnRef,
     /// Where the reason goes: text.
@@ -69,8 +72,10 @@ impl Columns {
                 started: mapping.started_column.as_ref().map(find).transpose()?,
             }),
         };
+        let worker = find(&mapping.worker_column)?;
         let columns = Self {
-            worker: find(&mapping.worker_column)?,
+            worker_values: ValueType::of(&worker.column),
+            worker,
             status: find(&mapping.status_column)?,
             error: mapping.error_column.as_ref().map(find).transpose()?,
             finished: mapping.finished_column.as_ref().map(find).transpose()?,

@@ -10,6 +10,8 @@ pub mod columns;
 mod counter;
 pub mod fence;
 mod parts;
+#[cfg(any(test, feature = "pg_test"))]
+mod pg_tests;
 pub mod rehearsal;
 pub mod session;
 pub mod settle;
@@ -17,6 +19,7 @@ pub mod statement;
 pub mod table;
 pub mod unsettled;
 pub mod watched;
+mod worker_ids;
 
 pub use columns::Columns;
 pub use settle::{LeftBehind, Outcome, RefusedJob};

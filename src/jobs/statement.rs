@@ -94,7 +94,7 @@ impl<'a> Statements<'a> {
     /// The running jobs: the worker of each, and whether the job would be requeued.
     pub fn running(&self) -> String {
         let requeues = self.has_attempts_left().unwrap_or_else(|| "false".into());
-        let (worker, target, jobs) = (self.worker(), self.target(), self.running_jobs());
+        let (worker, target, jobs) = (self.worker_among(), self.target(), self.running_jobs());
         format!("SELECT {worker}, {requeues} FROM {target} WHERE {jobs}")
     }
 
@@ -128,7 +128,7 @@ impl<'a> Statements<'a> {
         let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
         let key = self.returned_key();
         if !locked.skips() && self.columns.requeue.is_none() {
-            let worker = self.worker();
+            let worker = self.worker_among();
             return format!(
                 "UPDATE {target} SET {assignments} WHERE {jobs} RETURNING {worker}, false, {key}"
             );
@@ -143,7 +143,7 @@ impl<'a> Statements<'a> {
              WHERE {recheck}j.ctid OPERATOR(pg_catalog.=) mine.c AND j.tableoid OPERATOR(pg_catalog.=) mine.t \
              RETURNING mine.worker, {requeued}, {key}",
             lock = self.lock,
-            worker = self.worker(),
+            worker = self.worker_among(),
             requeued = self.is_requeued(),
         )
     }
@@ -159,6 +159,24 @@ impl<'a> Statements<'a> {
         format!("j.{}::pg_catalog.text", self.columns.worker.name)
     }
 
+    /// The one of the workers, `$1`, that a job has: their ids may be spelled in another way than the job's.
+    fn worker_among(&self) -> String {
+        match &self.columns.worker_values {
+            None => self.worker(),
+            Some(values) => {
+                let (all, one) = (values.all("$1"), values.of_column(&self.columns.worker.name));
+                format!("($1)[pg_catalog.array_position({all}, {one})]")
+            }
+        }
+    }
+
+    /// A statement or condition with workers in the place of `$1`, for the planner: it need not be run.
+    pub fn with_some_workers(&self, text: &str) -> String {
+        // No value that every type has is known but NULL.
+        let some = if self.columns.worker_values.is_some() { "{NULL,NULL}" } else { "{a,b}" };
+        text.replace("$1", &format!("'{some}'"))
+    }
+
     /// The condition for a job that is running; the shape that a partial index on it has.
     pub fn is_running(&self) -> String {
         self.has_status(&self.table.mapping.running_status)
@@ -166,11 +184,6 @@ impl<'a> Statements<'a> {
 
     /// The condition for a job of one of the workers, `$1`, that is running.
     pub fn running_jobs(&self) -> String {
-        let ColumnRef { name, column } = &self.columns.worker;
-        let worker = match column.base_type() {
-            pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
-            _ => format!("j.{name}::pg_catalog.text"),
-        };
         let rows = match self.of_rows {
             true => {
                 " AND (j.tableoid, j.ctid) OPERATOR(pg_catalog.=) ANY ( \
@@ -180,16 +193,29 @@ impl<'a> Statements<'a> {
             }
             false => "",
         };
+        let unchanged = match &self.table.unchanged_since {
+            Some(snapshot) => format!(" AND {}", row_versions::is_of_then("j", snapshot)),
+            None => String::new(),
+        };
+        format!("{} AND {}{rows}{unchanged}", self.is_of_workers(), self.is_running())
+    }
+
+    /// The condition for a job of one of the workers, `$1`.
+    fn is_of_workers(&self) -> String {
+        let Columns { worker: ColumnRef { name, column }, worker_values, .. } = self.columns;
+        if let Some(values) = worker_values {
+            return format!("{} {} ANY ({})", values.of_column(name), values.equals, values.all("$1"));
+        }
+        let worker = match column.base_type() {
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
+            _ => format!("j.{name}::pg_catalog.text"),
+        };
         // Ids differ if their bytes do. The comparison by the column's own collation is for its index.
         let bytes = match column.is_nondeterministic() {
             true => format!(" AND {worker} COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) ANY ($1)"),
             false => String::new(),
         };
-        let unchanged = match &self.table.unchanged_since {
-            Some(snapshot) => format!(" AND {}", row_versions::is_of_then("j", snapshot)),
-            None => String::new(),
-        };
-        format!("{worker} OPERATOR(pg_catalog.=) ANY ($1){bytes} AND {}{rows}{unchanged}", self.is_running())
+        format!("{worker} OPERATOR(pg_catalog.=) ANY ($1){bytes}")
     }
 
     /// The condition for a job of a status. A domain has no operators of its own: its base has them.

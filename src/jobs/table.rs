@@ -174,7 +174,11 @@ impl JobTable {
         let key = self.notified_key()?;
         let statements =
             Statements::new(self, &columns, key.as_deref()).changing_a_key(self.changes_key(locked)?);
-        self.change(&statements, &self.mapping.error_message, now, locked, vec![arrays::of(workers)])
+        let workers = self.settled_workers(&columns, workers)?;
+        let message = &self.mapping.error_message;
+        let settled = self.change(&statements, message, now, locked, vec![arrays::of(&workers)])?;
+        self.check_settled(&columns, &settled, &workers)?;
+        Ok(settled)
     }
 
     /// Settles those of these rows that are running jobs of the worker.
@@ -272,13 +276,22 @@ impl JobTable {
         catalog::have_key_with(&tables, &columns)
     }
 
-    /// The running jobs of a worker, as rows.
+    /// The running jobs of a worker, as rows. The first look is at the rows, and the second at who else may have them.
     pub fn rows(&self, worker: &str) -> Result<Vec<Row>> {
-        let columns = self.columns()?;
+        let (columns, worker) = (self.columns()?, [worker.to_owned()]);
+        if self.possible_workers(&columns, &worker)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.rows_of(&columns, &worker)?;
+        let is_theirs = rows.is_empty() || self.with_living_namesake(&columns, &worker, &worker)?.is_empty();
+        Ok(if is_theirs { rows } else { Vec::new() })
+    }
+
+    fn rows_of(&self, columns: &Columns, worker: &[String; 1]) -> Result<Vec<Row>> {
         let key = single_key(self.relation.oid)?;
-        let statement = Statements::new(self, &columns, key.as_deref()).rows();
+        let statement = Statements::new(self, columns, key.as_deref()).rows();
         self.as_owner(|| {
-            sql::read_latest(&statement, &[arrays::of(&[worker.to_owned()])], |row| {
+            sql::read_latest(&statement, &[arrays::of(worker)], |row| {
                 Ok(Row {
                     table: row.required(1, "table")?,
                     place: row.required(2, "place")?,
@@ -291,7 +304,18 @@ impl JobTable {
     /// How many jobs each of these workers is running. Workers that run none are left out.
     pub fn running(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
-        let statement = Statements::new(self, &columns, None).running();
+        let workers = self.possible_workers(&columns, workers)?;
+        let jobs = self.running_of_possible(&columns, &workers)?;
+        self.of_them_alone(&columns, jobs, &workers)
+    }
+
+    /// The same of workers whose ids are values of the worker column's type, whoever else may have these jobs.
+    pub(super) fn running_of_possible(
+        &self,
+        columns: &Columns,
+        workers: &[String],
+    ) -> Result<Vec<SettledJobs>> {
+        let statement = Statements::new(self, columns, None).running();
         let mut jobs = JobCounter::of(&self.watched);
         self.as_owner(|| {
             sql::read(&statement, &[arrays::of(workers)], |row| {

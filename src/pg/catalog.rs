@@ -62,6 +62,27 @@ impl Column {
         category as u8
     }
 
+    /// The operator that tells whether two of its values are the same, as SQL names it; `None` where its type has none.
+    pub fn equality(&self) -> Option<String> {
+        let operator = SysCacheTuple::of_operator(equality_of(self.base_type()))?;
+        // SAFETY: the schema of an operator that is there; the result is palloc'd, or null.
+        let schema = unsafe { pg_sys::get_namespace_name(operator.oprnamespace) };
+        if schema.is_null() {
+            return None;
+        }
+        // SAFETY: as above; the name is terminated.
+        let (schema, name) =
+            unsafe { (CStr::from_ptr(schema), CStr::from_ptr(operator.oprname.data.as_ptr())) };
+        let schema = pgrx::spi::quote_identifier(schema.to_string_lossy());
+        Some(format!("OPERATOR({schema}.{})", name.to_string_lossy()))
+    }
+
+    /// The same column without its type's modifier.
+    #[must_use]
+    pub fn unlimited(self) -> Self {
+        Self { type_modifier: -1, ..self }
+    }
+
     /// Its type as SQL names it, with its schema and its modifier.
     pub fn type_name(&self) -> String {
         let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
@@ -114,15 +135,35 @@ pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
 }
 
 impl Relation {
-    /// Whether one of its columns is of this type, or of a domain over it.
+    /// Whether one of its columns is of this type, or of a domain over it, or this is an array of such a type.
     pub fn has_column_of_type(&self, type_oid: pg_sys::Oid) -> bool {
-        (1..=self.column_count).any(|number| {
-            // SAFETY: a look-up; of a column that was dropped it returns InvalidOid.
-            let column = unsafe { pg_sys::get_atttype(self.oid, number) };
-            // SAFETY: a type, or InvalidOid, which is its own base.
-            column == type_oid || unsafe { pg_sys::getBaseType(column) } == type_oid
-        })
+        // SAFETY: a look-up; of what is no array it returns InvalidOid.
+        let element = unsafe { pg_sys::get_element_type(type_oid) };
+        let is_wanted = |oid| oid == type_oid || oid == element;
+        self.column_types().any(|(column, base)| is_wanted(column) || is_wanted(base))
     }
+
+    /// Whether this is the operator of [`Column::equality`] of one of its columns.
+    pub fn has_column_with_equality(&self, operator: pg_sys::Oid) -> bool {
+        self.column_types().any(|(_, base)| equality_of(base) == operator)
+    }
+
+    /// The types of its columns, each with the one below it when it is a domain.
+    fn column_types(&self) -> impl Iterator<Item = (pg_sys::Oid, pg_sys::Oid)> {
+        let oid = self.oid;
+        // SAFETY: a look-up; of a column that was dropped it returns InvalidOid.
+        let types = (1..=self.column_count).map(move |number| unsafe { pg_sys::get_atttype(oid, number) });
+        // SAFETY: a type that a column has exists for as long as the column.
+        let with_base = |column| (column, unsafe { pg_sys::getBaseType(column) });
+        types.filter(|column| *column != pg_sys::InvalidOid).map(with_base)
+    }
+}
+
+/// The operator by which a type's default operator class compares, which only a superuser creates; `InvalidOid` where it has
+/// none.
+fn equality_of(type_oid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a type that exists; the entry is never null, and stays for the session.
+    unsafe { (*pg_sys::lookup_type_cache(type_oid, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr }
 }
 
 /// A type's name with its schema, as SQL writes it.
@@ -130,6 +171,14 @@ pub fn qualified_type_name(type_oid: pg_sys::Oid) -> String {
     let flags = pg_sys::FORMAT_TYPE_FORCE_QUALIFY | pg_sys::FORMAT_TYPE_ALLOW_INVALID;
     // SAFETY: the result is palloc'd and never null, also for a type that is gone.
     let name = unsafe { pg_sys::format_type_extended(type_oid, -1, flags as u16) };
+    // SAFETY: as above.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+}
+
+/// An operator's name with its schema and the types that it compares.
+pub fn qualified_operator_name(operator: pg_sys::Oid) -> String {
+    // SAFETY: the result is palloc'd and never null, also for an operator that is gone.
+    let name = unsafe { pg_sys::format_operator_qualified(operator) };
     // SAFETY: as above.
     unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
 }

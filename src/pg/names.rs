@@ -14,10 +14,13 @@
 //! function (`FuncExpr`). `RelabelType` and `Const` run nothing, but show that a name meant an unexpected type. A cast
 //! that leads away from a type starts from a column of the allowed relations or from another conversion.
 //!
+//! The operators of `OpExpr` and `ScalarArrayOpExpr` are looked at as well: they are in pg_catalog, or those by which the
+//! default operator class of a column's type compares, which only a superuser creates.
+//!
 //! Of the other nodes of an expression in PostgreSQL 15, none needs to be looked at:
 //!
-//! - `OpExpr`, `DistinctExpr`, `NullIfExpr`, `ScalarArrayOpExpr`, `Aggref`, `WindowFunc`: operators and functions are
-//!   found in pg_catalog alone, or named with it
+//! - `DistinctExpr`, `NullIfExpr`, `Aggref`, `WindowFunc`: operators and functions are found in pg_catalog alone, or
+//!   named with it
 //! - `MinMaxExpr`, `RowCompareExpr`, `SortGroupClause`, also what `=` does for composites, arrays and ranges: default
 //!   operator classes, which only a superuser creates; the same holds for the type's function behind `SubscriptingRef`
 //! - `Var`, `Param`, `RowExpr`, `ArrayExpr`, `CaseExpr`, `CoalesceExpr`, `FieldSelect`, `FieldStore`, `CollateExpr`,
@@ -136,8 +139,8 @@ unsafe extern "C-unwind" fn check_names(
     // SAFETY: a query that was just analysed.
     let relations = unsafe { relations_of(query) };
     // SAFETY: as above.
-    let types = unsafe { types_of(query) };
-    if let Some(error) = ALLOWED.with_borrow(|allowed| unexpected(allowed.as_ref()?, &relations, &types)) {
+    let used = unsafe { used_in(query.cast()) };
+    if let Some(error) = ALLOWED.with_borrow(|allowed| unexpected(allowed.as_ref()?, &relations, &used)) {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
     // SAFETY: as above.
@@ -155,17 +158,21 @@ unsafe extern "C-unwind" fn check_names(
     }
 }
 
-/// What is neither allowed nor the system's: a relation, or a type that no column of the allowed ones has.
-fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], types: &[pg_sys::Oid]) -> Option<Error> {
+/// What is neither allowed nor the system's: a relation, or a type or operator that no column of the allowed ones has.
+fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], used: &Used) -> Option<Error> {
     if let Some(oid) = relations.iter().find(|oid| !allowed.contains(oid) && !is_catalog(**oid)) {
         return Some(Error::Replaced { table: catalog::qualified_name(*oid).unwrap_or_default() });
     }
-    let is_known = |oid| {
-        let mut relations = allowed.iter().filter_map(|relation| catalog::relation(*relation));
-        relations.any(|relation| relation.has_column_of_type(oid))
+    let of_column = |is_of: &dyn Fn(catalog::Relation) -> bool| {
+        allowed.iter().filter_map(|relation| catalog::relation(*relation)).any(is_of)
     };
-    let oid = types.iter().find(|oid| !is_catalog(**oid) && !is_known(**oid))?;
-    Some(Error::ReplacedType { name: catalog::qualified_type_name(*oid) })
+    let is_known = |oid| of_column(&|relation| relation.has_column_of_type(oid));
+    if let Some(oid) = used.types.iter().find(|oid| !is_catalog(**oid) && !is_known(**oid)) {
+        return Some(Error::ReplacedType { name: catalog::qualified_type_name(*oid) });
+    }
+    let compares = |oid| of_column(&|relation| relation.has_column_with_equality(oid));
+    let oid = used.operators.iter().find(|oid| !is_catalog(**oid) && !compares(**oid))?;
+    Some(Error::ReplacedOperator { name: catalog::qualified_operator_name(*oid) })
 }
 
 /// Code of others at one of these relations, which the statement has locked.
@@ -208,14 +215,25 @@ unsafe fn relations_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
     catalog::oids_of(relations)
 }
 
-/// The types that a query converts something to: a domain's check is code of its owner.
+/// What a statement uses that may have code of its owner.
+#[derive(Default)]
+struct Used {
+    /// The types that it converts something to: a domain's check is code of its owner.
+    types: Vec<pg_sys::Oid>,
+    /// Its operators.
+    operators: Vec<pg_sys::Oid>,
+}
+
+/// What a query or an expression uses.
 ///
 /// # Safety
 ///
-/// The query is valid and not yet rewritten.
-unsafe fn types_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
-    // SAFETY: the caller's promise; a query is a node.
-    unsafe { types_in(query.cast()) }
+/// The node is null, a query, an expression, or a list of them.
+unsafe fn used_in(node: *mut pg_sys::Node) -> Used {
+    let mut used = Used::default();
+    // SAFETY: the caller's promise; the walker takes the pointer for what it is.
+    unsafe { collect(node, (&raw mut used).cast()) };
+    used
 }
 
 /// The types that a query or an expression converts something to.
@@ -224,15 +242,13 @@ unsafe fn types_of(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
 ///
 /// The node is null, a query, an expression, or a list of them.
 pub(super) unsafe fn types_in(node: *mut pg_sys::Node) -> Vec<pg_sys::Oid> {
-    let mut types: Vec<pg_sys::Oid> = Vec::new();
-    // SAFETY: the caller's promise; the walker takes the vector for what it is.
-    unsafe { collect_type(node, (&raw mut types).cast()) };
-    types
+    // SAFETY: the caller's promise.
+    unsafe { used_in(node) }.types
 }
 
-/// Adds the type that a node converts to, and goes on to what is below the node. The head of the file says why these.
+/// Adds the type that a node converts to, or its operator, and goes on to what is below the node. The head of the file says why these.
 #[pg_guard]
-unsafe extern "C-unwind" fn collect_type(node: *mut pg_sys::Node, types: *mut std::ffi::c_void) -> bool {
+unsafe extern "C-unwind" fn collect(node: *mut pg_sys::Node, used: *mut std::ffi::c_void) -> bool {
     // SAFETY: null, or a node of the query; its tag says which.
     let Some(tag) = (unsafe { node.as_ref() }).map(|node| node.type_) else { return false };
     // SAFETY: in each case the struct that the tag names.
@@ -247,14 +263,22 @@ unsafe extern "C-unwind" fn collect_type(node: *mut pg_sys::Node, types: *mut st
             _ => None,
         }
     };
-    // SAFETY: the vector of `types_of`, which nothing else uses during the walk.
-    unsafe { &mut *types.cast::<Vec<pg_sys::Oid>>() }.extend(result);
+    // SAFETY: in each case the struct that the tag names.
+    let operator = unsafe {
+        match tag {
+            pg_sys::NodeTag::T_OpExpr => Some((*node.cast::<pg_sys::OpExpr>()).opno),
+            pg_sys::NodeTag::T_ScalarArrayOpExpr => Some((*node.cast::<pg_sys::ScalarArrayOpExpr>()).opno),
+            _ => None,
+        }
+    };
+    // SAFETY: what `used_in` has, which nothing else uses during the walk.
+    let found = unsafe { &mut *used.cast::<Used>() };
+    found.types.extend(result);
+    found.operators.extend(operator);
     match tag {
         // SAFETY: as the tag says; subqueries are queries.
-        pg_sys::NodeTag::T_Query => unsafe {
-            pg_sys::query_tree_walker(node.cast(), Some(collect_type), types, 0)
-        },
+        pg_sys::NodeTag::T_Query => unsafe { pg_sys::query_tree_walker(node.cast(), Some(collect), used, 0) },
         // SAFETY: any other node of a query.
-        _ => unsafe { pg_sys::expression_tree_walker(node, Some(collect_type), types) },
+        _ => unsafe { pg_sys::expression_tree_walker(node, Some(collect), used) },
     }
 }

@@ -30,6 +30,16 @@ impl SysCacheTuple<pg_sys::FormData_pg_attribute> {
     }
 }
 
+impl SysCacheTuple<pg_sys::FormData_pg_operator> {
+    /// `None` when there is no such operator.
+    pub fn of_operator(oid: pg_sys::Oid) -> Option<Self> {
+        let cache = pg_sys::SysCacheIdentifier::OPEROID as i32;
+        // SAFETY: a look-up in the cache of pg_operator that is by OID; released by `drop`.
+        let tuple = unsafe { pg_sys::SearchSysCache1(cache, oid.into()) };
+        (!tuple.is_null()).then(|| Self(tuple, PhantomData))
+    }
+}
+
 impl SysCacheTuple<pg_sys::FormData_pg_index> {
     const CACHE: u32 = pg_sys::SysCacheIdentifier::INDEXRELID;
 

@@ -9,5 +9,6 @@ pub mod intervals;
 pub mod liveness;
 pub mod news;
 pub mod schedule;
+pub mod spelling;
 pub mod text;
 pub mod throttle;

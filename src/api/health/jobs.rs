@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::plans::{cost, has_sequential_scan, is_affordable, with_some_workers};
+use super::plans::{cost, has_sequential_scan, is_affordable};
 use super::{Finding, attempt, attempt_until, locks};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -241,7 +241,7 @@ impl TableCheck<'_> {
     /// so any index counts that it can use for the condition: on the worker or the status, whole or partial.
     fn index(&self, check: String) -> Result<Finding> {
         let statements = self.statements();
-        let jobs = with_some_workers(&statements.running_jobs());
+        let jobs = statements.with_some_workers(&statements.running_jobs());
         let statement = format!("SELECT j.ctid FROM {} WHERE {jobs}", statements.target());
         let with_index = self.table.scope().preferring_indexes().run(|| sql::plan(&statement))?;
         if !has_sequential_scan(&with_index) {
@@ -310,9 +310,18 @@ impl TableCheck<'_> {
     /// Of these workers and their jobs, those without a row in the table of heartbeats that are not dead either.
     fn unknown(&self, mut running: Vec<(String, i64)>) -> Result<Vec<(String, i64)>> {
         let ids: Vec<String> = running.iter().map(|(worker, _)| worker.clone()).collect();
-        let mut known: HashSet<String> = HeartbeatTable::open(self.installation)?.existing(&ids)?;
+        let heartbeats = HeartbeatTable::open(self.installation)?;
+        let mut known: HashSet<String> = heartbeats.existing(&ids)?;
         known.extend(self.dead()?);
         running.retain(|(worker, _)| !known.contains(worker));
+        if self.columns.worker_values.is_some() && !running.is_empty() {
+            let ids: Vec<String> = running.iter().map(|(worker, _)| worker.clone()).collect();
+            let mut others = heartbeats.ids()?;
+            others.append(&mut self.dead()?);
+            let spelled = self.table.spelled_as(&self.columns, &ids, &others)?;
+            let known: HashSet<&str> = spelled.iter().map(|(worker, _)| *worker).collect();
+            running.retain(|(worker, _)| !known.contains(worker.as_str()));
+        }
         Ok(running)
     }
 
@@ -331,9 +340,10 @@ impl TableCheck<'_> {
             statements.target(),
             statements.running_jobs()
         );
-        if !is_affordable(self.table, &with_some_workers(&statement))? {
+        if !is_affordable(self.table, &statements.with_some_workers(&statement))? {
             return Ok(not_checked(check));
         }
+        let dead = self.table.possible_workers(&self.columns, &dead)?.into_owned();
         let lockers: Vec<String> = self
             .table
             .as_owner(|| sql::read(&statement, &[dead.into()], |row| row.required(1, "transaction")))?;

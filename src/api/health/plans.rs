@@ -9,11 +9,6 @@ use crate::pg::sql;
 /// What a table may cost to read, in the planner's units: about as many pages.
 const AFFORDABLE: f64 = 100_000.0;
 
-/// A condition or statement with some workers in the place of its parameter, for the planner.
-pub fn with_some_workers(text: &str) -> String {
-    text.replace("($1)", "('{a,b}')")
-}
-
 pub fn is_affordable(table: &JobTable, statement: &str) -> Result<bool> {
     Ok(cost(table, statement)? <= AFFORDABLE)
 }

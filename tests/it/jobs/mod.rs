@@ -9,4 +9,5 @@ mod owners_triggers;
 mod refused_rows;
 mod rehearsal;
 mod row_locks;
+mod spellings;
 mod watched_tables;
