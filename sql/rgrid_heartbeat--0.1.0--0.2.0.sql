@@ -345,9 +345,8 @@ COMMENT ON VIEW @extschema@.pg_stat_rgrid_problems IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datid IS 'OID of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datname IS 'Name of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.problem IS
-    'What it is about: sweeper, own tables, flush, future heartbeats, incarnations, pruning, job table, locked jobs, '
-    'or others: '
-    'more than are kept apart';
+    'What it is about: sweeper, own tables, flush, future heartbeats, local time, incarnations, pruning, job table, '
+    'locked jobs, or others: more than are kept apart';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.relid IS
     'OID of the watched table that it is about, in that database; NULL when it is about none';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.since IS 'When it was first met';

@@ -141,6 +141,8 @@ pub enum Error {
     // Warnings of a sweep.
     /// So many workers have a heartbeat that is ahead of the server's clock, the example among them by `ahead`.
     FutureHeartbeats { workers: usize, example: String, ahead: Duration },
+    /// So many workers, the example among them, write their heartbeats into `table` in the time of a zone that is behind UTC.
+    LocalTime { table: String, workers: usize, example: String, behind: Duration },
     /// So many of the living workers are silent that they are held back, for `at_most`.
     MassDeath { silent: usize, living: usize, at_most: Duration },
 
@@ -307,6 +309,9 @@ impl Error {
 
             Self::FutureHeartbeats { workers, example, ahead } => {
                 report::future_heartbeats(*workers, example, *ahead)
+            }
+            Self::LocalTime { table, workers, example, behind } => {
+                report::local_time(table, *workers, example, *behind)
             }
             Self::MassDeath { silent, living, at_most } => report::mass_death(*silent, *living, *at_most),
 

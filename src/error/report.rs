@@ -365,6 +365,23 @@ pub fn future_heartbeats(workers: usize, example: &str, ahead: Duration) -> Repo
         )
 }
 
+pub fn local_time(table: &str, workers: usize, example: &str, behind: Duration) -> Report {
+    let minutes = behind.as_secs() / 60;
+    let message = format!(
+        "workers write their heartbeats in local time, such as \"{example}\", which is {:02}:{:02} hours behind UTC",
+        minutes / 60,
+        minutes % 60
+    );
+    Report::new(ERRCODE_INVALID_DATETIME_FORMAT, message)
+        .detail(format!(
+            "{workers} workers renew their rows of {table} with such times. None of them is declared dead while it does."
+        ))
+        .hint(
+            "Let them write now() AT TIME ZONE 'UTC', also in the column's DEFAULT, or call rgrid_heartbeat(). A column of \
+             type timestamptz takes times of every zone.",
+        )
+}
+
 pub fn mass_death(silent: usize, living: usize, at_most: Duration) -> Report {
     let message = format!("{silent} of {living} living workers fell silent and are held back");
     let seconds = at_most.as_secs_f64();

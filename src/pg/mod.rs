@@ -31,6 +31,7 @@ pub mod scope;
 pub mod search_path;
 pub mod sql;
 mod syscache;
+pub mod time_zones;
 pub mod timer;
 pub mod version;
 

@@ -48,6 +48,19 @@ pub fn ended_by_now() -> Option<String> {
     Some(format!("{begin}:{end}:{}", running.join(",")))
 }
 
+/// The number of the next transaction, with its epoch.
+pub fn next_transaction() -> u64 {
+    // SAFETY: the counter of transactions in shared memory.
+    unsafe { pg_sys::ReadNextFullTransactionId() }.value
+}
+
+/// The condition, in SQL, that the version of a row was written by this transaction or a later one, which began not so long
+/// ago that numbers repeat.
+pub fn is_since(row: &str, transaction: u64) -> String {
+    let first = format!("'{}'::pg_catalog.xid", transaction as u32);
+    format!("pg_catalog.age({row}.xmin) OPERATOR(pg_catalog.<=) pg_catalog.age({first})")
+}
+
 /// A transaction's id with its epoch; it began before `next`, less than an epoch ago.
 fn widened(id: pg_sys::TransactionId, next: u64) -> u64 {
     next.saturating_sub(u64::from((next as u32).wrapping_sub(id.into_inner())))

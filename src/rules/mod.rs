@@ -7,6 +7,7 @@ pub mod bisection;
 pub mod hearing;
 pub mod intervals;
 pub mod liveness;
+pub mod local_time;
 pub mod news;
 pub mod schedule;
 pub mod spelling;

@@ -6,6 +6,8 @@
 //! [`super::observation`], what could not be done in [`super::problems`].
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use pgrx::lwlock::PgLwLock;
 use pgrx::prelude::*;
@@ -18,6 +20,7 @@ use super::{is_preloaded, launcher};
 use crate::pg::{self, commit};
 use crate::rules::intervals::Histogram;
 use crate::rules::liveness::{Hold, Moment};
+use crate::rules::local_time::{Mark, Marks};
 use crate::rules::schedule::Presence;
 
 /// Databases that fit. A cluster with more is swept all the same for the ones that fit.
@@ -66,6 +69,8 @@ pub struct State {
     pub at_work: Option<AtWork>,
     /// Running jobs of dead workers that the last sweep left alone because other sessions had locked them.
     pub locked_jobs: u64,
+    /// Which rows of heartbeats were written lately.
+    marks: Marks,
     /// What operators read.
     pub counters: Counters,
     /// The intervals between the heartbeats of its workers.
@@ -93,9 +98,15 @@ impl State {
             refusal: None,
             at_work: None,
             locked_jobs: 0,
+            marks: Marks::NONE,
             counters: Counters::since(pg::to_postgres(now)),
             intervals: Histogram::EMPTY,
         }
+    }
+
+    /// Since when a row of heartbeats that was written is that of a living worker.
+    pub fn written_lately(&self) -> Option<Mark> {
+        self.marks.oldest()
     }
 
     /// Since when silence in this database counts.
@@ -235,6 +246,15 @@ pub fn note_refusal(id: &str, caller: pg_sys::Oid) {
 pub fn sweep_begins() {
     let now = pg::to_postgres(pg::now());
     change(pg::current_database(), |state| state.sweep_started = now);
+}
+
+/// Notes which transaction is the next one now, and returns since which a row that was written is that of a living worker;
+/// `None` without shared memory.
+pub fn advance_marks(now: Mark, threshold: Duration) -> Option<Mark> {
+    if !is_preloaded() {
+        return None;
+    }
+    change(pg::current_database(), |state| state.marks.advance(now, threshold))
 }
 
 /// Records that the sweep of the current database is done.

@@ -3,16 +3,16 @@
 
 use std::collections::HashSet;
 
-use super::Mode;
 use super::log_lines::{log_at_commit, return_line};
-use super::mass_death;
 use super::steps::{Sweep, ids};
+use super::{Mode, local_time, mass_death};
 use crate::error::{Error, Result};
 use crate::jobs::table::TableName;
 use crate::jobs::watched::{self, LeftOut};
 use crate::jobs::{Outcome, settle};
-use crate::pg::report;
+use crate::pg::{report, row_versions};
 use crate::rules::liveness::{self, Hold};
+use crate::rules::local_time::Mark;
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::problems::{Place, Problem};
@@ -67,6 +67,8 @@ impl Orphans {
 struct Candidates {
     ahead: Vec<Worker>,
     silent: Vec<Worker>,
+    /// Some seem silent, but write local time.
+    in_local_time: Option<Problem>,
     dead: Vec<Worker>,
 }
 
@@ -77,7 +79,7 @@ impl Sweep {
         if !self.mode.is_dry_run() {
             watched::forget(&self.installation, &idle.dropped)?;
         }
-        let Candidates { ahead, mut silent, dead } = self.candidates()?;
+        let Candidates { ahead, mut silent, in_local_time, dead } = self.candidates()?;
         self.warn_of_ahead(&ahead);
         if let Some(hold) = self.hold(silent.len(), &dead)? {
             self.mode.tell_of_hold(&hold);
@@ -87,6 +89,7 @@ impl Sweep {
         self.mode.tell_of_more(silent.len());
         let dead = self.still_dead(dead)?;
         let mut orphans = self.orphans(dead)?;
+        orphans.problems.extend(in_local_time);
         orphans.problems.extend(idle.left_out.into_iter().map(not_counted));
         if let Some(cutoff) = self.cutoff.filter(|_| self.mode == Mode::Sweeper) {
             // Their rows have the same heartbeat.
@@ -96,6 +99,7 @@ impl Sweep {
     }
 
     fn candidates(&self) -> Result<Candidates> {
+        let mark = self.mark();
         let dead = deaths::dead(&self.installation)?;
         let limit = liveness::latest_credible(self.now);
         let mut seen = self.heartbeats.silent_or_ahead(self.cutoff, &ids(&dead), limit)?;
@@ -103,11 +107,31 @@ impl Sweep {
         let is_ahead = |worker: &Worker| worker.last_heartbeat_at > limit;
         let (mut ahead, mut silent): (Vec<_>, Vec<_>) = seen.into_iter().partition(is_ahead);
         silent.retain(|worker| self.cutoff.is_some_and(|cutoff| worker.last_heartbeat_at < cutoff));
+        let in_local_time = self.take_out_local_time(&mut silent, mark)?;
         let (dead_ahead, mut dead): (Vec<_>, Vec<_>) = dead.into_iter().partition(is_ahead);
         let known: HashSet<String> = ids(&ahead).into_iter().collect();
         dead.retain(|worker| !known.contains(&worker.id));
         ahead.extend(dead_ahead.into_iter().filter(|worker| !known.contains(&worker.id)));
-        Ok(Candidates { ahead, silent, dead })
+        Ok(Candidates { ahead, silent, in_local_time, dead })
+    }
+
+    /// Since which moment a row that was renewed is that of a living worker.
+    fn mark(&self) -> Option<Mark> {
+        let now = Mark { at: self.now, transaction: row_versions::next_transaction() };
+        match self.mode.is_dry_run() {
+            true => databases::current().and_then(|state| state.written_lately()),
+            false => databases::advance_marks(now, settings::stale_threshold()),
+        }
+    }
+
+    /// Takes those out of the silent workers whose clients write local time: they are alive while they renew their rows.
+    fn take_out_local_time(&self, silent: &mut Vec<Worker>, mark: Option<Mark>) -> Result<Option<Problem>> {
+        let Some(mark) = mark else { return Ok(None) };
+        let Some((alive, error)) = local_time::writers(&self.heartbeats, silent, mark, self.now)? else {
+            return Ok(None);
+        };
+        silent.retain(|worker| !alive.contains(&worker.id));
+        Ok(Some(Problem::with_advice(Place::LocalTime, &error)))
     }
 
     /// Warns of workers ahead of the clock: a caller each time, the log only when it is news.

@@ -17,6 +17,7 @@ use crate::tables::heartbeats::Worker;
 
 pub mod death;
 pub mod flush;
+pub mod local_time;
 mod log_lines;
 mod look;
 pub mod mass_death;

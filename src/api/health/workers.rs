@@ -5,15 +5,17 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::{Finding, attempt, database, locks};
-use crate::error::{Error, Result};
+use crate::error::{Error, Report, Result};
 use crate::installation::Installation;
 use crate::pg::locks::TableLock;
-use crate::pg::{self, catalog, roles};
+use crate::pg::{self, catalog, roles, time_zones};
 use crate::rules::liveness;
+use crate::rules::local_time::STEP;
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::databases;
 use crate::shmem::refusal::Refusal;
+use crate::sweep::local_time;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 use crate::tables::{deaths, unsettled};
 
@@ -30,6 +32,7 @@ pub fn findings(installation: &Installation) -> Vec<Finding> {
             owners(installation, &table),
             attempt("heartbeat index", || index(&table)),
             attempt("future heartbeats", || future(&table)),
+            attempt("local time", || times(&table)),
             attempt("locked workers", || locked(installation, &table)),
         ]),
         Err(error) => findings.push(Finding::error(
@@ -209,9 +212,52 @@ fn future(table: &HeartbeatTable) -> Result<Finding> {
             printable(&worker)
         ),
         format!(
-            "UPDATE {} SET last_heartbeat_at = {now} WHERE last_heartbeat_at > {now};",
+            "UPDATE {} SET last_heartbeat_at = {now} WHERE last_heartbeat_at > {now};{zone}",
             table.name,
-            now = table.current_time()
+            now = table.current_time(),
+            zone = if table.has_time_zone {
+                ""
+            } else {
+                " Clients that are hours ahead write local time: let them write UTC."
+            }
+        ),
+    ))
+}
+
+fn times(table: &HeartbeatTable) -> Result<Finding> {
+    const CHECK: &str = "local time";
+    if table.has_time_zone {
+        return Ok(Finding::good(CHECK, "Heartbeats are stored with their time zone."));
+    }
+    let now = pg::now();
+    if let Some(mark) = databases::current().and_then(|state| state.written_lately())
+        && let Some((_, error)) =
+            local_time::writers(table, &table.silent_since(now - STEP, &[])?, mark, now)?
+    {
+        let Report { message, detail, hint, .. } = error.report();
+        let detail = format!("{} The log says: {message}.", detail.unwrap_or_default());
+        return Ok(Finding::warning(CHECK, detail, hint.unwrap_or_default()));
+    }
+    let Some(default) = table.local_default()? else {
+        return Ok(Finding::good(CHECK, "Heartbeats are UTC."));
+    };
+    let zones = time_zones::other_than_utc()?;
+    if zones.is_empty() {
+        let found =
+            format!("The default of the time of heartbeats is {default}. Every TimeZone that is set is UTC.");
+        return Ok(Finding::good(CHECK, found));
+    }
+    Ok(Finding::warning(
+        CHECK,
+        format!(
+            "The default of the time of heartbeats is {default}, which is not UTC where TimeZone is set to another zone: {}. \
+             Workers that use it seem silent for hours, or ahead of the clock.",
+            zones.join(", ")
+        ),
+        format!(
+            "ALTER TABLE {} ALTER COLUMN last_heartbeat_at SET DEFAULT {};",
+            table.name,
+            table.current_time()
         ),
     ))
 }

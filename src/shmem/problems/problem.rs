@@ -16,6 +16,8 @@ pub enum Place {
     Flush,
     /// Heartbeats that are ahead of the server's clock.
     FutureHeartbeats,
+    /// Heartbeats that are UTC in the table, and are written in another zone's time.
+    LocalTime,
     /// Removing what is older than the retention.
     Pruning,
     /// Workers whose deaths cannot be numbered.
@@ -52,6 +54,7 @@ impl Place {
             Self::OwnTables => "own tables",
             Self::Flush => "flush",
             Self::FutureHeartbeats => "future heartbeats",
+            Self::LocalTime => "local time",
             Self::Pruning => "pruning",
             Self::Incarnations => "incarnations",
             Self::JobTable { .. } => "job table",

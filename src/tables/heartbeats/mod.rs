@@ -4,7 +4,7 @@
 //! transaction, and every statement on it runs with its owner's rights.
 
 use std::cmp::min;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use pgrx::pg_sys;
@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::scope::Scope;
-use crate::pg::{self, arrays, catalog, sql};
+use crate::pg::{self, arrays, catalog, row_versions, sql};
 use crate::shmem::buffer;
 use crate::tables::inheritance;
 
@@ -60,7 +60,7 @@ pub struct HeartbeatTable {
     /// Whether it is the extension's own, and not adopted.
     pub is_own: bool,
     /// Whether times are stored with a time zone; without one they are UTC.
-    has_time_zone: bool,
+    pub has_time_zone: bool,
     /// Whether there is a column for the hostname.
     has_hostname: bool,
     /// Characters that fit in it.
@@ -275,6 +275,16 @@ impl HeartbeatTable {
             dead.iter().map(|worker| (worker.id.as_str(), worker.last_heartbeat_at)).collect();
         heard.retain(|worker| died.get(worker.id.as_str()).is_some_and(|at| worker.last_heartbeat_at > *at));
         Ok(heard)
+    }
+
+    /// Of these workers, the ones whose rows were written by this transaction or a later one.
+    pub fn written_since(&self, ids: &[String], transaction: u64) -> Result<HashSet<String>> {
+        let statement = self.sql(&format!(
+            "SELECT h.worker_id::text FROM @table@ h WHERE h.worker_id = ANY ($1) AND {}",
+            row_versions::is_since("h", transaction)
+        ));
+        let read = || sql::read(&statement, &[arrays::of(ids)], |row| row.required(1, "worker id"));
+        Ok(self.scope().in_memory().run(read)?.into_iter().collect())
     }
 
     fn scope(&self) -> Scope<'_> {

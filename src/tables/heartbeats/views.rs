@@ -49,8 +49,27 @@ impl HeartbeatTable {
         self.as_owner(|| sql::read(&statement, &arguments, |row| row.required(1, "transaction")))
     }
 
+    /// The default of the time of heartbeats, if it is the local time of whoever uses it.
+    pub fn local_default(&self) -> Result<Option<String>> {
+        let statement = "SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid \
+              AND a.attnum OPERATOR(pg_catalog.=) d.adnum \
+             WHERE d.adrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) 'last_heartbeat_at'";
+        let defaults: Vec<String> =
+            sql::read(statement, &[self.oid.into()], |row| row.required(1, "default"))?;
+        Ok(defaults.into_iter().next().filter(|default| !self.has_time_zone && is_local_time(default)))
+    }
+
     /// The expression for this moment as the table stores it.
     pub fn current_time(&self) -> String {
         self.stored("now()")
     }
+}
+
+/// Whether an expression is a time of now that is not converted from one zone to another.
+fn is_local_time(expression: &str) -> bool {
+    let expression = expression.to_ascii_lowercase();
+    let clocks = ["now()", "current_timestamp", "localtimestamp", "_timestamp()"];
+    let is_converted = ["at time zone", "timezone("].iter().any(|word| expression.contains(word));
+    clocks.iter().any(|clock| expression.contains(clock)) && !is_converted
 }

@@ -5,6 +5,7 @@ mod encodings;
 mod heartbeat_table;
 mod incarnations;
 mod lifecycle;
+mod local_time;
 mod memory;
 mod python_workers;
 mod session_memory;
