@@ -13,6 +13,7 @@ mod parts;
 #[cfg(any(test, feature = "pg_test"))]
 mod pg_tests;
 pub mod rehearsal;
+mod rows;
 pub mod session;
 pub mod settle;
 pub mod statement;

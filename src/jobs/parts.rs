@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::rows::Row;
 use super::settle::problem;
-use super::table::{JobTable, LockPolicy, Row, SettledJobs};
+use super::table::{JobTable, LockPolicy, SettledJobs};
 use super::{Outcome, RefusedJob};
 use crate::error::{Error, Result};
 use crate::pg::scope;

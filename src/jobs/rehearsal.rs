@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use super::Columns;
+use super::rows::{Row, in_rows, single_key};
 use super::settle::FOREIGN_LIMIT;
 use super::statement::Statements;
-use super::table::{JobTable, LockPolicy, Row, in_rows, single_key};
+use super::table::{JobTable, LockPolicy};
 use crate::error::{Error, Rehearsal, Report, Result};
 use crate::installation::Installation;
 use crate::pg::scope::{self, Scope};

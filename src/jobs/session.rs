@@ -8,8 +8,9 @@ use chrono::{DateTime, Utc};
 
 use super::counter::MOST_KEYS;
 use super::parts::{Parts, is_of_a_row};
+use super::rows::Row;
 use super::settle::{FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_touch, note_tried, parts, problem};
-use super::table::{JobTable, LockPolicy, Row};
+use super::table::{JobTable, LockPolicy};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::timer::Deadline;

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::columns::Columns;
 use super::counter::JobCounter;
+use super::rows::{Row, in_rows, single_key};
 use super::statement::Statements;
 use crate::error::{Error, Result};
 use crate::pg::scope::Scope;
@@ -85,26 +86,6 @@ pub struct SettledJobs {
     pub requeued: i64,
     /// The primary keys of these jobs, where the watch wants them and the table has one of a single column.
     pub keys: Vec<String>,
-}
-
-/// A row of a table of jobs, as it is at one moment.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// The OID of the table that it lies in, which may be a partition.
-    pub table: String,
-    /// Its place in there.
-    pub place: String,
-    /// Its primary key, where the table has one of a single column.
-    pub key: Option<String>,
-}
-
-/// A worker and its rows as arguments of a statement.
-pub(super) fn in_rows(worker: &str, rows: &[Row]) -> [DatumWithOid<'static>; 3] {
-    [
-        arrays::of(&[worker.to_owned()]),
-        arrays::texts(rows.iter().map(|row| row.table.as_str())),
-        arrays::texts(rows.iter().map(|row| row.place.as_str())),
-    ]
 }
 
 impl JobTable {
@@ -276,31 +257,6 @@ impl JobTable {
         catalog::have_key_with(&tables, &columns)
     }
 
-    /// The running jobs of a worker, as rows. The first look is at the rows, and the second at who else may have them.
-    pub fn rows(&self, worker: &str) -> Result<Vec<Row>> {
-        let (columns, worker) = (self.columns()?, [worker.to_owned()]);
-        if self.possible_workers(&columns, &worker)?.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = self.rows_of(&columns, &worker)?;
-        let is_theirs = rows.is_empty() || self.with_living_namesake(&columns, &worker, &worker)?.is_empty();
-        Ok(if is_theirs { rows } else { Vec::new() })
-    }
-
-    fn rows_of(&self, columns: &Columns, worker: &[String; 1]) -> Result<Vec<Row>> {
-        let key = single_key(self.relation.oid)?;
-        let statement = Statements::new(self, columns, key.as_deref()).rows();
-        self.as_owner(|| {
-            sql::read_latest(&statement, &[arrays::of(worker)], |row| {
-                Ok(Row {
-                    table: row.required(1, "table")?,
-                    place: row.required(2, "place")?,
-                    key: row.optional(3)?,
-                })
-            })
-        })
-    }
-
     /// How many jobs each of these workers is running. Workers that run none are left out.
     pub fn running(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
@@ -365,18 +321,4 @@ impl JobTable {
 
 fn is_foreign(relation: &catalog::Relation) -> bool {
     relation.kind == pg_sys::RELKIND_FOREIGN_TABLE
-}
-
-/// The column of a table's primary key; `None` when it has more than one, or there is no key.
-pub(super) fn single_key(relation: pg_sys::Oid) -> Result<Option<String>> {
-    let statement = sql::SavedPlan::new(
-        "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i \
-         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
-          AND a.attnum OPERATOR(pg_catalog.=) i.indkey[0] \
-         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary \
-           AND i.indnkeyatts OPERATOR(pg_catalog.=) 1"
-            .into(),
-    );
-    let names = statement.read(&[relation.into()], |row| row.required(1, "key"))?;
-    Ok(names.into_iter().next())
 }

@@ -15,6 +15,7 @@ pub mod advisory;
 pub mod arrays;
 pub mod attached;
 pub mod catalog;
+mod column;
 pub mod commit;
 pub mod constraints;
 pub mod databases;
