@@ -1,7 +1,7 @@
 -- The watched tables. RGrid's own, executions in the extension's schema, needs no row: it is watched with the
 -- defaults as soon as it exists. A row for it overrides them, or says that it is not watched.
 CREATE TABLE @extschema@.rgrid_job_tables (
-    job_table regclass PRIMARY KEY,
+    job_table text COLLATE pg_catalog."C" PRIMARY KEY,
     worker_column name NOT NULL DEFAULT 'worker_id',
     status_column name NOT NULL DEFAULT 'status',
     running_status text NOT NULL DEFAULT 'running',
@@ -32,7 +32,8 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_tables IS
     'Tables whose running jobs are settled when their worker dies; executions in this schema needs no row';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.job_table IS 'The table of jobs';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.job_table IS
+    'The name of the table of jobs, with its schema, as SQL writes it; without a schema it is in the extension''s';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.worker_column IS 'Column with the id of the worker that runs the job';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.status_column IS 'Column with the job''s status';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.running_status IS 'Status of a job that a worker is running';
@@ -61,6 +62,26 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched_by IS
     'The role that watched the table; without the rights of the table''s owner, its row does not count. '
     'NULL in rows from before 0.2.0, which count as the owner''s';
+
+-- Which table each watched name means. No part of a dump: OIDs mean nothing on another server.
+CREATE TABLE @extschema@.rgrid_job_table_oids (
+    job_table text COLLATE pg_catalog."C" PRIMARY KEY,
+    relation oid NOT NULL,
+    owner oid NOT NULL,
+    fenced boolean NOT NULL,
+    missing_since timestamp with time zone
+);
+
+COMMENT ON TABLE @extschema@.rgrid_job_table_oids IS
+    'Which table each watched name meant when a sweeper last looked: so renamed and replaced tables are noticed';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.job_table IS 'The name, as in rgrid_job_tables';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.relation IS 'The OID of the table';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.owner IS
+    'The role that owned it: only a table of the same owner takes its place';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.fenced IS
+    'Whether it had a fence that was not taken down by rgrid_unfence()';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.missing_since IS
+    'Since when there is no such table; NULL while there is';
 
 -- The watched tables that were tried. No part of a dump: a restored table was not tried where it is now.
 CREATE TABLE @extschema@.rgrid_tried_tables (

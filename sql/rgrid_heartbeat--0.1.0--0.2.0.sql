@@ -43,6 +43,52 @@ GRANT SELECT ON @extschema@.rgrid_worker_owners TO pg_monitor;
 COMMENT ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) IS
     'Hands the id of a worker over to another role; for superusers, and members of both roles';
 
+-- Which table each watched name means. No part of a dump: OIDs mean nothing on another server.
+CREATE TABLE @extschema@.rgrid_job_table_oids (
+    job_table text COLLATE pg_catalog."C" PRIMARY KEY,
+    relation oid NOT NULL,
+    owner oid NOT NULL,
+    fenced boolean NOT NULL,
+    missing_since timestamp with time zone
+);
+
+COMMENT ON TABLE @extschema@.rgrid_job_table_oids IS
+    'Which table each watched name meant when a sweeper last looked: so renamed and replaced tables are noticed';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.job_table IS 'The name, as in rgrid_job_tables';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.relation IS 'The OID of the table';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.owner IS
+    'The role that owned it: only a table of the same owner takes its place';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.fenced IS
+    'Whether it had a fence that was not taken down by rgrid_unfence()';
+COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.missing_since IS
+    'Since when there is no such table; NULL while there is';
+
+INSERT INTO @extschema@.rgrid_job_table_oids (job_table, relation, owner, fenced)
+SELECT coalesce(i.identity, j.job_table::pg_catalog.oid::pg_catalog.text), j.job_table, coalesce(c.relowner, 0), false
+FROM @extschema@.rgrid_job_tables j
+LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) j.job_table
+CROSS JOIN LATERAL pg_catalog.pg_identify_object('pg_catalog.pg_class'::pg_catalog.regclass, j.job_table, 0) AS i;
+
+-- From here on the watched tables are known by their names. A change of the type tests constraints again, and the table
+-- had none of its own.
+DO $$
+DECLARE
+    strange record;
+BEGIN
+    FOR strange IN
+        SELECT k.conname FROM pg_catalog.pg_constraint k
+        WHERE k.conrelid OPERATOR(pg_catalog.=) '@extschema@.rgrid_job_tables'::pg_catalog.regclass
+          AND k.contype OPERATOR(pg_catalog.=) 'c'
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.rgrid_job_tables DROP CONSTRAINT %I', strange.conname);
+    END LOOP;
+END
+$$;
+ALTER TABLE @extschema@.rgrid_job_tables ALTER COLUMN job_table TYPE text COLLATE pg_catalog."C" USING coalesce(
+    (pg_catalog.pg_identify_object('pg_catalog.pg_class'::pg_catalog.regclass, job_table, 0)).identity,
+    job_table::pg_catalog.oid::pg_catalog.text);
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.job_table IS
+    'The name of the table of jobs, with its schema, as SQL writes it; without a schema it is in the extension''s';
 ALTER TABLE @extschema@.rgrid_job_tables
     ADD COLUMN watched boolean NOT NULL DEFAULT true,
     ADD COLUMN on_death text NOT NULL DEFAULT 'fail'

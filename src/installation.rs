@@ -44,6 +44,7 @@ impl Installation {
                 "rgrid_incarnations",
                 "rgrid_worker_owners",
                 "rgrid_job_tables",
+                "rgrid_job_table_oids",
                 "rgrid_unsettled_jobs",
                 "rgrid_tried_tables",
             ];

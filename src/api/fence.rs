@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::jobs::{fence, watched};
+use crate::jobs::{fence, following, watched};
 use crate::pg;
 
 /// Puts a fence up at a watched table of jobs, or renews the one that is there.
@@ -20,7 +20,7 @@ use crate::pg;
 #[pg_extern(sql = false)]
 fn rgrid_fence(job_table: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_fence()");
-    Ok(fence::put_up(&Installation::of_caller()?, watched::own_table(job_table)?)?)
+    Ok(put_up(job_table)?)
 }
 
 /// Takes the fence of a table down. Returns whether there was one.
@@ -31,7 +31,20 @@ fn rgrid_fence(job_table: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
 #[pg_extern(sql = false)]
 fn rgrid_unfence(job_table: Option<pg_sys::Oid>) -> Result<bool, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_unfence()");
-    Ok(fence::take_down(watched::own_table(job_table)?)?)
+    Ok(take_down(job_table)?)
+}
+
+fn put_up(job_table: Option<pg_sys::Oid>) -> Result<()> {
+    let (installation, oid) = (Installation::of_caller()?, watched::own_table(job_table)?);
+    fence::put_up(&installation, oid)?;
+    following::note_own(&installation, oid)
+}
+
+fn take_down(job_table: Option<pg_sys::Oid>) -> Result<bool> {
+    let oid = watched::own_table(job_table)?;
+    let was_up = fence::take_down(oid)?;
+    following::note_own(&Installation::of_caller()?, oid)?;
+    Ok(was_up)
 }
 
 /// Called when a fence refuses an update of a job. Its SQL is in `sql/fence.sql`, because pgrx's own triggers raise an

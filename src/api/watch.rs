@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::watched::{self, own_table};
-use crate::jobs::{JobTable, fence, rehearsal};
+use crate::jobs::{JobTable, fence, following, rehearsal};
 use crate::pg::{self, catalog, report, search_path};
 use crate::tables::job_tables::{self, JobMapping, OnDeath};
 use crate::tables::tried_tables;
@@ -87,8 +87,10 @@ fn watch_jobs(job_table: Option<pg_sys::Oid>, mapping: JobMapping) -> Result<()>
         return Err(Error::TemporaryTable { table: table.watched.name });
     }
     table.columns()?.check_writes(&table)?;
-    job_tables::put(&installation, oid, &table.mapping, true)?;
-    job_tables::set_search_path(&installation, oid, &search_path)?;
+    let name = following::claim_name(&installation, oid)?;
+    job_tables::put(&installation, &name, &table.mapping, true)?;
+    job_tables::set_search_path(&installation, &name, &search_path)?;
+    following::note_own(&installation, oid)?;
     fence::renew(&installation, oid)?;
     tried_tables::remove(&installation, oid)?;
     // Code of a role that is no superuser can end a superuser's session, or never end. So that is done on request only.

@@ -137,6 +137,10 @@ pub enum Error {
     TakenBack { what: String },
     /// The entry of a watched table was made by `role`, which is gone or has not the rights of the table's owner.
     EntryOfAnother { role: String },
+    /// A table that has the name of a watched one now belongs to `owner`, and that one to `before`.
+    OwnerDiffers { owner: String, before: String },
+    /// Another entry means the same table.
+    WatchedTwice,
 
     // Warnings of a sweep.
     /// So many workers have a heartbeat that is ahead of the server's clock, the example among them by `ahead`.
@@ -306,6 +310,8 @@ impl Error {
             Self::SeveralOwners { table, owners } => report::several_owners(table, owners),
             Self::TakenBack { what } => report::taken_back(what),
             Self::EntryOfAnother { role } => report::entry_of_another(role),
+            Self::OwnerDiffers { owner, before } => report::owner_differs(owner, before),
+            Self::WatchedTwice => report::watched_twice(),
 
             Self::FutureHeartbeats { workers, example, ahead } => {
                 report::future_heartbeats(*workers, example, *ahead)

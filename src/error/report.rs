@@ -348,6 +348,17 @@ pub fn entry_of_another(role: &str) -> Report {
     Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
 }
 
+pub fn owner_differs(owner: &str, before: &str) -> Report {
+    let message = format!(
+        "it belongs to role \"{owner}\", but the table that was watched by this name to role \"{before}\""
+    );
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+}
+
+pub fn watched_twice() -> Report {
+    Report::new(ERRCODE_DUPLICATE_OBJECT, "another entry means the same table")
+}
+
 // Warnings of a sweep.
 
 pub fn future_heartbeats(workers: usize, example: &str, ahead: Duration) -> Report {

@@ -39,7 +39,14 @@ pub fn renew(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> 
 pub fn put_up(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> {
     let jobs = watched::find(installation, job_table)?;
     take_down(job_table)?;
+    // Partitions get theirs from the table, also those that had one of their own.
+    places(job_table)?.into_iter().try_for_each(|(place, _)| take_down(place).map(drop))?;
     create(installation, &jobs)
+}
+
+/// Whether a table has a fence of its own.
+pub fn is_up(relation: &catalog::Relation) -> Result<bool> {
+    Ok(relation.has_triggers_or_rules && function_of(relation.oid)?.is_some())
 }
 
 /// The function that the table's fence calls.

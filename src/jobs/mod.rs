@@ -1,14 +1,17 @@
 //! The watched tables of jobs, and settling the running jobs of workers that are gone.
 //!
 //! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have altered
-//! the table since it was watched. [`watched`] says which tables there are, [`table`] is one of them, [`columns`] has
+//! the table since it was watched. [`watched`] says which tables there are, [`entries`] which table
+//! a name means, [`table`] is one of them, [`columns`] has
 //! what it needs, [`statement`] has the texts of the statements, [`settle`] works on all tables together, and [`rehearsal`]
 //! tries one of them.
 
 mod afterwards;
 pub mod columns;
 mod counter;
+pub mod entries;
 pub mod fence;
+pub mod following;
 mod parts;
 #[cfg(any(test, feature = "pg_test"))]
 mod pg_tests;

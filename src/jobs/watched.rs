@@ -7,29 +7,23 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 
-use super::table::{JobTable, TableName};
+use super::entries::{self, LeftOut, Meant};
+use super::following;
+use super::table::JobTable;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{catalog, roles};
-use crate::tables::job_tables::{self, JobMapping};
-use crate::tables::tried_tables;
+use crate::rules::text::printable;
+use crate::tables::job_tables;
 
 /// The registry at one moment.
 struct Registry {
     /// The tables to settle.
     watched: Vec<JobTable>,
-    /// The tables that are not settled, although they would be without an entry.
+    /// Tables that are not settled, although they would be without an entry.
     unwatched: HashSet<pg_sys::Oid>,
     /// What does not count.
     idle: Idle,
-}
-
-/// A table whose entry does not count: the role that made it is gone, or has not the rights of the table's owner.
-pub struct LeftOut {
-    /// The table.
-    pub table: TableName,
-    /// The role, by its name.
-    pub role: String,
 }
 
 /// The tables to settle.
@@ -49,9 +43,11 @@ pub fn find(installation: &Installation, relation: pg_sys::Oid) -> Result<JobTab
 
 /// Entries that do not count.
 pub struct Idle {
-    /// Entries of tables that were dropped.
-    pub dropped: Vec<pg_sys::Oid>,
-    /// Tables whose entries were made by a role without the rights of their owner.
+    /// The names in entries of tables that were dropped.
+    pub dropped: Vec<String>,
+    /// The names in entries whose table was never here.
+    pub absent: Vec<String>,
+    /// Tables for which an entry does not count.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -60,28 +56,11 @@ pub fn idle(installation: &Installation) -> Result<Idle> {
     read(installation).map(|registry| registry.idle)
 }
 
-/// Removes the entries of tables that were dropped.
-pub fn forget(installation: &Installation, dropped: &[pg_sys::Oid]) -> Result<()> {
-    dropped.iter().try_for_each(|table| job_tables::remove(installation, *table))?;
-    tried_tables::forget_dropped(installation)
-}
-
 fn read(installation: &Installation) -> Result<Registry> {
-    let idle = Idle { dropped: Vec::new(), left_out: Vec::new() };
+    let idle = Idle { dropped: Vec::new(), absent: Vec::new(), left_out: Vec::new() };
     let mut registry = Registry { watched: Vec::new(), unwatched: HashSet::new(), idle };
-    for entry in job_tables::entries(installation)? {
-        match JobTable::open(entry.table, entry.mapping, entry.search_path) {
-            None => registry.idle.dropped.push(entry.table),
-            // Whoever said so: what is not settled does no harm.
-            Some(_) if !entry.is_watched => drop(registry.unwatched.insert(entry.table)),
-            Some(table) if entry.watched_by.as_ref().is_some_and(|role| !may_watch(role, &table)) => {
-                let role = entry.watched_by.unwrap_or_default();
-                registry.idle.left_out.push(LeftOut { table: table.watched, role });
-            }
-            Some(table) => registry.watched.push(table),
-        }
-    }
-    let default = default_table(installation).filter(|default| {
+    entries::all(installation)?.into_iter().for_each(|one| registry.add(one));
+    let default = entries::default_table(installation).filter(|default| {
         let oid = default.relation.oid;
         !registry.unwatched.contains(&oid) && registry.watched.iter().all(|table| table.relation.oid != oid)
     });
@@ -89,15 +68,32 @@ fn read(installation: &Installation) -> Result<Registry> {
     Ok(registry)
 }
 
+impl Registry {
+    fn add(&mut self, one: Meant) {
+        let Meant { name, table, refused, watched_by, is_watched, known, .. } = one;
+        // It is neither watched like the one that had its name before, nor as if there were no entry.
+        self.unwatched.extend(refused.as_ref().map(|refused| refused.table.oid));
+        match (table, &refused) {
+            (None, None) if known.is_some() => self.idle.dropped.push(name),
+            (None, None) => self.idle.absent.push(name),
+            (None, Some(_)) => {}
+            // Whoever said so: what is not settled does no harm.
+            (Some(table), _) if !is_watched => drop(self.unwatched.insert(table.relation.oid)),
+            (Some(table), _) => match watched_by.filter(|role| !may_watch(role, &table)) {
+                Some(role) => {
+                    let error = Error::EntryOfAnother { role: printable(&role) };
+                    self.idle.left_out.push(LeftOut { table: table.watched, error });
+                }
+                None => self.watched.push(table),
+            },
+        }
+        self.idle.left_out.extend(refused);
+    }
+}
+
 /// Whether a role has the rights of a table's owner.
 fn may_watch(role: &str, table: &JobTable) -> bool {
     roles::named(role).is_some_and(|role| catalog::has_rights_of(role, table.relation.owner))
-}
-
-/// RGrid's own table of jobs, if there is one.
-fn default_table(installation: &Installation) -> Option<JobTable> {
-    let relation = catalog::relation_named(installation.schema, "executions")?;
-    JobTable::open(relation.oid, JobMapping::default(), None)
 }
 
 /// Stops watching a table. Returns whether it was watched.
@@ -107,10 +103,11 @@ pub fn stop(installation: &Installation, relation: pg_sys::Oid) -> Result<bool> 
         Err(Error::NotWatched { .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
-    if default_table(installation).is_some_and(|default| default.relation.oid == relation) {
-        job_tables::put(installation, relation, &table.mapping, false)?;
+    let name = following::claim_name(installation, relation)?;
+    if entries::default_table(installation).is_some_and(|default| default.relation.oid == relation) {
+        job_tables::put(installation, &name, &table.mapping, false)?;
     } else {
-        job_tables::remove(installation, relation)?;
+        following::remove(installation, &name)?;
     }
     Ok(true)
 }

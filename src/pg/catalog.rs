@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 pub use super::column::Column;
 use super::column::equality_of;
 use super::syscache::SysCacheTuple;
-use super::{arrays, roles, sql};
+use super::{arrays, roles, search_path, sql};
 use crate::error::{Error, Result};
 
 /// What a relation is, and which role owns it.
@@ -36,6 +36,19 @@ pub fn relation_named(schema: pg_sys::Oid, name: &str) -> Option<Relation> {
     // SAFETY: the name outlives the call.
     let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
     relation(oid)
+}
+
+/// The relation that a text names as SQL would, in `schema` when it names none.
+pub fn relation_by_text(schema: pg_sys::Oid, text: &str) -> Option<Relation> {
+    match search_path::identifiers(text, b'.')?.as_slice() {
+        [name] => relation_named(schema, name),
+        [schema, name] => {
+            let schema = CString::new(schema.as_str()).ok()?;
+            // SAFETY: the name outlives the call; InvalidOid when there is no such schema.
+            relation_named(unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) }, name)
+        }
+        _ => None,
+    }
 }
 
 /// The relation with this OID; `None` when it was dropped.

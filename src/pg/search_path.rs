@@ -12,17 +12,23 @@ use crate::error::Result;
 /// The names in the search_path that is in force, as they were set: `$user` stays what it is, and a schema need not
 /// exist. Names of temporary schemas are left out.
 pub fn in_force() -> Vec<String> {
-    let mut text = super::setting(c"search_path").into_bytes();
+    let names = identifiers(&super::setting(c"search_path"), b',').unwrap_or_default();
+    names.into_iter().filter(|name| !name.is_empty() && !is_temporary(name)).collect()
+}
+
+/// The identifiers in a text, as SQL reads them; `None` when it has something else between the separators.
+pub(super) fn identifiers(text: &str, separator: u8) -> Option<Vec<String>> {
+    let mut text = text.as_bytes().to_vec();
     text.push(0);
     let mut names: *mut pg_sys::List = std::ptr::null_mut();
-    // SAFETY: a terminated string of our own, which the call cuts into pieces; the setting was checked by the same rules.
-    unsafe { pg_sys::SplitIdentifierString(text.as_mut_ptr().cast(), b',' as c_char, &mut names) };
+    let pieces = text.as_mut_ptr().cast();
+    // SAFETY: a terminated string of our own, which the call cuts into pieces.
+    let is_list = unsafe { pg_sys::SplitIdentifierString(pieces, separator as c_char, &mut names) };
     // SAFETY: null, or a list that is valid until the memory context ends.
     let length = unsafe { names.as_ref() }.map_or(0, |list| list.length);
     // SAFETY: within the list, whose members are terminated strings in `text`.
     let name = |n| unsafe { CStr::from_ptr(pg_sys::list_nth(names, n).cast()) };
-    let names = (0..length).map(|n| name(n).to_string_lossy().into_owned());
-    names.filter(|name| !name.is_empty() && !is_temporary(name)).collect()
+    is_list.then(|| (0..length).map(|n| name(n).to_string_lossy().into_owned()).collect())
 }
 
 /// `pg_temp` stands for the session's own; a name with a number is that of some session.

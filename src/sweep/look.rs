@@ -3,12 +3,15 @@
 
 use std::collections::HashSet;
 
+use pgrx::pg_sys;
+
 use super::log_lines::{log_at_commit, return_line};
 use super::steps::{Sweep, ids};
 use super::{Mode, local_time, mass_death};
 use crate::error::{Error, Result};
+use crate::jobs::entries::LeftOut;
 use crate::jobs::table::TableName;
-use crate::jobs::watched::{self, LeftOut};
+use crate::jobs::watched;
 use crate::jobs::{Outcome, settle};
 use crate::pg::{report, row_versions};
 use crate::rules::liveness::{self, Hold};
@@ -76,9 +79,6 @@ impl Sweep {
     /// Reads the registry, the ledger, the rows and, for workers that seem silent or ahead of the clock, memory.
     pub fn look(&self) -> Result<WorkToDo> {
         let idle = watched::idle(&self.installation)?;
-        if !self.mode.is_dry_run() {
-            watched::forget(&self.installation, &idle.dropped)?;
-        }
         let Candidates { ahead, mut silent, in_local_time, dead } = self.candidates()?;
         self.warn_of_ahead(&ahead);
         if let Some(hold) = self.hold(silent.len(), &dead)? {
@@ -91,6 +91,7 @@ impl Sweep {
         let mut orphans = self.orphans(dead)?;
         orphans.problems.extend(in_local_time);
         orphans.problems.extend(idle.left_out.into_iter().map(not_counted));
+        orphans.problems.extend(idle.absent.first().map(|name| absent(name)));
         if let Some(cutoff) = self.cutoff.filter(|_| self.mode == Mode::Sweeper) {
             // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);
@@ -206,7 +207,14 @@ impl Sweep {
 /// The problem of a table whose entry does not count.
 fn not_counted(left_out: LeftOut) -> Problem {
     let TableName { name, oid } = left_out.table;
-    let error = Error::EntryOfAnother { role: printable(&left_out.role) };
+    let place = Place::JobTable { table: oid, part: oid };
+    Problem::new(place, format!("settle jobs in table {name}"), &left_out.error)
+}
+
+/// The problem of an entry whose table was never here: a dump has left it out. One is named.
+fn absent(name: &str) -> Problem {
+    let (name, oid) = (printable(name), pg_sys::InvalidOid);
+    let error = Error::NoTable { table: name.clone() };
     Problem::new(Place::JobTable { table: oid, part: oid }, format!("settle jobs in table {name}"), &error)
 }
 

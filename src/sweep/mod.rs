@@ -62,10 +62,13 @@ pub struct Step {
 /// dead, settles orphaned jobs. Calls `report` after each step. Returns what could not be done.
 pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> {
     mode.report_activity("looking for dead workers");
+    let followed = mode.attempt(Sweep::follow).unwrap_or_else(|error| Some(Some(of_following(&error))));
+    let followed = followed.flatten();
     let Some(WorkToDo { ahead, silent, mut orphans, noted }) = mode.step(Sweep::look)? else {
         return Ok(Vec::new());
     };
     let mut problems = Problems(std::mem::take(&mut orphans.problems));
+    problems.add(followed);
     for batch in mode.batches(&ahead) {
         let clamped = mode.attempt(|sweep| sweep.clamp_to_now(batch));
         problems.add(clamped.err().map(|error| of_clamping(&error)));
@@ -104,6 +107,10 @@ fn note_locked(mode: Mode, orphans: &Orphans, problems: &Problems) -> Vec<Proble
         databases::change(pg::current_database(), |state| state.locked_jobs = count);
     }
     locked.iter().map(|(table, jobs)| Problem::of_locked_jobs(table.oid, &table.name, *jobs)).collect()
+}
+
+fn of_following(error: &Error) -> Problem {
+    Problem::new(Place::OwnTables, "follow the watched tables", error)
 }
 
 fn of_clamping(error: &Error) -> Problem {

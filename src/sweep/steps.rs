@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::log_lines::{changed_line, counted, left_behind_line, log_at_commit};
-use super::{Mode, Step, death};
+use super::{Mode, Step, death, of_following};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::jobs::following;
 use crate::jobs::settle::{self, Occasion, Outcome, totals};
 use crate::jobs::unsettled::{self, Settlement};
 use crate::rules::liveness;
@@ -40,6 +41,16 @@ impl Sweep {
         let excuse = connections::excuse(now, threshold);
         let cutoff = liveness::cutoff(now, observation::observing_since(), threshold, excuse);
         Ok(Self { installation, heartbeats, mode, now, cutoff, recent: now - liveness::delta(threshold) })
+    }
+
+    /// Notes which tables the entries of the registry mean, and says in the log what has changed.
+    pub fn follow(&self) -> Result<Option<Problem>> {
+        if self.mode.is_dry_run() {
+            return Ok(None);
+        }
+        let (lines, error) = following::follow(&self.installation, self.now)?;
+        log_at_commit(lines);
+        Ok(error.as_ref().map(of_following))
     }
 
     /// Sets the last heartbeat of workers ahead of the clock to the current time: in their rows, in memory, and in the

@@ -1,7 +1,5 @@
 //! The registry of watched tables, `rgrid_job_tables`: its rows, and how they are changed. What they mean is decided in
-//! `jobs/watched.rs`.
-
-use pgrx::pg_sys;
+//! `jobs/entries.rs` and `jobs/watched.rs`.
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -113,8 +111,8 @@ impl JobMapping {
 
 /// A row of the registry.
 pub struct Entry {
-    /// The table, which may have been dropped since.
-    pub table: pg_sys::Oid,
+    /// The name of the table, with its schema, as SQL writes it. Without a schema it is in the extension's.
+    pub name: String,
     /// Whether it is watched. False switches off the table that is watched without an entry.
     pub is_watched: bool,
     /// How it is watched.
@@ -125,7 +123,7 @@ pub struct Entry {
     pub watched_by: Option<String>,
 }
 
-/// All rows, in the order of the tables' OIDs.
+/// All rows, in the order of the names.
 pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
     let statement = installation.sql(
         "SELECT j.job_table, j.watched, j.worker_column::text, j.status_column::text, j.running_status, \
@@ -138,7 +136,7 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
     installation.as_owner(|| {
         sql::read(&statement, &[], |row| {
             Ok(Entry {
-                table: row.required(1, "job table")?,
+                name: row.required(1, "job table")?,
                 is_watched: row.required(2, "watched")?,
                 mapping: mapping(&row)?,
                 search_path: row
@@ -169,13 +167,8 @@ fn mapping(row: &sql::Row<'_>) -> Result<JobMapping> {
     })
 }
 
-/// Enters a table, or changes its entry. The current role has made it then.
-pub fn put(
-    installation: &Installation,
-    relation: pg_sys::Oid,
-    mapping: &JobMapping,
-    is_watched: bool,
-) -> Result<()> {
+/// Enters a table by its name, or changes its entry. The current role has made it then.
+pub fn put(installation: &Installation, name: &str, mapping: &JobMapping, is_watched: bool) -> Result<()> {
     let statement = installation.sql(
         "INSERT INTO @extschema@.rgrid_job_tables AS j \
              (job_table, watched, worker_column, status_column, running_status, dead_status, error_column, \
@@ -193,7 +186,7 @@ pub fn put(
                   EXCLUDED.started_column, EXCLUDED.notify_keys, EXCLUDED.watched_by)",
     );
     let arguments = [
-        relation.into(),
+        name.into(),
         is_watched.into(),
         mapping.worker_column.as_str().into(),
         mapping.status_column.as_str().into(),
@@ -215,22 +208,31 @@ pub fn put(
     Ok(())
 }
 
-/// Removes the entry of a table.
-pub fn remove(installation: &Installation, relation: pg_sys::Oid) -> Result<()> {
+/// Removes an entry.
+pub fn remove(installation: &Installation, name: &str) -> Result<()> {
     let statement = installation.sql(
-        "DELETE FROM @extschema@.rgrid_job_tables j \
-         WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.oid",
+        "DELETE FROM @extschema@.rgrid_job_tables j WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.text",
     );
-    installation.as_owner(|| sql::write(&statement, &[relation.into()]))?;
+    installation.as_owner(|| sql::write(&statement, &[name.into()]))?;
     Ok(())
 }
 
+/// Gives an entry the name that its table has now. Returns false, and does nothing, when another entry has it.
+pub fn rename(installation: &Installation, name: &str, new: &str) -> Result<bool> {
+    let statement = installation.sql(
+        "UPDATE @extschema@.rgrid_job_tables j SET job_table = $2 \
+         WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.text AND NOT EXISTS ( \
+             SELECT FROM @extschema@.rgrid_job_tables o WHERE o.job_table OPERATOR(pg_catalog.=) $2::pg_catalog.text)",
+    );
+    Ok(installation.as_owner(|| sql::write(&statement, &[name.into(), new.into()]))? == 1)
+}
+
 /// Notes the search_path for code of a table's owner in the table's entry.
-pub fn set_search_path(installation: &Installation, relation: pg_sys::Oid, names: &[String]) -> Result<()> {
+pub fn set_search_path(installation: &Installation, name: &str, names: &[String]) -> Result<()> {
     let statement = installation.sql(
         "UPDATE @extschema@.rgrid_job_tables j SET search_path = $2::pg_catalog.name[] \
-         WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.oid",
+         WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.text",
     );
-    installation.as_owner(|| sql::write(&statement, &[relation.into(), arrays::of(names)]))?;
+    installation.as_owner(|| sql::write(&statement, &[name.into(), arrays::of(names)]))?;
     Ok(())
 }

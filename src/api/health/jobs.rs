@@ -6,14 +6,15 @@
 use std::collections::HashSet;
 
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_literal};
+use pgrx::spi::quote_literal;
 
 use super::plans::{cost, has_sequential_scan, is_affordable};
-use super::{Finding, attempt, attempt_until, locks};
+use super::{Finding, attempt, attempt_until, locks, registry};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::jobs::entries;
 use crate::jobs::statement::Statements;
-use crate::jobs::watched::{self, LeftOut};
+use crate::jobs::watched;
 use crate::jobs::{Columns, JobTable, fence};
 use crate::pg::timer::Deadline;
 use crate::pg::{catalog, scope, sql};
@@ -35,49 +36,12 @@ pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding>
     let mut findings = Vec::new();
     match scope::subtransaction(|| watched::watched(installation)) {
         Ok(tables) => {
-            findings.push(attempt("job tables", || registry(installation, &tables)));
+            findings.push(attempt("job tables", || registry::finding(installation, &tables)));
             tables.iter().for_each(|table| findings.extend(of_table(installation, table, deadline)));
         }
         Err(error) => findings.push(attempt("job tables", || Err(error))),
     }
     findings
-}
-
-/// Whether there is anything to settle, and no table is missing.
-fn registry(installation: &Installation, tables: &[JobTable]) -> Result<Finding> {
-    const CHECK: &str = "job tables";
-    let idle = watched::idle(installation)?;
-    let registry = installation.sql("@extschema@.rgrid_job_tables");
-    if let Some(LeftOut { table, role }) = idle.left_out.first() {
-        return Ok(Finding::error(
-            CHECK,
-            format!(
-                "{} entries of {registry} do not count: that of {} was made by role {}, which is gone or has not the \
-                 rights of the table's owner.",
-                idle.left_out.len(),
-                table.name,
-                quote_identifier(printable(role)),
-            ),
-            "The owner or a superuser calls rgrid_watch_jobs() again, or deletes the entry.",
-        ));
-    }
-    let missing = idle.dropped;
-    if let Some(oid) = missing.first().map(|oid| oid.to_u32()) {
-        return Ok(Finding::warning(
-            CHECK,
-            format!("{} watched tables were dropped; one had the OID {oid}.", missing.len()),
-            format!("DELETE FROM {registry} WHERE job_table = {oid};"),
-        ));
-    }
-    if tables.is_empty() {
-        return Ok(Finding::warning(
-            CHECK,
-            "No job table is watched, and there is no table \"executions\" in the extension's schema.",
-            installation.sql("Create that table, or SELECT @extschema@.rgrid_watch_jobs('your_table');"),
-        ));
-    }
-    let names: Vec<&str> = tables.iter().map(|table| table.watched.name.as_str()).collect();
-    Ok(Finding::good(CHECK, format!("Watched: {}.", names.join(", "))))
 }
 
 /// The checks of one table, and what they share.
@@ -103,7 +67,7 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
     }
     let mut findings =
         vec![attempt(&named("job table"), || fitness(named("job table"), installation, table))];
-    findings.push(attempt(&named("fence"), || fence_state(named("fence"), table)));
+    findings.push(attempt(&named("fence"), || fence_state(named("fence"), installation, table)));
     let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
     let table_check = TableCheck { installation, table, columns };
     let mut check = |name: &str, look: fn(&TableCheck<'a>, String) -> Result<Finding>| {
@@ -203,7 +167,18 @@ fn has_triggers(table: &JobTable) -> Result<bool> {
 }
 
 /// Whether a fence that was put up does its work.
-fn fence_state(check: String, table: &JobTable) -> Result<Finding> {
+fn fence_state(check: String, installation: &Installation, table: &JobTable) -> Result<Finding> {
+    if !fence::is_up(&table.relation)? && entries::had_fence(installation, table)? {
+        let name = &table.watched.name;
+        return Ok(Finding::warning(
+            check,
+            "Its fence is gone: late results of jobs that were given up are stored.",
+            installation.sql(&format!(
+                "SELECT @extschema@.rgrid_fence({0}); or, without one, rgrid_unfence({0}).",
+                quote_literal(name)
+            )),
+        ));
+    }
     let places = fence::places(table.relation.oid)?;
     let disabled = places.iter().find(|(_, is_enabled)| !is_enabled).map(|(place, _)| *place);
     Ok(match disabled.and_then(catalog::qualified_name) {

@@ -19,6 +19,7 @@ mod jobs;
 mod locks;
 mod own;
 mod plans;
+mod registry;
 mod server;
 mod workers;
 

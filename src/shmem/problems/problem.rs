@@ -24,7 +24,7 @@ pub enum Place {
     Incarnations,
     /// Settling the jobs of a watched table, or of the part of it that is settled by itself.
     JobTable {
-        /// The watched table.
+        /// The watched table; `InvalidOid` for one that is not there.
         table: pg_sys::Oid,
         /// The part; the table itself where it is settled as a whole.
         part: pg_sys::Oid,
@@ -42,7 +42,9 @@ impl Place {
     /// The watched table that it is about.
     pub fn job_table(self) -> Option<pg_sys::Oid> {
         match self {
-            Self::JobTable { table, .. } | Self::LockedJobs { table } => Some(table),
+            Self::JobTable { table, .. } | Self::LockedJobs { table } => {
+                Some(table).filter(|table| *table != pg_sys::InvalidOid)
+            }
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ mod owners_path;
 mod owners_triggers;
 mod refused_rows;
 mod rehearsal;
+mod replaced_tables;
 mod row_locks;
 mod spellings;
 mod watched_tables;

@@ -109,19 +109,6 @@ fn an_altered_table_is_reported_once_and_settled_when_it_is_fixed() {
 }
 
 #[test]
-fn the_entry_of_a_dropped_table_goes_without_a_word() {
-    let cluster = server();
-    let database = cluster.database("dropped");
-    let mut client = database.connect();
-    run(&mut client, &format!("CREATE TABLE gone ({COLUMNS}); SELECT rgrid_watch_jobs('gone')"));
-    run(&mut client, "DROP TABLE gone");
-    wait_until("the entry to go", || {
-        ask::<i64>(&mut client, "SELECT count(*) FROM rgrid_job_tables", &[]) == 0
-    });
-    die_running(&mut client, "victim", &[]);
-}
-
-#[test]
 fn a_locked_job_is_requeued_by_a_later_sweep() {
     let cluster = server();
     let database = cluster.database("requeued");

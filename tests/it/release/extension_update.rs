@@ -134,7 +134,10 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
     assert_eq!(rows(&mut client, "rgrid_worker_deaths"), ledger, "silence counts from the update on");
     let watches = "SELECT string_agg(concat_ws(' ', job_table, dead_status, on_death, watched, notify_keys), ', ' ORDER BY job_table::text)
                    FROM rgrid_job_tables";
-    assert_eq!(ask::<String>(&mut client, watches, &[]), "executions failed fail t f, tasks lost fail t f");
+    assert_eq!(
+        ask::<String>(&mut client, watches, &[]),
+        "public.executions failed fail t f, public.tasks lost fail t f"
+    );
     assert_eq!(jobs(&mut client, "alive", "running"), 2, "the update swept no worker");
     let stored = "SELECT count(search_path) FROM rgrid_job_tables";
     assert_eq!(ask::<i64>(&mut client, stored, &[]), 0);
@@ -158,6 +161,55 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
         run(&mut database.connect_as("night_shift"), "SELECT rgrid_sweep(true), rgrid_sweep(true, true)");
         assert_eq!(sqlstate(&mut database.connect_as("somebody"), "SELECT rgrid_sweep(true)"), "42501");
     }
+}
+
+#[test]
+fn an_update_from_0_1_0_knows_watched_tables_by_their_names_and_what_they_meant() {
+    let cluster = Cluster::builder().start();
+    let database = database_of(&cluster, "named", "0.1.0");
+    let mut client = database.connect();
+    create_attacker(&mut client, "checker");
+    run(
+        &mut client,
+        r#"CREATE SCHEMA "Odd schema"; CREATE TABLE "Odd schema"."Odd.""table" (LIKE executions);
+           CREATE TABLE gone (); CREATE TABLE tasks (LIKE executions);
+           INSERT INTO rgrid_job_tables (job_table) VALUES ('"Odd schema"."Odd.""table"'), ('gone'), ('tasks');
+           DROP TABLE gone;
+           ALTER TABLE rgrid_job_tables ADD CHECK (checker.climb(job_table::text)); ALTER ROLE checker NOSUPERUSER"#,
+    );
+    update(&mut client);
+    assert!(
+        !is_superuser(&mut client, "checker"),
+        "a constraint of others is dropped before it is tested again"
+    );
+    let names = "SELECT string_agg(j.job_table, ' ' ORDER BY j.job_table) FROM rgrid_job_tables j
+                 JOIN rgrid_job_table_oids o ON o.relation = to_regclass(j.job_table) AND o.job_table = j.job_table";
+    assert_eq!(ask::<String>(&mut client, names, &[]), r#""Odd schema"."Odd.""table" public.tasks"#);
+    // Renamed before the first sweep after the update.
+    run(&mut client, "ALTER TABLE tasks RENAME TO duties; SELECT rgrid_sweep()");
+    let health = "SELECT status || ': ' || detail FROM rgrid_health() WHERE check_name = 'job tables'";
+    let detail: String = ask(&mut client, health, &[]);
+    assert!(detail.starts_with("warning: 1 watched tables were dropped"), "{detail}");
+    run(
+        &mut client,
+        "UPDATE rgrid_job_table_oids SET missing_since = '2000-01-01' WHERE missing_since IS NOT NULL",
+    );
+    run(&mut client, "SELECT rgrid_sweep()");
+    let names = "SELECT string_agg(job_table, ' ' ORDER BY job_table) FROM rgrid_job_tables";
+    assert_eq!(ask::<String>(&mut client, names, &[]), r#""Odd schema"."Odd.""table" public.duties"#);
+}
+
+#[test]
+fn a_dump_of_0_1_0_brings_its_watched_tables() {
+    let cluster = Cluster::quick().start();
+    let (database, restored) = (database_of(&cluster, "old", "0.1.0"), cluster.empty_database("new"));
+    run(
+        &mut database.connect(),
+        "CREATE TABLE tasks (LIKE executions); INSERT INTO rgrid_job_tables (job_table) VALUES ('tasks')",
+    );
+    cluster.restore(&cluster.dump("old"), "new");
+    let names = "SELECT string_agg(job_table, ' ') FROM rgrid_job_tables";
+    assert_eq!(ask::<String>(&mut restored.connect(), names, &[]), "public.tasks");
 }
 
 /// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent, none of whom was heard for an hour; a

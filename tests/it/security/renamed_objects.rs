@@ -198,6 +198,62 @@ fn a_table_is_watched_and_not_its_name() {
 }
 
 #[test]
+fn a_table_of_another_owner_does_not_take_the_place_of_a_watched_one() {
+    let cluster = server();
+    let database = cluster.database("usurped");
+    let mut client = database.connect();
+    create_attacker(&mut client, "usurper");
+    // The usurper owns the schema, so it can drop what others have there, and has the name when the owner renames it.
+    run(
+        &mut client,
+        &format!(
+            "CREATE SCHEMA shared AUTHORIZATION usurper; CREATE ROLE victim_owner;
+             GRANT CREATE, USAGE ON SCHEMA shared TO victim_owner; GRANT EXECUTE ON FUNCTION rgrid_watch_jobs TO usurper;
+             CREATE TABLE shared.renamed (status text, {JOB_COLUMNS}); CREATE TABLE shared.dropped (LIKE shared.renamed);
+             ALTER TABLE shared.renamed OWNER TO victim_owner; ALTER TABLE shared.dropped OWNER TO victim_owner;
+             SELECT rgrid_watch_jobs('shared.renamed', dead_status => 'lost'), rgrid_watch_jobs('shared.dropped');
+             ALTER TABLE shared.renamed RENAME TO moved; INSERT INTO shared.moved VALUES ('running', 'victim')"
+        ),
+    );
+    let mut usurper = database.connect_as("usurper");
+    run(&mut usurper, "DROP TABLE shared.dropped");
+    for name in ["renamed", "dropped"] {
+        run(
+            &mut usurper,
+            &format!(
+                "CREATE TABLE shared.{name} (status text, {JOB_COLUMNS});
+                 CREATE TRIGGER climbing BEFORE UPDATE ON shared.{name} FOR EACH ROW EXECUTE FUNCTION usurper.climbing();
+                 INSERT INTO shared.{name} VALUES ('running', 'victim')"
+            ),
+        );
+    }
+    silent_worker(&mut client, "victim");
+    sweep_away(&mut client, "victim");
+    assert!(!is_superuser(&mut client, "usurper"));
+    let status =
+        |client: &mut Client, table: &str| ask::<String>(client, &format!("SELECT status FROM {table}"), &[]);
+    assert_eq!(status(&mut client, "shared.moved"), "lost", "the table that was watched still is");
+    for name in ["shared.renamed", "shared.dropped"] {
+        assert_eq!(status(&mut client, name), "running", "nobody has watched it");
+        let complaint = format!("could not settle jobs in table {name}: it belongs to role \"usurper\"");
+        assert!(!cluster.log_lines_with(&[&complaint]).is_empty(), "{name}");
+    }
+    let health = "SELECT status FROM rgrid_health() WHERE check_name = 'job tables'";
+    assert_eq!(ask::<String>(&mut client, health, &[]), "error");
+
+    // Its owner watches it: then each entry has the name of its own table.
+    run(&mut usurper, "DROP TRIGGER climbing ON shared.renamed; SELECT rgrid_watch_jobs('shared.renamed')");
+    let entries =
+        "SELECT string_agg(job_table || ' ' || dead_status, ', ' ORDER BY job_table) FROM rgrid_job_tables";
+    assert_eq!(
+        ask::<String>(&mut client, entries, &[]),
+        "shared.dropped failed, shared.moved lost, shared.renamed failed"
+    );
+    run(&mut client, "SELECT rgrid_sweep()");
+    assert_eq!(status(&mut client, "shared.renamed"), "failed");
+}
+
+#[test]
 fn the_owner_of_the_schema_cannot_replace_the_ledger() {
     let cluster = server();
     let database = cluster.database("renamed");

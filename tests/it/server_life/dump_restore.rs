@@ -114,6 +114,37 @@ fn a_restored_watch_counts_when_the_role_that_made_it_is_there() {
     wait_until("the job to be settled", || ask::<String>(&mut client, status, &[]) == "failed");
 }
 
+#[test]
+fn a_dump_without_a_watched_table_loses_that_watch_alone() {
+    let cluster = Cluster::quick().start();
+    let (database, restored) = (cluster.database("grid"), cluster.empty_database("restored"));
+    run(
+        &mut database.connect(),
+        "CREATE TABLE big (status text, worker_id text, execution_error text, completed_at date, retry_count int, max_retries int);
+         CREATE TABLE tasks (LIKE big);
+         SELECT rgrid_watch_jobs('big'), rgrid_watch_jobs('tasks', on_death => 'requeue'),
+                rgrid_watch_jobs('executions', on_death => 'requeue')",
+    );
+    cluster.run_script(
+        "pg_dump -Fc --exclude-table=big -f without_big grid && pg_restore --exit-on-error -d restored without_big",
+    );
+    let mut client = restored.connect();
+    run(&mut client, "INSERT INTO tasks VALUES ('running', 'silent')");
+    claim_jobs(&mut client, "silent", 1);
+    silent_worker(&mut client, "silent");
+    await_death(&mut client, "silent");
+    assert_eq!(jobs(&mut client, "silent", "failed"), 0);
+    assert_eq!(ask::<String>(&mut client, "SELECT status FROM tasks", &[]), "queued");
+    let health = "SELECT status || ': ' || detail FROM rgrid_health() WHERE check_name = 'job tables'";
+    let said = "error: 1 watched tables are not in this database: public.big.";
+    assert_eq!(ask::<String>(&mut client, health, &[]), said);
+    let line = ["could not settle jobs in table public.big", "does not exist"];
+    wait_until("a line in the log", || cluster.log_lines_with(&line).len() == 1);
+    // It comes later.
+    run(&mut client, "CREATE TABLE big (LIKE tasks); INSERT INTO big VALUES ('running', 'silent')");
+    wait_until("its job", || ask::<String>(&mut client, "SELECT status FROM big", &[]) == "failed");
+}
+
 /// A database in use: one worker runs jobs, one has died with its jobs and come back, one has died for good, and a
 /// second table is watched.
 struct Life;

@@ -167,7 +167,7 @@ ALTER TABLE plain ALTER status TYPE own_state;
 SET search_path = pg_catalog;
 SELECT public.rgrid_watch_jobs('public.plain');
 RESET search_path;
-SELECT job_table FROM rgrid_job_tables WHERE job_table = 'plain'::regclass;
+SELECT job_table FROM rgrid_job_tables WHERE job_table::regclass = 'plain'::regclass;
 
 SELECT forget_all();
 SET client_min_messages = warning;

@@ -21,7 +21,7 @@ fn a_watched_table_that_was_dropped_is_told() {
     run(
         &mut client,
         "CREATE TABLE tasks (worker_id text, status text, execution_error text, completed_at timestamptz);
-         INSERT INTO rgrid_job_tables (job_table) VALUES ('tasks')",
+         SELECT rgrid_watch_jobs('tasks')",
     );
     assert_eq!(finding(&mut client, "job tables").0, "ok");
     assert_eq!(finding(&mut client, "job table public.tasks").0, "ok");

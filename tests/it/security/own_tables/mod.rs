@@ -43,10 +43,11 @@ fn lead_a_life(client: &mut Client, worker: &str) {
     run(client, &format!("SELECT rgrid_deregister('{worker}')"));
 }
 
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "worker_heartbeats",
     "rgrid_worker_deaths",
     "rgrid_job_tables",
+    "rgrid_job_table_oids",
     "rgrid_incarnations",
     "rgrid_worker_owners",
     "rgrid_unsettled_jobs",
@@ -263,7 +264,7 @@ fn foreign_keys_of_job_tables_on_heartbeats_go_on_and_those_on_the_ledger_are_dr
          SET ROLE referrer;
          CREATE TABLE referrer.jobs (id int PRIMARY KEY, status text, execution_error text, completed_at timestamptz,
              worker_id text CONSTRAINT good REFERENCES worker_heartbeats ON DELETE SET NULL);
-         CREATE TABLE referrer.ties (job_table regclass CONSTRAINT bad REFERENCES rgrid_job_tables);
+         CREATE TABLE referrer.ties (job_table text CONSTRAINT bad REFERENCES rgrid_job_tables);
          {disguised}
          RESET ROLE; REVOKE REFERENCES ON worker_heartbeats, rgrid_worker_deaths, rgrid_job_tables FROM referrer;
          COMMIT; SELECT rgrid_watch_jobs('referrer.jobs')"

@@ -49,7 +49,7 @@ fn a_row_of_the_registry_counts_only_for_those_who_have_the_rights_of_the_tables
     assert_eq!(ask::<String>(&mut client, "SELECT status FROM intruder.jobs", &[]), "taken", "its own");
     let check = "SELECT detail FROM rgrid_health() WHERE check_name = 'job tables' AND status = 'error'";
     let detail: String = ask(&mut client, check, &[]);
-    assert!(detail.contains("that of public.secret was made by role intruder"), "{detail}");
+    assert!(detail.contains("public.secret: its entry was made by role \"intruder\""), "{detail}");
 
     // Its owner watches it after all.
     run(
