@@ -1,10 +1,9 @@
 //! The watched tables of jobs, and settling the running jobs of workers that are gone.
 //!
 //! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have altered
-//! the table since it was watched. [`watched`] says which tables there are, [`entries`] which table
-//! a name means, [`table`] is one of them, [`columns`] has
-//! what it needs, [`statement`] has the texts of the statements, [`settle`] works on all tables together, and [`rehearsal`]
-//! tries one of them.
+//! the table since it was watched. [`watched`] says which tables there are, [`entries`] which table a name means,
+//! [`table`] is one of them, [`columns`] has what it needs, [`statement`] has the texts of the statements, [`settle`]
+//! works on all tables together, [`quick_look`] tells where nothing runs, and [`rehearsal`] tries one of them.
 
 mod afterwards;
 pub mod columns;
@@ -15,6 +14,7 @@ pub mod following;
 mod parts;
 #[cfg(any(test, feature = "pg_test"))]
 mod pg_tests;
+pub mod quick_look;
 pub mod rehearsal;
 mod rows;
 pub mod session;

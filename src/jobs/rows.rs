@@ -4,6 +4,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use super::columns::Columns;
+use super::quick_look;
 use super::statement::Statements;
 use super::table::JobTable;
 use crate::error::Result;
@@ -45,6 +46,9 @@ impl JobTable {
         let key = single_key(self.relation.oid)?;
         let statement = Statements::new(self, columns, key.as_deref()).rows();
         self.as_owner(|| {
+            if quick_look::idle(self, columns, Some(worker))?.is_some() {
+                return Ok(Vec::new());
+            }
             sql::read_latest(&statement, &[arrays::of(worker)], |row| {
                 Ok(Row {
                     table: row.required(1, "table")?,

@@ -21,6 +21,7 @@ pub mod constraints;
 pub mod databases;
 pub mod locks;
 pub mod names;
+pub mod pages;
 pub mod process;
 pub mod referring;
 mod relcache;

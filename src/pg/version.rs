@@ -77,3 +77,22 @@ pub fn wait_event(name: &'static CStr) -> u32 {
     // SAFETY: the name is static; a second call with the same name returns the same number.
     unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
 }
+
+/// Begins a scan of an index that collects the places of rows in a bitmap.
+///
+/// # Safety
+///
+/// The index is open and locked, and the snapshot is registered or active, until the scan ends.
+pub unsafe fn begin_bitmap_scan(
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    keys: i32,
+) -> pg_sys::IndexScanDesc {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: the caller's promise.
+    let scan = unsafe { pg_sys::index_beginscan_bitmap(index, snapshot, keys) };
+    // SAFETY: as above; nothing is counted.
+    #[cfg(feature = "pg18")]
+    let scan = unsafe { pg_sys::index_beginscan_bitmap(index, snapshot, std::ptr::null_mut(), keys) };
+    scan
+}

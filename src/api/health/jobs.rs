@@ -9,10 +9,11 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 
 use super::plans::{cost, has_sequential_scan, is_affordable};
-use super::{Finding, attempt, attempt_until, locks, registry};
+use super::{Finding, attempt, attempt_until, idle, locks, registry};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::entries;
+use crate::jobs::quick_look::{self, Idle};
 use crate::jobs::statement::Statements;
 use crate::jobs::watched;
 use crate::jobs::{Columns, JobTable, fence};
@@ -49,6 +50,8 @@ struct TableCheck<'a> {
     installation: &'a Installation,
     table: &'a JobTable,
     columns: Columns,
+    /// Whether rows of the table are on another server.
+    is_elsewhere: bool,
 }
 
 fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: Deadline) -> Vec<Finding> {
@@ -68,10 +71,14 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
     let mut findings =
         vec![attempt(&named("job table"), || fitness(named("job table"), installation, table))];
     findings.push(attempt(&named("fence"), || fence_state(named("fence"), installation, table)));
-    let Ok(columns) = scope::subtransaction(|| table.columns()) else { return findings };
-    let table_check = TableCheck { installation, table, columns };
+    let look = || TableCheck::of(installation, table);
+    let Ok((table_check, idle)) = scope::subtransaction_until(deadline, look) else { return findings };
+    if let Some(idle) = idle {
+        findings.extend(idle::findings(idle, named));
+        return findings;
+    }
     let mut check = |name: &str, look: fn(&TableCheck<'a>, String) -> Result<Finding>| {
-        let read = || match table_check.is_elsewhere()? {
+        let read = || match table_check.is_elsewhere {
             true => Ok(Finding::good(named(name), "Not checked: rows of the table are on another server.")),
             false => look(&table_check, named(name)),
         };
@@ -197,7 +204,16 @@ fn fence_state(check: String, installation: &Installation, table: &JobTable) -> 
     })
 }
 
-impl TableCheck<'_> {
+impl<'a> TableCheck<'a> {
+    /// What the checks need, and whether a quick look answers them all.
+    fn of(installation: &'a Installation, table: &'a JobTable) -> Result<(Self, Option<Idle>)> {
+        let columns = table.columns()?;
+        let is_elsewhere = table.is_foreign() || table.parts()?.iter().any(JobTable::is_foreign);
+        let idle =
+            if is_elsewhere { None } else { table.as_owner(|| quick_look::idle(table, &columns, None))? };
+        Ok((Self { installation, table, columns, is_elsewhere }, idle))
+    }
+
     fn statements(&self) -> Statements<'_> {
         Statements::new(self.table, &self.columns, None)
     }
@@ -205,11 +221,6 @@ impl TableCheck<'_> {
     /// Reads the table as its owner.
     fn read<T>(&self, work: impl FnOnce() -> T) -> T {
         self.table.scope().run(work)
-    }
-
-    /// Whether rows of the table are on another server.
-    fn is_elsewhere(&self) -> Result<bool> {
-        Ok(self.table.is_foreign() || self.table.parts()?.iter().any(JobTable::is_foreign))
     }
 
     /// Whether PostgreSQL can find the running jobs of a worker without reading the whole table. The planner decides,
@@ -220,13 +231,10 @@ impl TableCheck<'_> {
         let statement = format!("SELECT j.ctid FROM {} WHERE {jobs}", statements.target());
         let with_index = self.table.scope().preferring_indexes().run(|| sql::plan(&statement))?;
         if !has_sequential_scan(&with_index) {
-            return Ok(Finding::good(check, "An index finds the running jobs of a worker."));
+            return Ok(Finding::good(check, idle::HAS_INDEX));
         }
         if cost(self.table, &statement)? <= SMALL {
-            return Ok(Finding::good(
-                check,
-                "No index finds the running jobs of a worker, but the table is small.",
-            ));
+            return Ok(Finding::good(check, idle::IS_SMALL));
         }
         let is_partitioned = self.table.relation.kind == pg_sys::RELKIND_PARTITIONED_TABLE;
         Ok(Finding::warning(
@@ -255,7 +263,7 @@ impl TableCheck<'_> {
         }
         let count = self.read(|| sql::read(&statement, &[], |row| row.required::<i64>(1, "count")))?;
         Ok(match count.first() {
-            None | Some(0) => Finding::good(check, "Every running job has a worker."),
+            None | Some(0) => Finding::good(check, idle::ALL_HAVE_WORKERS),
             Some(count) => Finding::warning(
                 check,
                 format!("{count} running jobs have no worker; nothing ever settles them."),
@@ -324,7 +332,7 @@ impl TableCheck<'_> {
             .as_owner(|| sql::read(&statement, &[dead.into()], |row| row.required(1, "transaction")))?;
         let holders = locks::holders(&lockers)?;
         if holders.is_empty() {
-            return Ok(Finding::good(check, "No running job of a dead worker is locked."));
+            return Ok(Finding::good(check, idle::NONE_IS_LOCKED));
         }
         Ok(Finding::warning(
             check,
@@ -336,7 +344,7 @@ impl TableCheck<'_> {
 
 fn unknown_workers(check: String, unknown: &[(String, i64)]) -> Finding {
     let Some((worker, _)) = unknown.first() else {
-        return Finding::good(check, "The worker of every running job is known.");
+        return Finding::good(check, idle::ALL_ARE_KNOWN);
     };
     let worker = quote_literal(printable(worker));
     Finding::warning(

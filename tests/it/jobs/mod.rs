@@ -6,6 +6,7 @@ mod foreign_tables;
 mod kept_status;
 mod owners_path;
 mod owners_triggers;
+mod partitions;
 mod refused_rows;
 mod rehearsal;
 mod replaced_tables;
