@@ -10,7 +10,8 @@ COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
     'The incarnation that ended; the first is 1, and the next heartbeat returns one more';
 
 -- The numbers that must outlive the ledger's rows. The row with an empty id has the floor, the number that an unknown
--- worker gets. The others have the numbers of workers that were alive, and had never died, when the floor was raised.
+-- worker gets. The others have the numbers of workers that have died, and of those that were alive, and had never died,
+-- when the floor was raised.
 CREATE TABLE @extschema@.rgrid_incarnations (
     worker_id text PRIMARY KEY,
     incarnation bigint NOT NULL CHECK (incarnation OPERATOR(pg_catalog.>) 0)
@@ -18,10 +19,15 @@ CREATE TABLE @extschema@.rgrid_incarnations (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnations', '');
 
 COMMENT ON TABLE @extschema@.rgrid_incarnations IS
-    'Incarnations that the ledger does not have, because deaths were pruned from it';
+    'Incarnations that outlive the rows of the ledger, whether these are pruned or removed by hand';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.worker_id IS
     'The worker''s id; empty for the incarnation of unknown workers';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats return';
+-- No number is given above 2^53 - 1.
+INSERT INTO @extschema@.rgrid_incarnations (worker_id, incarnation)
+    SELECT d.worker_id, pg_catalog.max(d.incarnation) OPERATOR(pg_catalog.+) 1
+    FROM @extschema@.rgrid_worker_deaths d WHERE d.incarnation OPERATOR(pg_catalog.<) 9007199254740991
+    GROUP BY d.worker_id;
 
 -- Which role each worker's id belongs to: the one that first used it. Only ids in the extension's own table of heartbeats
 -- have an owner. By name, and kept by pg_dump: where a dump is restored, no other role can take an id first.

@@ -1,10 +1,11 @@
-//! The numbers of the incarnations that the ledger no longer has, in `rgrid_incarnations`.
+//! The numbers that were given whatever becomes of the ledger, in `rgrid_incarnations`.
 //!
-//! A worker's number is one more than that of its last death. When the last row of a worker is pruned from the ledger,
-//! its number would start again at 1. So unknown workers get the floor, a number that is higher than that of any death
-//! that was pruned. Workers that are alive and have never died must keep the number that they were given before, so
-//! they have rows of their own. The floor rises seldom: first from 1 to 2, and then only when a pruned worker has died
-//! more often than any before it.
+//! A worker's number is one more than that of its last death. With each death the next number is noted here, too: rows of
+//! the ledger can be removed by hand. When the last row of a worker is pruned from the ledger, so is its number here, which
+//! would then start again at 1. So unknown workers get the floor, a number that is higher than that of any death that was
+//! pruned. Workers that are alive and have never died must keep the number that they were given before, so they have rows
+//! of their own. The floor rises seldom: first from 1 to 2, and then only when a pruned worker has died more often than
+//! any before it.
 //!
 //! A session that gives a worker its number has read this table, and so holds a share lock on it until its transaction
 //! ends. A session that changes the numbers, or removes the last row of a worker from the ledger, locks it exclusively:
@@ -53,13 +54,18 @@ pub fn try_lock(installation: &Installation) -> bool {
         .is_some_and(|table| catalog::try_lock_exclusively(table.oid))
 }
 
+/// The number of a worker as an SQL expression, from its last death in the ledger, which may be NULL, and its row here, `i`.
+pub fn number(last: &str) -> String {
+    format!("coalesce(greatest({last} + 1, i.incarnation), {FLOOR})")
+}
+
 /// Raises the floor above this number, so that unknown workers get a higher one. No other worker's number changes. The
 /// caller has locked the numbers.
 pub fn raise_floor(installation: &Installation, pruned: i64, heartbeats: &HeartbeatTable) -> Result<()> {
     if floor(installation)? > pruned {
         return Ok(());
     }
-    keep(installation, &heartbeats.ids()?)?;
+    let pruned = keep(installation, &heartbeats.ids()?)?.map_or(pruned, |gone| gone.max(pruned));
     let statement = installation.sql(
         "INSERT INTO @extschema@.rgrid_incarnations AS n (worker_id, incarnation) VALUES ('', $1) \
          ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation",
@@ -85,14 +91,18 @@ fn floor(installation: &Installation) -> Result<i64> {
     Ok(numbers.into_iter().next().unwrap_or(1))
 }
 
-/// Stores the numbers of those of these workers that have no death in the ledger, and removes those of all others.
-fn keep(installation: &Installation, workers: &[String]) -> Result<()> {
+/// Stores the numbers of those of these workers that have no death in the ledger, and removes those of workers that have
+/// neither a death nor a row. Returns the highest of the latter.
+fn keep(installation: &Installation, workers: &[String]) -> Result<Option<i64>> {
     let statement = installation.sql(
         "DELETE FROM @extschema@.rgrid_incarnations n \
          WHERE n.worker_id <> '' AND n.worker_id <> ALL ($1) \
-            OR EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id)",
+           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id) \
+         RETURNING least(n.incarnation, $2)",
     );
-    installation.as_owner(|| sql::write(&statement, &[workers.to_vec().into()]))?;
+    let arguments = [workers.to_vec().into(), (HIGHEST - 1).into()];
+    let gone: Vec<i64> = installation
+        .as_owner(|| sql::write_returning(&statement, &arguments, |row| row.required(1, "incarnation")))?;
     let number = floor(installation)?;
     let statement = installation.sql(
         "INSERT INTO @extschema@.rgrid_incarnations (worker_id, incarnation) \
@@ -101,5 +111,5 @@ fn keep(installation: &Installation, workers: &[String]) -> Result<()> {
          ON CONFLICT DO NOTHING",
     );
     installation.as_owner(|| sql::write(&statement, &[workers.to_vec().into(), number.into()]))?;
-    Ok(())
+    Ok(gone.into_iter().max())
 }

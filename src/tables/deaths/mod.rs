@@ -79,16 +79,17 @@ pub struct Death {
 pub fn worker_record(installation: &Installation, worker: &str) -> Result<WorkerRecord> {
     let statement = installation.sql(&format!(
         "SELECT pg_catalog.max(d.incarnation), \
-                coalesce((SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {FLOOR}), \
+                (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {FLOOR}, \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
     ));
     let record = |row: sql::Row<'_>| {
-        let incarnation = match row.optional(1)? {
-            Some(last) => incarnations::after(last, worker)?,
-            None => incarnations::checked(row.required(2, "incarnation")?, worker)?,
+        let next = row.optional(1)?.map(|last| incarnations::after(last, worker)).transpose()?;
+        let incarnation = match next.max(row.optional(2)?) {
+            Some(number) => incarnations::checked(number, worker)?,
+            None => incarnations::checked(row.required(3, "incarnation")?, worker)?,
         };
-        Ok(WorkerRecord { incarnation, dead: row.required(3, "death")? })
+        Ok(WorkerRecord { incarnation, dead: row.required(4, "death")? })
     };
     let plan = sql::SavedPlan::new(statement);
     let records = installation.as_owner(|| plan.read_latest(&[worker.into()], record))?;
@@ -99,11 +100,12 @@ pub fn worker_record(installation: &Installation, worker: &str) -> Result<Worker
 pub fn out_of_range(installation: &Installation, workers: &[String]) -> Result<HashSet<String>> {
     let statement = installation.sql(&format!(
         "SELECT w.id FROM unnest($1::text[]) AS w (id) \
-         LEFT JOIN (SELECT d.worker_id, pg_catalog.max(d.incarnation) AS last \
+         LEFT JOIN (SELECT d.worker_id, least(pg_catalog.max(d.incarnation), {HIGHEST}) AS last \
                     FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
              ON d.worker_id = w.id \
          LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = w.id \
-         WHERE coalesce(d.last, coalesce(i.incarnation, {FLOOR}) - 1) >= {HIGHEST}",
+         WHERE {} > {HIGHEST}",
+        incarnations::number("d.last"),
     ));
     let found = installation
         .as_owner(|| sql::read(&statement, &[arrays::of(workers)], |row| row.required(1, "worker id")))?;
@@ -163,13 +165,15 @@ fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
 /// Records deaths, each with the worker's current incarnation. Returns the workers whose death is new, and its number.
 ///
 /// Two sessions can only try to record the same death when the worker has no row in `worker_heartbeats` to lock. Then
-/// only the first one records it. `notified` says whether listeners are told.
+/// only the first one records it. `notified` says whether listeners are told. The number that comes next is noted, whatever
+/// becomes of the ledger.
 pub fn record(installation: &Installation, deaths: &[Death], notified: bool) -> Result<HashMap<String, i64>> {
     let statement = installation.sql(&format!(
-        "INSERT INTO @extschema@.rgrid_worker_deaths \
+        "WITH recorded AS ( \
+         INSERT INTO @extschema@.rgrid_worker_deaths \
              (worker_id, incarnation, hostname, last_heartbeat_at, declared_dead_at, reason, \
               jobs_failed, jobs_requeued, returned_at, notified) \
-         SELECT n.worker_id, coalesce(d.last + 1, i.incarnation, {FLOOR}), \
+         SELECT n.worker_id, {}, \
                 n.hostname, n.last_heartbeat_at, n.declared_dead_at, n.reason, \
                 n.jobs_failed, n.jobs_requeued, n.returned_at, $9 \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], \
@@ -180,7 +184,13 @@ pub fn record(installation: &Installation, deaths: &[Death], notified: bool) -> 
                     FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = ANY ($1) GROUP BY 1) d \
              ON d.worker_id = n.worker_id \
          LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = n.worker_id \
-         ON CONFLICT DO NOTHING RETURNING worker_id, incarnation",
+         ON CONFLICT DO NOTHING RETURNING worker_id, incarnation), \
+         noted AS ( \
+         INSERT INTO @extschema@.rgrid_incarnations AS i (worker_id, incarnation) \
+         SELECT r.worker_id, r.incarnation + 1 FROM recorded r \
+         ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation) \
+         SELECT r.worker_id, r.incarnation FROM recorded r",
+        incarnations::number("d.last"),
     ));
     let column = |value: fn(&Death) -> &str| arrays::texts(deaths.iter().map(value));
     let time = |value: fn(&Death) -> Option<DateTime<Utc>>| {

@@ -31,13 +31,13 @@ impl WorkerRecords {
 /// Reads what is known about every worker.
 pub fn worker_records(installation: &Installation) -> Result<WorkerRecords> {
     let statement = installation.sql(&format!(
-        "SELECT d.worker_id, least(pg_catalog.max(d.incarnation), {HIGHEST}) + 1, \
-                pg_catalog.max(d.declared_dead_at) FILTER (WHERE d.returned_at IS NULL) \
-         FROM @extschema@.rgrid_worker_deaths d GROUP BY d.worker_id \
-         UNION ALL \
-         SELECT n.worker_id, n.incarnation, NULL FROM @extschema@.rgrid_incarnations n \
-         WHERE n.worker_id <> '' \
-           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id) \
+        "SELECT w.worker_id, pg_catalog.max(w.incarnation), pg_catalog.max(w.died_at) FROM ( \
+             SELECT d.worker_id, least(d.incarnation, {HIGHEST}) + 1 AS incarnation, \
+                    CASE WHEN d.returned_at IS NULL THEN d.declared_dead_at END AS died_at \
+             FROM @extschema@.rgrid_worker_deaths d \
+             UNION ALL \
+             SELECT n.worker_id, n.incarnation, NULL FROM @extschema@.rgrid_incarnations n WHERE n.worker_id <> '' \
+             ) w GROUP BY w.worker_id \
          UNION ALL \
          SELECT NULL, {FLOOR}, NULL",
     ));

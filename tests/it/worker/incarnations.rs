@@ -160,3 +160,62 @@ fn pruning_raises_nobody_above_a_number_without_a_successor() {
     wait_until("the old death to be pruned", || deaths(&mut client, "sound") == 0);
     assert_eq!((deaths(&mut client, "bad"), beat(&mut client, "unknown")), (1, 7));
 }
+
+/// A heartbeat that has to ask the row, because it names another host.
+fn slow_beat(client: &mut Client, worker: &str, host: &str) -> i64 {
+    ask(client, "SELECT rgrid_heartbeat($1, $2)", &[&worker, &host])
+}
+
+#[test]
+fn no_number_is_given_twice_when_rows_of_the_ledger_are_removed_by_hand() {
+    let removals =
+        ["TRUNCATE rgrid_worker_deaths", "DELETE FROM rgrid_worker_deaths WHERE worker_id <> 'witness'"];
+    let cluster = Cluster::quick().start();
+    for (number, removal) in removals.into_iter().enumerate() {
+        let database = cluster.database(&format!("removed_{number}"));
+        let mut client = database.connect();
+        // Some died more often than others, and one is new.
+        for (worker, lives) in [("witness", 3), ("once", 1), ("dead", 2)] {
+            for life in 1..=lives {
+                assert_eq!(beat(&mut client, worker), life);
+                sweep_away(&mut client, worker);
+            }
+        }
+        assert_eq!((beat(&mut client, "once"), beat(&mut client, "new")), (2, 1));
+        run(&mut client, removal);
+
+        assert_eq!(slow_beat(&mut client, "once", "another host"), 2, "it lives on: {removal}");
+        assert_eq!(slow_beat(&mut client, "new", "another host"), 1);
+        assert_eq!(slow_beat(&mut client, "dead", "another host"), 3, "it was told 2: {removal}");
+        let shown = "SELECT incarnation FROM rgrid_workers WHERE worker_id = 'once'";
+        assert_eq!(ask::<i64>(&mut client, shown, &[]), 2);
+        sweep_away(&mut client, "once");
+        assert_eq!(ledger_numbers(&mut client, "once"), [2]);
+        assert_eq!(beat(&mut client, "once"), 3);
+        let registered: i64 = ask(&mut client, "SELECT incarnation FROM rgrid_register('once')", &[]);
+        assert_eq!(registered, 4);
+    }
+}
+
+fn ledger_numbers(client: &mut Client, worker: &str) -> Vec<i64> {
+    let numbers =
+        "SELECT array_agg(incarnation ORDER BY incarnation) FROM rgrid_worker_deaths WHERE worker_id = $1";
+    ask(client, numbers, &[&worker])
+}
+
+#[test]
+fn pruning_takes_no_number_back_of_which_the_ledger_knows_nothing() {
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.retention", "1s").start();
+    let database = cluster.database("pruned_later");
+    let mut client = database.connect();
+    for life in 1..=3 {
+        assert_eq!(beat(&mut client, "gone"), life);
+        sweep_away(&mut client, "gone");
+    }
+    run(&mut client, "DELETE FROM rgrid_worker_deaths; DELETE FROM worker_heartbeats");
+    silent_worker(&mut client, "other");
+    wait_until("the other one to be pruned", || {
+        ask(&mut client, "SELECT EXISTS (SELECT FROM rgrid_incarnations WHERE worker_id = '')", &[])
+    });
+    assert!(beat(&mut client, "gone") > 3, "it was told 3");
+}

@@ -58,5 +58,5 @@ $$;
 -- Workers leave no trace for the next test.
 CREATE FUNCTION forget_all() RETURNS void LANGUAGE sql AS $$
     SELECT rgrid_deregister(worker_id) FROM worker_heartbeats;
-    TRUNCATE rgrid_worker_deaths, executions, rgrid_job_tables;
+    TRUNCATE rgrid_worker_deaths, rgrid_incarnations, executions, rgrid_job_tables;
 $$;
