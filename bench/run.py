@@ -22,7 +22,20 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks import daemon_race, detection, dynahash, fence, flush, heartbeat, million, settling, standby, sweep
+from benchmarks import (
+    daemon_race,
+    detection,
+    dynahash,
+    fence,
+    flush,
+    heartbeat,
+    held_snapshot,
+    million,
+    partitions,
+    settling,
+    standby,
+    sweep,
+)
 from harness.report import Report
 from harness.server import ServerProblem, Servers
 
@@ -38,7 +51,9 @@ BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "detection": ("A dead worker is found one sweep after the threshold, and never before it", detection.measure),
     "fence": ("A fence costs jobs that nobody gave up next to nothing", fence.measure),
     "flush": ("Heartbeats are written to the table as fast as PostgreSQL updates rows", flush.measure),
+    "held snapshot": ("A day of flushes while a snapshot is held makes none much slower", held_snapshot.measure),
     "settling": ("Jobs are settled with their owner's rights for little more than the UPDATE", settling.measure),
+    "partitions": ("Calls do not open thousands of partitions in which nothing runs", partitions.measure),
     "daemon": ("A sweep leaves a daemon that settles worker by worker far behind", daemon_race.measure),
     "sweep": ("A sweep costs what the dead and their jobs cost, and little more", sweep.measure),
     "million": ("A million workers can beat while the server flushes and sweeps", million.measure),

@@ -135,6 +135,8 @@ pub enum Error {
     SeveralOwners { table: String, owners: String },
     /// What others had attached to tables of the extension, or were granted on them, was taken back; `what` lists it.
     TakenBack { what: String },
+    /// Flushes pause: no version of a row that they have replaced can be removed.
+    SnapshotHeld,
     /// The entry of a watched table was made by `role`, which is gone or has not the rights of the table's owner.
     EntryOfAnother { role: String },
     /// A table that has the name of a watched one now belongs to `owner`, and that one to `before`.
@@ -309,6 +311,7 @@ impl Error {
             Self::ForeignCode { table, what } => report::foreign_code(table, what),
             Self::SeveralOwners { table, owners } => report::several_owners(table, owners),
             Self::TakenBack { what } => report::taken_back(what),
+            Self::SnapshotHeld => report::snapshot_held(),
             Self::EntryOfAnother { role } => report::entry_of_another(role),
             Self::OwnerDiffers { owner, before } => report::owner_differs(owner, before),
             Self::WatchedTwice => report::watched_twice(),

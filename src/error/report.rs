@@ -343,6 +343,15 @@ pub fn taken_back(what: &str) -> Report {
         .hint("Grant no more than SELECT on them, and on worker_heartbeats INSERT, UPDATE and DELETE.")
 }
 
+pub fn snapshot_held() -> Report {
+    Report::new(ERRCODE_OBJECT_IN_USE, "heartbeats are written to their rows less often, because a snapshot is held")
+        .detail("No version of a row that was replaced since then can be removed. Heartbeats in memory count as before.")
+        .hint(
+            "Look for the oldest backend_xmin in pg_stat_activity and xmin in pg_replication_slots, and for old rows of \
+             pg_prepared_xacts.",
+        )
+}
+
 pub fn entry_of_another(role: &str) -> Report {
     let message = format!("its entry was made by role \"{role}\", which has not the rights of its owner");
     Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)

@@ -9,6 +9,8 @@ use std::slice;
 
 use pgrx::pg_sys;
 
+use super::relcache::OpenRelation;
+
 /// Transactions that are looked at one by one, where the snapshot does not list them all.
 const LOOKED_AT: u64 = 200_000;
 
@@ -59,6 +61,14 @@ pub fn next_transaction() -> u64 {
 pub fn is_since(row: &str, transaction: u64) -> String {
     let first = format!("'{}'::pg_catalog.xid", transaction as u32);
     format!("pg_catalog.age({row}.xmin) OPERATOR(pg_catalog.<=) pg_catalog.age({first})")
+}
+
+/// The oldest transaction of which somebody may still need the versions of rows of this table that it replaced; `None` when
+/// the table was dropped.
+pub fn oldest_needed(table: pg_sys::Oid) -> Option<u32> {
+    let table = OpenRelation::open(table, pg_sys::AccessShareLock)?;
+    // SAFETY: an open table, in a transaction.
+    Some(unsafe { pg_sys::GetOldestNonRemovableTransactionId(table.as_ptr()) }.into_inner())
 }
 
 /// A transaction's id with its epoch; it began before `next`, less than an epoch ago.

@@ -67,9 +67,7 @@ fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
     process::report_activity("writing heartbeats");
     flush::sample_intervals();
     // A table that refuses heartbeats does not stop the sweep, which also reads them from memory.
-    let flushed = process::without_waiting_for_commits(flush::flush);
-    let error = flushed.err().map(explained);
-    problems.extend(error.map(|error| Problem::new(Place::Flush, "write heartbeats", &error)));
+    problems.extend(flush());
     if task == Task::Sweep {
         databases::sweep_begins();
         problems.append(&mut sweep(Mode::Sweeper, &mut |_| ())?);
@@ -77,6 +75,15 @@ fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
         databases::sweep_ends();
     }
     Ok(Round::Done)
+}
+
+/// Writes heartbeats. Returns what there is to say of it.
+fn flush() -> Option<Problem> {
+    let flushed = process::without_waiting_for_commits(flush::flush);
+    Some(match explained(flushed.err()?) {
+        error @ Error::SnapshotHeld => Problem::with_advice(Place::Flush, &error),
+        error => Problem::new(Place::Flush, "write heartbeats", &error),
+    })
 }
 
 /// An error that a lock on a table of the extension explains: names the table and who holds the lock.

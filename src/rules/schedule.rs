@@ -24,6 +24,9 @@ pub const LONGEST_QUARANTINE: Duration = Duration::from_secs(3_600);
 /// The longest pause before a database whose sweeper fails, or a table that cannot be settled, is tried again.
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(300);
 
+/// The longest pause between two flushes while a snapshot is held.
+const LONGEST_FLUSH_PAUSE: Duration = Duration::from_secs(7_200);
+
 /// What is older than this may be removed; `None` when everything is kept, or when old rows were looked for just now.
 pub fn prune_horizon(
     now: DateTime<Utc>,
@@ -140,7 +143,18 @@ fn retry_pause(failures: u32) -> Duration {
 /// Whether something is tried again that has failed from `since` to `last`: after a pause as long as that, up to five
 /// minutes.
 pub fn is_tried_again(since: DateTime<Utc>, last: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    silence(now, last) >= silence(last, since).min(LONGEST_RETRY_PAUSE)
+    has_paused(since, last, now, LONGEST_RETRY_PAUSE)
+}
+
+/// Whether heartbeats are written to their rows, although since `since` none of the versions that flushes leave behind can
+/// be removed: each flush goes through all of them. After a pause as long as that has lasted at the last flush, up to two
+/// hours: twenty flushes a day.
+pub fn is_flushed_again(since: DateTime<Utc>, last: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    has_paused(since, last, now, LONGEST_FLUSH_PAUSE)
+}
+
+fn has_paused(since: DateTime<Utc>, last: DateTime<Utc>, now: DateTime<Utc>, longest: Duration) -> bool {
+    silence(now, last) >= silence(last, since).min(longest)
 }
 
 /// How long a table is left out that has ended or held up a sweeper so many times in a row: half a minute, doubled each
@@ -288,6 +302,19 @@ mod tests {
             |lasted| (0..1_000).find(|pause| is_tried_again(at(0), at(lasted), at(lasted + pause)));
         let pauses = [0, 60, 120, 299, 300, 100_000].map(retry_after);
         assert_eq!(pauses, [0, 60, 120, 299, 300, 300].map(Some));
+    }
+
+    #[test]
+    fn while_a_snapshot_is_held_a_day_has_few_flushes() {
+        let (mut last, mut flushes) = (0, 1);
+        for now in (0..86_400).step_by(10) {
+            if now > last && is_flushed_again(at(0), at(last), at(now)) {
+                (last, flushes) = (now, flushes + 1);
+            }
+        }
+        assert_eq!(flushes, 22);
+        assert!(is_flushed_again(at(0), at(0), at(10)), "a short one costs nothing");
+        assert!(is_flushed_again(at(0), at(90_000), at(97_200)), "two hours at most");
     }
 
     #[test]

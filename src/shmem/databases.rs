@@ -57,6 +57,11 @@ pub struct State {
     /// remove; as above.
     looked: i64,
     pruned: i64,
+    /// The oldest transaction whose versions of rows had to be kept at the last flush, when a flush first met it, and when
+    /// that flush was; the times are as above.
+    horizon: u32,
+    horizon_since: i64,
+    flushed: i64,
     /// Silent workers that are held back because they are so many; `None` while there are none.
     pub hold: Option<Hold>,
     /// Workers with a heartbeat that was ahead of the clock; a worker counts each time that it was.
@@ -92,6 +97,9 @@ impl State {
             sweep_finished: 0,
             looked: 0,
             pruned: 0,
+            horizon: 0,
+            horizon_since: 0,
+            flushed: 0,
             hold: None,
             ahead_of_clock: 0,
             ahead_of_clock_at: 0,
@@ -122,6 +130,11 @@ impl State {
     /// When the last sweep was done.
     pub fn sweep_finished(&self) -> Option<DateTime<Utc>> {
         moment(self.sweep_finished)
+    }
+
+    /// Since when flushes have met this oldest transaction, and when the last one was; `None` if they have not.
+    pub fn standing(&self, horizon: u32) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        moment(self.horizon_since).zip(moment(self.flushed)).filter(|_| self.horizon == horizon)
     }
 
     /// When old rows were last looked for.
@@ -271,6 +284,17 @@ pub fn flush_begins(now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let now = pg::to_postgres(now);
     let last = change(pg::current_database(), |state| std::mem::replace(&mut state.looked, now));
     last.and_then(moment)
+}
+
+/// Records that a flush of the current database, which began now, has written rows; it met this oldest transaction.
+pub fn flushed(horizon: u32, now: DateTime<Utc>) {
+    let now = pg::to_postgres(now);
+    change(pg::current_database(), |state| {
+        if state.horizon != horizon || state.horizon_since == 0 {
+            (state.horizon, state.horizon_since) = (horizon, now);
+        }
+        state.flushed = now;
+    });
 }
 
 /// Records that the launcher has looked for heartbeats, and found some in no other databases than these.

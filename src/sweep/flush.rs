@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{self, process, report, scope, version};
+use crate::pg::{self, process, report, row_versions, scope, version};
 use crate::rules::bisection::{RetryBudget, bisect};
+use crate::rules::liveness::silence;
+use crate::rules::schedule;
 use crate::rules::throttle::Throttle;
 use crate::settings;
 use crate::shmem::buffer::{self, table::PendingHeartbeat};
@@ -20,9 +22,46 @@ use crate::tables::heartbeats::{Beats, HeartbeatTable};
 /// hardly matters.
 const BATCH: usize = 5_000;
 
+/// Writes heartbeats to their rows, unless that pauses.
+///
+/// While somebody holds a snapshot, no version of a row can be removed, and each flush goes through all that the ones before
+/// it have left. The rows are not needed as long as the heartbeats are in memory: whoever asks takes the newer of both.
+/// After a crash they are all there is, and may be as old as the pause. That kills nobody: silence counts from the
+/// start of the server then.
+///
+/// # Errors
+///
+/// [`Error::SnapshotHeld`] in a pause that is worth knowing: rows look older than the threshold to those who read them
+/// alone.
+pub fn flush() -> Result<()> {
+    let (now, known) = (pg::now(), databases::current());
+    let horizon = scope::transaction(horizon)?;
+    match known.zip(horizon).and_then(|(state, horizon)| state.standing(horizon)) {
+        Some((since, last)) if !schedule::is_flushed_again(since, last, now) => {
+            return match silence(now, last) > settings::stale_threshold() {
+                true => Err(Error::SnapshotHeld),
+                false => Ok(()),
+            };
+        }
+        _ => {}
+    }
+    let rows = |state: databases::State| state.counters.rows_flushed;
+    let outcome = write_all();
+    // What has written nothing has left nothing.
+    if let Some(horizon) = horizon.filter(|_| databases::current().map(rows) != known.map(rows)) {
+        databases::flushed(horizon, now);
+    }
+    outcome
+}
+
+fn horizon() -> Result<Option<u32>> {
+    let Some(installation) = Installation::find()? else { return Ok(None) };
+    Ok(row_versions::oldest_needed(HeartbeatTable::open(&installation)?.oid))
+}
+
 /// Writes all heartbeats of the current database that are not in their rows, each batch in a transaction of its
 /// own, with delays between them. A heartbeat whose row is locked stays for the next flush.
-pub fn flush() -> Result<()> {
+fn write_all() -> Result<()> {
     let mut heartbeats = buffer::unwritten();
     let mut budget = RetryBudget::new(settings::statement_timeout());
     let delays = settings::flush_interval().min(settings::check_interval()) / 2;

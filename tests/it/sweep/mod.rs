@@ -3,6 +3,7 @@
 mod cancellation;
 mod concurrent_sweeps;
 mod databases;
+mod held_snapshot;
 mod mass_death;
 mod notification;
 mod problems;
