@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness import rounds
 from harness.report import Report
-from harness.server import Connection, Servers
+from harness.server import Connection, Server, Servers
 from harness.workers import make_known
 
 SETTINGS = {
@@ -34,10 +34,11 @@ A_DAY = 22
 class Size:
     workers: int
     without_pauses: int
+    rounds: int
 
 
-FULL = Size(workers=500, without_pauses=450)
-QUICK = Size(workers=100, without_pauses=40)
+FULL = Size(workers=500, without_pauses=450, rounds=9)
+QUICK = Size(workers=100, without_pauses=40, rounds=1)
 
 
 def measure(servers: Servers, report: Report) -> None:
@@ -45,18 +46,32 @@ def measure(servers: Servers, report: Report) -> None:
     with servers.running(SETTINGS) as server:
         db = server.create_database("CREATE EXTENSION rgrid_heartbeat")
         make_known(db, size.workers)
-        db.execute("VACUUM ANALYZE worker_heartbeats")
-        ids = [row[0] for row in db.execute("SELECT worker_id FROM worker_heartbeats")]
-        with server.connect() as holder, holder.transaction():
-            holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            holder.execute("SELECT count(*) FROM worker_heartbeats")
-            times = [update(db, ids) for _ in range(size.without_pauses)]
-    # The first writes whole pages after a checkpoint.
-    first, day, last = (statistics.median(part) for part in (times[1:6], times[A_DAY - 5 : A_DAY], times[-5:]))
-    grown = f"{day * 1e3:.1f} ms against {first * 1e3:.1f} ms, {day / first:.2f} times"
-    report.goal(f"{size.workers:,} rows, after {A_DAY} flushes, a day with pauses", "at most 2 times", grown, day <= 2 * first)
-    report.note(f"after {size.without_pauses:,}, without pauses", f"{last * 1e3:.1f} ms, {last / first:.2f} times")
+        days = [updates(server, db, A_DAY) for _ in range(size.rounds)]
+        without_pauses = updates(server, db, size.without_pauses)
+    first = statistics.median(begin(times) for times in days)
+    day = statistics.median(end(times) for times in days)
+    grown = statistics.median(end(times) / begin(times) for times in days)
+    found = f"{day * 1e3:.1f} ms against {first * 1e3:.1f} ms, {grown:.2f} times"
+    report.goal(f"{size.workers:,} rows, after {A_DAY} flushes, a day with pauses", "at most 2 times", found, grown <= 2)
+    last = end(without_pauses)
+    found = f"{last * 1e3:.1f} ms, {last / begin(without_pauses):.2f} times"
+    report.note(f"after {size.without_pauses:,}, without pauses", found)
 
 
-def update(db: Connection, ids: list[str]) -> float:
-    return rounds.seconds(lambda: db.execute(UPDATE, (ids,)))
+def updates(server: Server, db: Connection, count: int) -> list[float]:
+    """Seconds of each of so many updates while another session holds a snapshot."""
+    db.execute("VACUUM ANALYZE worker_heartbeats")
+    ids = [row[0] for row in db.execute("SELECT worker_id FROM worker_heartbeats ORDER BY worker_id")]
+    with server.connect() as holder, holder.transaction():
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT count(*) FROM worker_heartbeats")
+        return [rounds.seconds(lambda: db.execute(UPDATE, (ids,))) for _ in range(count)]
+
+
+def begin(times: list[float]) -> float:
+    """The first one writes whole pages after a checkpoint."""
+    return statistics.median(times[1:6])
+
+
+def end(times: list[float]) -> float:
+    return statistics.median(times[-5:])

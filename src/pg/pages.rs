@@ -66,8 +66,8 @@ pub fn is_without(index: pg_sys::Oid, entries: Entries<'_>) -> bool {
     let locked = Locked::new(index);
     match (locked.pages(), entries) {
         // The first page says where the root is, and there is none.
-        (Some(..=1), _) => true,
-        (Some(..=MOST_PAGES), Entries::All) | (Some(_), Entries::Of(_)) => {
+        (Some(1), _) => true,
+        (Some(2..=MOST_PAGES), Entries::All) | (Some(2..), Entries::Of(_)) => {
             OpenRelation::open(index, pg_sys::NoLock).is_some_and(|index| scan_finds_none(&index, entries))
         }
         _ => false,
