@@ -35,7 +35,8 @@ const BATCH: usize = 5_000;
 /// alone.
 pub fn flush() -> Result<()> {
     let (now, known) = (pg::now(), databases::current());
-    let horizon = scope::transaction(horizon)?;
+    // A table that cannot be used is met again below.
+    let horizon = scope::transaction(horizon).unwrap_or(None);
     match known.zip(horizon).and_then(|(state, horizon)| state.standing(horizon)) {
         Some((since, last)) if !schedule::is_flushed_again(since, last, now) => {
             return match silence(now, last) > settings::stale_threshold() {
