@@ -17,7 +17,7 @@ use pgrx::prelude::*;
 use pgrx::{PgTupleDesc, pg_sys};
 
 use super::relcache::{OpenRelation, text};
-use super::syscache::SysCacheTuple;
+use super::syscache::{self, SysCacheTuple};
 use super::{catalog, names, roles};
 
 unsafe extern "C-unwind" {
@@ -202,7 +202,7 @@ impl OpenTable {
         let all = catalog::oids_of(unsafe { pg_sys::RelationGetStatExtList(self.0.as_ptr()) });
         let has_expressions = |statistics: &pg_sys::Oid| {
             SysCacheTuple::of_statistics(*statistics)
-                .is_some_and(|entry| entry.text(pg_sys::Anum_pg_statistic_ext_stxexprs).is_some())
+                .is_some_and(|entry| entry.text(syscache::STATISTICS_EXPRESSIONS).is_some())
         };
         all.iter().any(has_expressions).then(|| "statistics on an expression".to_owned())
     }

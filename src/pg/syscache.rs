@@ -56,7 +56,13 @@ impl SysCacheTuple<pg_sys::FormData_pg_index> {
     }
 }
 
-impl SysCacheTuple<pg_sys::FormData_pg_statistic_ext> {
+/// The struct of extended statistics, which is not among pgrx's bindings for all versions. Nothing of it is read.
+pub struct Statistics;
+
+/// The column of their expressions, in all versions that are supported.
+pub const STATISTICS_EXPRESSIONS: u32 = 9;
+
+impl SysCacheTuple<Statistics> {
     const CACHE: u32 = pg_sys::SysCacheIdentifier::STATEXTOID;
 
     /// `None` when there are no such statistics.
