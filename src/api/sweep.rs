@@ -9,7 +9,7 @@ use crate::jobs::SettledJobs;
 use crate::pg::timer::{self, Deadline};
 use crate::pg::{self, advisory, report};
 use crate::settings;
-use crate::sweep::{Mode, Step, own_tables, sweep};
+use crate::sweep::{Mode, Step, own_tables, replicated, sweep};
 use crate::tables::heartbeats::Worker;
 
 /// A row of the result: a dead worker, and its jobs in one table if it had any.
@@ -52,8 +52,10 @@ fn rgrid_sweep_0_2(
     let mut add = |step: &Step| lines.extend(lines_of(step));
     let sweep = || {
         let mut problems = Vec::new();
+        let installation = Installation::of_caller()?;
         if !dry_run {
-            problems.extend(own_tables::take_back(&Installation::of_caller()?));
+            problems.extend(own_tables::take_back(&installation));
+            replicated::observe(&installation)?;
         }
         problems.append(&mut sweep(mode, &mut add)?);
         Ok::<_, Error>(problems)

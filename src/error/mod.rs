@@ -99,6 +99,10 @@ pub enum Error {
     TimedOut { limit: Duration },
     /// A table that has ended or held up a sweeper is not touched for now, or not in a worker's session.
     InQuarantine,
+    /// Nobody is judged: a subscription writes to `table`, which has the heartbeats or the deaths.
+    Replicated { table: String, subscription: String },
+    /// A subscription writes to a table of jobs, so the publisher settles them.
+    JobsReplicated { subscription: String },
     /// A table of the extension is locked by another session, the process `pid` or a prepared transaction.
     OwnTableLocked { table: String, pid: Option<i32>, mode: String },
     /// Running jobs of a worker are locked by another session.
@@ -293,6 +297,8 @@ impl Error {
 
             Self::TimedOut { limit } => report::timed_out(*limit),
             Self::InQuarantine => report::in_quarantine(),
+            Self::Replicated { table, subscription } => report::replicated(table, subscription),
+            Self::JobsReplicated { subscription } => report::jobs_replicated(subscription),
             Self::OwnTableLocked { table, pid, mode } => report::own_table_locked(table, *pid, mode),
             Self::JobsLocked => report::jobs_locked(),
             Self::NotNoted { table, reason } => report::not_noted(table, reason),

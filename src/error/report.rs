@@ -225,6 +225,28 @@ pub fn in_quarantine() -> Report {
     Report::new(ERRCODE_QUERY_CANCELED, message)
 }
 
+pub fn replicated(table: &str, subscription: &str) -> Report {
+    not_ready(format!("nobody is judged here: subscription \"{subscription}\" writes to table {table}"))
+        .detail(
+            "The publisher hears the workers, and declares them dead. Old rows are not removed here either.",
+        )
+        .hint(cut_over(subscription))
+}
+
+pub fn jobs_replicated(subscription: &str) -> Report {
+    not_ready(format!("subscription \"{subscription}\" writes to it; the publisher settles its jobs"))
+        .hint(cut_over(subscription))
+}
+
+/// How a server becomes the one that judges.
+fn cut_over(subscription: &str) -> String {
+    let subscription = pgrx::spi::quote_identifier(subscription);
+    format!(
+        "To cut over, stop the workers on the publisher, wait until the subscription has caught up, and ALTER \
+             SUBSCRIPTION {subscription} DISABLE, or drop it. Silence counts from then on."
+    )
+}
+
 pub fn own_table_locked(table: &str, pid: Option<i32>, mode: &str) -> Report {
     let (holder, hint) = match pid {
         Some(pid) => (format!("process {pid}"), format!("End it: SELECT pg_terminate_backend({pid});")),

@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use super::counter::MOST_KEYS;
 use super::parts::{Parts, is_of_a_row};
 use super::rows::Row;
-use super::settle::{FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_touch, note_tried, parts, problem};
+use super::settle::{
+    FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_read, may_settle, note_tried, parts, problem,
+};
 use super::table::{JobTable, LockPolicy};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -69,6 +71,10 @@ impl Call<'_> {
                 return Ok(());
             }
         };
+        if let Err(error) = may_settle(table, Occasion::Death) {
+            self.leave(table, Some(found), problem(table, &error));
+            return Ok(());
+        }
         let Some(problem) = self.try_to_settle(table)? else { return Ok(()) };
         match self.rows(table) {
             Ok(left) if left.is_empty() => {}
@@ -80,9 +86,7 @@ impl Call<'_> {
     /// The running jobs of the worker. Also to read a table may run code of its owner: a cast of the worker's column, or
     /// a function in an index's condition.
     fn rows(&mut self, table: &JobTable) -> Result<Vec<Row>> {
-        if !may_touch(table, Occasion::Death) {
-            return Err(Error::InQuarantine);
-        }
+        may_read(table, Occasion::Death)?;
         let read = |call: &mut Self| table.rows(call.worker);
         advisory::without_leftovers(|| quarantine::at_work(table.watched.oid, || self.within(read)))?
     }
@@ -123,8 +127,8 @@ impl Call<'_> {
 
     /// Settles jobs on another server, which does not tell the versions of its rows: they cannot be noted.
     fn settle_foreign(&mut self, table: &JobTable) -> Result<()> {
-        if !may_touch(table, Occasion::Death) {
-            self.outcome.add(table, Err(Error::InQuarantine));
+        if let Err(error) = may_settle(table, Occasion::Death) {
+            self.outcome.add(table, Err(error));
             return Ok(());
         }
         let worker = [self.worker.to_owned()];

@@ -136,15 +136,32 @@ pub enum Occasion {
     Orphans,
 }
 
-/// Whether jobs of a table are settled. In a session never, where it has ended or held up a process.
-pub(super) fn may_touch(table: &JobTable, occasion: Occasion) -> bool {
-    match quarantine::record(table.watched.oid) {
+/// Checks whether jobs of a table may be settled.
+///
+/// # Errors
+///
+/// [`Error::JobsReplicated`] where a subscription writes to it, and those of [`may_read`].
+pub(super) fn may_settle(table: &JobTable, occasion: Occasion) -> Result<()> {
+    match &table.subscription {
+        Some(subscription) => Err(Error::JobsReplicated { subscription: subscription.clone() }),
+        None => may_read(table, occasion),
+    }
+}
+
+/// Checks whether jobs of a table may be looked at.
+///
+/// # Errors
+///
+/// [`Error::InQuarantine`]; in a session always, where the table has ended or held up a process.
+pub(super) fn may_read(table: &JobTable, occasion: Occasion) -> Result<()> {
+    let may = match quarantine::record(table.watched.oid) {
         Record::Clean => true,
         _ if scope::statement_limit().is_none() => false,
         Record::Settled => true,
         Record::OnTrial => occasion == Occasion::Orphans,
         Record::LeftOut => false,
-    }
+    };
+    if may { Ok(()) } else { Err(Error::InQuarantine) }
 }
 
 /// Whether a sweeper leaves a table alone for now, because it has tried to settle it not long ago. A death waits for no
@@ -175,8 +192,8 @@ pub fn settle(
     let mut outcome = Outcome::default();
     check_constraints_at_once()?;
     for table in parts(installation)? {
-        if !may_touch(&table, occasion) {
-            outcome.add(&table, Err(Error::InQuarantine));
+        if let Err(error) = may_settle(&table, occasion) {
+            outcome.add(&table, Err(error));
         } else if is_paused(&table, occasion, now) {
             outcome.problems.push(Problem::standing(place(&table)));
         } else if table.is_foreign() {
@@ -252,20 +269,41 @@ fn settle_foreign(table: &JobTable, workers: &[String], now: DateTime<Utc>, outc
     }
 }
 
-/// What these workers are running, in all watched tables. What cannot be read until the deadline, if there is one, is a
-/// problem.
+/// What these workers are running that would be settled, in all watched tables. What cannot be read until the deadline, if
+/// there is one, is a problem.
 pub fn running(
     installation: &Installation,
     workers: &[String],
     deadline: Option<Deadline>,
 ) -> Result<Outcome> {
+    read(installation, workers, deadline, may_settle)
+}
+
+/// What these workers are running in all watched tables, also in those whose jobs another server settles.
+pub fn running_anywhere(installation: &Installation, workers: &[String]) -> Result<Outcome> {
+    read(installation, workers, None, may_read)
+}
+
+fn read(
+    installation: &Installation,
+    workers: &[String],
+    deadline: Option<Deadline>,
+    check: fn(&JobTable, Occasion) -> Result<()>,
+) -> Result<Outcome> {
     let mut found = Outcome::default();
     if workers.is_empty() {
         return Ok(found);
     }
-    let (parts, left_out): (Vec<_>, Vec<_>) =
-        parts(installation)?.into_iter().partition(|table| may_touch(table, Occasion::Orphans));
-    left_out.iter().for_each(|table| found.add(table, Err(Error::InQuarantine)));
+    let mut parts = parts(installation)?;
+    parts.retain(|table| match check(table, Occasion::Orphans) {
+        Ok(()) => true,
+        // Said once a sweep: see `replicated`.
+        Err(Error::JobsReplicated { .. }) => false,
+        Err(error) => {
+            found.add(table, Err(error));
+            false
+        }
+    });
     let (there, here): (Vec<_>, Vec<_>) = parts.into_iter().partition(JobTable::is_foreign);
     // All in one subtransaction, which costs less, and each in its own only when one fails: there is nothing to undo.
     let read = |table: &JobTable| quarantine::at_work(table.watched.oid, || table.running(workers));
@@ -291,6 +329,16 @@ pub(super) fn until<T>(deadline: Option<Deadline>, work: impl FnOnce() -> Result
         None => scope::subtransaction(work),
         Some(deadline) => scope::subtransaction_until(deadline, work),
     }
+}
+
+/// The watched tables that are left to another server, each as a problem.
+pub fn replicated(installation: &Installation) -> Result<Vec<Problem>> {
+    let as_problem = |table: &JobTable| {
+        let subscription = table.subscription.clone()?;
+        let error = Error::JobsReplicated { subscription };
+        Some(problem(table, &error).with_hint_of(&error))
+    };
+    Ok(watched::watched(installation)?.iter().filter_map(as_problem).collect())
 }
 
 /// The tables of [`JobTable::parts`], of all watched tables.

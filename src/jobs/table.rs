@@ -68,6 +68,8 @@ pub struct JobTable {
     pub relation: catalog::Relation,
     /// Which of its columns and values mean what.
     pub mapping: JobMapping,
+    /// A subscription of logical replication that writes to it: then the publisher settles its jobs.
+    pub subscription: Option<String>,
     /// The moment, a `pg_snapshot`, since when a job must not have changed; `None` for all jobs.
     pub unchanged_since: Option<String>,
     /// The search_path for code of its owner, as it was when the table was watched; `None` for its own schema.
@@ -101,6 +103,7 @@ impl JobTable {
             relation,
             mapping,
             search_path,
+            subscription: None,
             unchanged_since: None,
         })
     }

@@ -8,12 +8,12 @@ use chrono::{DateTime, Utc};
 use pgrx::pg_sys;
 
 use super::settle::{
-    Occasion, Outcome, check_constraints_at_once, is_paused, may_touch, note_tried, place, problem,
+    Occasion, Outcome, check_constraints_at_once, is_paused, may_settle, note_tried, place, problem,
     settle_here, until,
 };
 use super::table::{JobTable, TableName};
 use super::watched;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::scope;
 use crate::pg::timer::Deadline;
@@ -64,8 +64,8 @@ pub fn running(installation: &Installation, noted: &[Noted], deadline: Option<De
     for noted in noted.chunk_by(|one, other| one.table == other.table) {
         let is_meant = |table: &&JobTable| noted.first().is_some_and(|one| one.table == table.watched.oid);
         let Some(table) = tables.iter().find(is_meant) else { continue };
-        if !may_touch(table, Occasion::Orphans) {
-            outcome.add(table, Err(Error::InQuarantine));
+        if let Err(error) = may_settle(table, Occasion::Orphans) {
+            outcome.add(table, Err(error));
             continue;
         }
         let parts = parts(table)?;
@@ -85,8 +85,8 @@ fn parts(table: &JobTable) -> Result<Vec<JobTable>> {
 
 impl<'a> Settlement<'a> {
     fn settle_in(&mut self, table: &JobTable, noted: &'a [Noted], now: DateTime<Utc>) -> Result<()> {
-        if !may_touch(table, Occasion::Orphans) {
-            self.outcome.problems.push(problem(table, &Error::InQuarantine));
+        if let Err(error) = may_settle(table, Occasion::Orphans) {
+            self.outcome.problems.push(problem(table, &error));
             return Ok(());
         }
         let parts = parts(table)?;

@@ -12,6 +12,7 @@ use super::following;
 use super::table::JobTable;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::pg::subscriptions::Targets;
 use crate::pg::{catalog, roles};
 use crate::rules::text::printable;
 use crate::tables::job_tables;
@@ -65,6 +66,10 @@ fn read(installation: &Installation) -> Result<Registry> {
         !registry.unwatched.contains(&oid) && registry.watched.iter().all(|table| table.relation.oid != oid)
     });
     registry.watched.extend(default);
+    let targets = Targets::find()?;
+    for table in &mut registry.watched {
+        table.subscription = targets.writer(table.relation.oid).map(str::to_owned);
+    }
     Ok(registry)
 }
 

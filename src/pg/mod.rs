@@ -32,6 +32,7 @@ pub mod row_versions;
 pub mod scope;
 pub mod search_path;
 pub mod sql;
+pub mod subscriptions;
 mod syscache;
 pub mod time_zones;
 pub mod timer;

@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 use super::sweeper;
 use crate::error::Error;
 use crate::pg::databases::{self as pg_databases, Database};
-use crate::pg::{self, process, process::Worker, report, scope, version};
+use crate::pg::{self, process, process::Worker, report, scope, subscriptions, version};
 use crate::rules::schedule::{Intervals, Task, Visit};
 use crate::settings;
 use crate::shmem::problems::{self, Place, Problem};
@@ -78,6 +78,8 @@ struct Launcher {
     last_look: Option<Duration>,
     /// When the last sweepers of each database were started.
     visits: HashMap<pg_sys::Oid, LastVisits>,
+    /// The databases that had an enabled subscription of logical replication at the last round.
+    subscribed: HashSet<pg_sys::Oid>,
     /// What was logged last about listing databases.
     listing_problem: Option<String>,
     /// Whether the lack of worker slots has been logged and has not ended.
@@ -117,6 +119,7 @@ impl Launcher {
             suspects: HashMap::new(),
             last_look: None,
             visits: HashMap::new(),
+            subscribed: HashSet::new(),
             listing_problem: None,
             out_of_slots: false,
             refused: 0,
@@ -223,9 +226,11 @@ impl Launcher {
     /// The databases that can be swept; `None` when they cannot be listed. Then the next round tries again.
     fn list_databases(&mut self) -> Option<Vec<Database>> {
         process::report_activity("listing databases");
-        match scope::transaction(|| Ok(pg_databases::databases())) {
-            Ok(databases) => {
+        let list = || Ok((pg_databases::databases(), subscriptions::subscribed_databases()));
+        match scope::transaction(list) {
+            Ok((databases, subscribed)) => {
                 self.listing_problem = None;
+                self.watch_subscriptions(subscribed);
                 Some(databases)
             }
             Err(error) => {
@@ -237,6 +242,14 @@ impl Launcher {
                 None
             }
         }
+    }
+
+    /// Has a sweeper look at a database whose subscriptions came or went: it knows which tables they write to.
+    fn watch_subscriptions(&mut self, subscribed: HashSet<pg_sys::Oid>) {
+        for oid in self.subscribed.symmetric_difference(&subscribed) {
+            databases::change(*oid, |state| state.requested = true);
+        }
+        self.subscribed = subscribed;
     }
 
     /// Forgets databases that were dropped. Warns, once, when there begin to be too many.

@@ -15,9 +15,10 @@ use crate::pg::locks::TableLock;
 use crate::pg::{self, process, report, scope};
 use crate::rules::schedule::{self, Presence, Task};
 use crate::settings;
+use crate::shmem::observation::{self, Suspension};
 use crate::shmem::problems::{self, Place, Problem};
-use crate::shmem::{buffer, databases, observation};
-use crate::sweep::{Mode, flush, own_tables, prune, sweep};
+use crate::shmem::{buffer, databases};
+use crate::sweep::{Mode, flush, own_tables, prune, replicated, sweep};
 
 /// Starts a sweeper; `None` when there is no worker slot for it.
 pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
@@ -68,6 +69,7 @@ fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
     flush::sample_intervals();
     // A table that refuses heartbeats does not stop the sweep, which also reads them from memory.
     problems.extend(flush());
+    scope::transaction(|| Installation::find()?.map_or(Ok(()), |found| replicated::observe(&found)))?;
     if task == Task::Sweep {
         databases::sweep_begins();
         problems.append(&mut sweep(Mode::Sweeper, &mut |_| ())?);
@@ -110,11 +112,10 @@ fn recognise(problems: &mut Vec<Problem>) -> Result<Option<Round>> {
             Ok(Some(Round::Absent))
         }
         Some(installation) if installation.is_foreign() => {
-            observation::suspend();
+            observation::suspend(Suspension::ForeignVersion);
             Ok(Some(Round::Foreign { version: installation.version }))
         }
         Some(installation) => {
-            observation::resume(pg::now());
             problems.extend(own_tables::take_back(&installation));
             Ok(None)
         }

@@ -14,6 +14,7 @@ use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 
 use super::counters::Counters;
+use super::observation::Suspension;
 use super::quarantine::AtWork;
 use super::refusal::Refusal;
 use super::{is_preloaded, launcher};
@@ -39,9 +40,8 @@ pub struct State {
     /// Since when the server has been listening without interruption, in Postgres' microseconds. Silence
     /// before it proves nothing about a worker.
     pub(super) observing_since: i64,
-    /// No heartbeat is taken for now: when a sweeper last looked, the SQL objects were of another version than the
-    /// library.
-    pub(super) is_suspended: bool,
+    /// Why no silence counts for now, when it was last looked.
+    pub(super) suspended: Option<Suspension>,
     /// A session asked for a look at it.
     pub requested: bool,
     /// Code of others at the extension's own tables was refused, and not taken back yet.
@@ -88,7 +88,7 @@ impl State {
             oid,
             presence: Presence::Unknown,
             observing_since: pg::to_postgres(now),
-            is_suspended: false,
+            suspended: None,
             requested: false,
             was_refused: false,
             rounds: 0,

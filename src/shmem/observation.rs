@@ -15,29 +15,42 @@ use crate::settings;
 /// Since when the server has been able to hear the workers of the current database.
 ///
 /// Without shared memory no process notices interruptions, so this is the server's start. With it, a database that the
-/// launcher has not seen yet, or in which no heartbeat is taken, is observed from now on.
+/// launcher has not seen yet, or in which no silence counts, is observed from now on.
 pub fn observing_since() -> DateTime<Utc> {
     if !is_preloaded() {
         return pg::server_started_at();
     }
     match state(pg::current_database()) {
-        Some(state) if !state.is_suspended => pg::from_postgres(state.observing_since),
+        Some(state) if state.suspended.is_none() => pg::from_postgres(state.observing_since),
         _ => pg::now(),
     }
 }
 
-/// Functions refuse heartbeats in the current database: no silence counts until [`resume`].
-pub fn suspend() {
-    change(pg::current_database(), |state| state.is_suspended = true);
+/// Why no silence counts in a database for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspension {
+    /// The SQL objects are of another version than the library: functions refuse heartbeats.
+    ForeignVersion,
+    /// A subscription writes to the heartbeats or to the ledger: another server hears the workers.
+    Subscription,
 }
 
-/// Functions take heartbeats in the current database; if they did not before, observation starts anew.
-pub fn resume(now: DateTime<Utc>) {
-    change(pg::current_database(), |state| {
-        if std::mem::take(&mut state.is_suspended) {
+/// No silence counts in the current database until [`resume`].
+pub fn suspend(why: Suspension) {
+    change(pg::current_database(), |state| state.suspended = Some(why));
+}
+
+/// Silence counts in the current database. If it did not before, for the reason that is returned, observation starts
+/// anew.
+pub fn resume(now: DateTime<Utc>) -> Option<Suspension> {
+    let suspended = change(pg::current_database(), |state| {
+        let suspended = state.suspended.take();
+        if suspended.is_some() {
             state.observing_since = pg::to_postgres(now);
         }
+        suspended
     });
+    suspended.flatten()
 }
 
 /// The extension was created in the current database: silence before that proves nothing about any worker, and whether

@@ -92,6 +92,7 @@ impl Sweep {
         orphans.problems.extend(in_local_time);
         orphans.problems.extend(idle.left_out.into_iter().map(not_counted));
         orphans.problems.extend(idle.absent.first().map(|name| absent(name)));
+        orphans.problems.extend(settle::replicated(&self.installation)?);
         if let Some(cutoff) = self.cutoff.filter(|_| self.mode == Mode::Sweeper) {
             // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);

@@ -24,6 +24,7 @@ pub mod mass_death;
 pub mod notify;
 pub mod own_tables;
 pub mod prune;
+pub mod replicated;
 mod steps;
 
 use look::{Orphans, WorkToDo};
@@ -65,7 +66,7 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
     let followed = mode.attempt(Sweep::follow).unwrap_or_else(|error| Some(Some(of_following(&error))));
     let followed = followed.flatten();
     let Some(WorkToDo { ahead, silent, mut orphans, noted }) = mode.step(Sweep::look)? else {
-        return Ok(Vec::new());
+        return Ok(mode.unjudged()?.into_iter().collect());
     };
     let mut problems = Problems(std::mem::take(&mut orphans.problems));
     problems.add(followed);
@@ -134,15 +135,23 @@ impl Problems {
 }
 
 impl Mode {
-    /// Runs a step in the transaction that it belongs to; `None` when the extension was dropped meanwhile.
+    /// Runs a step in the transaction that it belongs to; `None` where nobody is judged, and when the extension was
+    /// dropped meanwhile.
     fn step<T>(self, work: impl FnOnce(&Sweep) -> Result<T>) -> Result<Option<T>> {
-        if self == Self::Sweeper {
-            return scope::transaction(|| match Installation::find()? {
-                Some(installation) => work(&Sweep::new(installation, self)?).map(Some),
-                None => Ok(None),
-            });
-        }
-        work(&Sweep::new(Installation::of_caller()?, self)?).map(Some)
+        let run = || match replicated::judging()? {
+            Some(installation) => work(&Sweep::new(installation, self)?).map(Some),
+            None => Ok(None),
+        };
+        if self == Self::Sweeper { scope::transaction(run) } else { run() }
+    }
+
+    /// Why nobody is judged.
+    fn unjudged(self) -> Result<Option<Problem>> {
+        let look = || match Installation::find()? {
+            Some(installation) => replicated::problem(&installation),
+            None => Ok(None),
+        };
+        if self == Self::Sweeper { scope::transaction(look) } else { look() }
     }
 
     /// Runs a step whose error rolls back nothing else.

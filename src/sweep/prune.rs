@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::replicated;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::settle;
@@ -54,7 +55,7 @@ fn free_unknown(horizon: DateTime<Utc>) -> Result<()> {
 /// Removes a batch of deaths that were not the last of their worker. Returns whether there may be more.
 fn prune_superseded(horizon: DateTime<Utc>) -> Result<bool> {
     let batch = settings::batch_size();
-    let pruned = scope::transaction(|| match Installation::find()? {
+    let pruned = scope::transaction(|| match replicated::judging()? {
         Some(installation) => deaths::prune::prune_superseded(&installation, horizon, batch),
         None => Ok(0),
     })?;
@@ -69,9 +70,9 @@ struct Tables {
     prunes_rows: bool,
 }
 
-/// Runs `work`; nothing when the extension was dropped meanwhile.
+/// Runs `work`; nothing where nobody is judged, and when the extension was dropped meanwhile.
 fn with_tables<T>(work: impl FnOnce(Tables) -> Result<T>) -> Result<Option<T>> {
-    let Some(installation) = Installation::find()? else { return Ok(None) };
+    let Some(installation) = replicated::judging()? else { return Ok(None) };
     let heartbeats = HeartbeatTable::open(&installation)?;
     let prunes_rows = settings::prune_adopted() || heartbeats.is_own;
     work(Tables { installation, heartbeats, prunes_rows }).map(Some)
@@ -100,7 +101,7 @@ impl Tables {
 
     /// Removes those of these workers from both tables that have no running jobs.
     fn prune(self, workers: &[String], horizon: DateTime<Utc>) -> Result<()> {
-        let running = settle::running(&self.installation, workers, None)?;
+        let running = settle::running_anywhere(&self.installation, workers)?;
         let busy = running.by_worker();
         let is_idle = |worker: &&String| running.problems.is_empty() && !busy.contains_key(worker.as_str());
         let idle: Vec<String> = workers.iter().filter(is_idle).cloned().collect();

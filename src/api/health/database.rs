@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use super::Finding;
+use super::{Finding, attempt};
 use crate::VERSION;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, catalog, scope, sql};
 use crate::rules::{liveness, schedule};
@@ -14,13 +14,14 @@ use crate::settings;
 use crate::shmem::databases::{self, State};
 use crate::shmem::problems::{self, Place};
 use crate::shmem::{is_preloaded, launcher};
-use crate::sweep::mass_death;
+use crate::sweep::{mass_death, replicated};
 
 pub fn findings(installation: &Installation) -> Vec<Finding> {
     let state = databases::current();
     vec![
         version(installation),
         sweeper(state.as_ref()),
+        attempt("subscription", || subscription(installation)),
         last_error(),
         threshold(state.as_ref()),
         mass_death(state.as_ref(), installation),
@@ -81,6 +82,20 @@ fn sweeper(state: Option<&State>) -> Finding {
         return Finding::good(CHECK, "Sweeping is paused, see the check \"enabled\".");
     }
     on_time(CHECK, state)
+}
+
+fn subscription(installation: &Installation) -> Result<Finding> {
+    const CHECK: &str = "subscription";
+    let Some(error) = replicated::reason(installation)? else {
+        return Ok(Finding::good(
+            CHECK,
+            "No enabled subscription writes to the heartbeats or to the ledger.",
+        ));
+    };
+    let report = error.report();
+    let message = report.message.replacen("nobody", "Nobody", 1);
+    let detail = format!("{message}. {}", report.detail.unwrap_or_default());
+    Ok(Finding::warning(CHECK, detail, report.hint.unwrap_or_default()))
 }
 
 fn is_template() -> bool {

@@ -110,6 +110,11 @@ fn fitness(check: String, installation: &Installation, table: &JobTable) -> Resu
             "Alter the table, or call rgrid_watch_jobs() with other columns.",
         ));
     }
+    if let Some(subscription) = &table.subscription {
+        let error = Error::JobsReplicated { subscription: subscription.clone() }.report();
+        let detail = format!("Its jobs are not settled here: {}.", error.message);
+        return Ok(Finding::warning(check, detail, error.hint.unwrap_or_default()));
+    }
     let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
     if let Some(problem) = problems::current().into_iter().find(|known| is_of_table(known) && !known.is_over)
     {

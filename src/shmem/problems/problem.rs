@@ -12,6 +12,8 @@ pub enum Place {
     Round,
     /// What others have attached to the extension's tables, or were granted on them.
     OwnTables,
+    /// A subscription of logical replication that writes to the heartbeats or to the ledger.
+    Subscription,
     /// Writing heartbeats to their rows.
     Flush,
     /// Heartbeats that are ahead of the server's clock.
@@ -54,6 +56,7 @@ impl Place {
         match self {
             Self::Round => "sweeper",
             Self::OwnTables => "own tables",
+            Self::Subscription => "subscription",
             Self::Flush => "flush",
             Self::FutureHeartbeats => "future heartbeats",
             Self::LocalTime => "local time",
@@ -175,6 +178,12 @@ impl Problem {
     pub fn with_advice(place: Place, error: &Error) -> Self {
         let Report { detail, hint, .. } = error.report();
         Self { detail, hint, ..Self::new(place, "", error) }
+    }
+
+    /// The same problem, with the hint of its error.
+    #[must_use]
+    pub fn with_hint_of(self, error: &Error) -> Self {
+        Self { hint: error.report().hint, ..self }
     }
 
     /// Whether it comes with advice of its own.

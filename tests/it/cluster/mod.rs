@@ -4,7 +4,8 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and log,
 //! `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has their heartbeats one at a
-//! time, `standby` copies a server, `attack` makes roles of workers and roles that mean harm, `formation` has a primary and a standby under
+//! time, `standby` copies a server, `subscription` has one
+//! copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has a primary and a standby under
 //! pg_auto_failover, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
 //! system, `clock` steps a server's clock or stops it.
 
@@ -20,6 +21,7 @@ mod programs;
 mod rgrid;
 mod server;
 mod standby;
+mod subscription;
 
 pub use attack::*;
 pub use copies::rows;
@@ -30,6 +32,7 @@ pub use observe::{LAUNCHER, SWEEPER, next_notice};
 pub use programs::{Leashed, free_port, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
+pub use subscription::*;
 
 use std::thread;
 use std::time::{Duration, Instant};

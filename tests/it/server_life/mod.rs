@@ -5,6 +5,7 @@ mod connection_slots;
 mod dump_restore;
 mod failover;
 mod launcher;
+mod logical_replication;
 mod shutdown;
 mod standby;
 mod torture_checker;
