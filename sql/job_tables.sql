@@ -85,13 +85,13 @@ COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.missing_since IS
 
 -- The watched tables that were tried. No part of a dump: a restored table was not tried where it is now.
 CREATE TABLE @extschema@.rgrid_tried_tables (
-    job_table regclass PRIMARY KEY,
+    job_table oid PRIMARY KEY,
     tried_at timestamp with time zone NOT NULL
 );
 
 COMMENT ON TABLE @extschema@.rgrid_tried_tables IS
     'Watched tables of which a death, or a rehearsal, has settled a job';
-COMMENT ON COLUMN @extschema@.rgrid_tried_tables.job_table IS 'The table of jobs';
+COMMENT ON COLUMN @extschema@.rgrid_tried_tables.job_table IS 'The table of jobs, as an OID';
 COMMENT ON COLUMN @extschema@.rgrid_tried_tables.tried_at IS
     'When that was first done since the table was last watched in another way';
 

@@ -3,7 +3,7 @@
 CREATE TABLE @extschema@.rgrid_unsettled_jobs (
     worker_id text NOT NULL,
     incarnation bigint NOT NULL,
-    job_table regclass NOT NULL,
+    job_table oid NOT NULL,
     row_versions pg_snapshot NOT NULL,
     job_keys text[] NOT NULL,
     reason text NOT NULL,
@@ -16,7 +16,7 @@ COMMENT ON TABLE @extschema@.rgrid_unsettled_jobs IS
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.incarnation IS
     'Its incarnation that ran the jobs; 0 where no death of it is known';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_table IS 'The watched table';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_table IS 'The watched table, as an OID';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.row_versions IS
     'A job that a later transaction has written is left alone: the worker may have claimed it anew';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_keys IS

@@ -56,6 +56,7 @@ extension_sql_file!(
         api::health::rgrid_health
     ]
 );
+extension_sql_file!("../sql/replicated.sql", requires = ["unsettled"]);
 extension_sql_file!("../sql/fence.sql", requires = ["job_tables"]);
 extension_sql_file!("../sql/functions.sql", finalize);
 

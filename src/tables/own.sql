@@ -3,6 +3,10 @@ own AS (
     SELECT c.oid, c.oid::regclass::text AS name, c.relowner, c.relacl,
            c.relrowsecurity OR c.relforcerowsecurity AS has_policies
     FROM unnest($1::int8[]) AS t (oid) JOIN pg_class c ON c.oid = t.oid::oid),
+members AS (
+    SELECT p.oid FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+    JOIN pg_extension x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid AND d.deptype = 'e'
+    WHERE x.extname = 'rgrid_heartbeat' AND p.proname = 'rgrid_replicated'),
 given AS (
     SELECT o.name, a.grantee, string_agg(DISTINCT a.privilege_type, ', ') AS rights
     FROM own o, LATERAL (SELECT * FROM aclexplode(o.relacl) UNION ALL
@@ -24,9 +28,12 @@ SELECT f.statement, f.what, f.step = 1 FROM (
            format('owner %I of %s', pg_get_userbyid(o.relowner), o.name)
     FROM own o WHERE o.relowner <> $2 AND NOT EXISTS (SELECT FROM trusted r WHERE r.oid = o.relowner)
     UNION ALL
-    SELECT 2, format('ALTER TABLE %s DISABLE TRIGGER USER', o.name),
+    SELECT 2, format('ALTER TABLE %s %s', o.name,
+                     string_agg(format('DISABLE TRIGGER %I', t.tgname), ', ' ORDER BY t.tgname)),
            format('trigger %s of %s', string_agg(quote_ident(t.tgname), ', ' ORDER BY t.tgname), o.name)
-    FROM own o JOIN pg_trigger t ON t.tgrelid = o.oid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' GROUP BY o.name
+    FROM own o JOIN pg_trigger t ON t.tgrelid = o.oid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
+      AND t.tgfoid NOT IN (SELECT m.oid FROM members m)
+    GROUP BY o.name
     UNION ALL
     -- PostgreSQL refuses ON CONFLICT at a table with rules, also with disabled ones.
     SELECT 3, format('DROP RULE %I ON %s', r.rulename, o.name), format('rule %I of %s', r.rulename, o.name)

@@ -49,8 +49,8 @@ pub fn note(
 /// Everything that is noted, in the order of the tables.
 pub fn all(installation: &Installation) -> Result<Vec<Noted>> {
     let statement = sql::SavedPlan::new(installation.sql(
-        "SELECT u.worker_id, u.incarnation, u.job_table::oid, u.row_versions::text, u.job_keys \
-         FROM @extschema@.rgrid_unsettled_jobs u ORDER BY u.job_table::oid, u.worker_id, u.incarnation",
+        "SELECT u.worker_id, u.incarnation, u.job_table, u.row_versions::text, u.job_keys \
+         FROM @extschema@.rgrid_unsettled_jobs u ORDER BY u.job_table, u.worker_id, u.incarnation",
     ));
     installation.as_owner(|| {
         statement.read(&[], |row| {
@@ -83,7 +83,7 @@ pub fn forget(installation: &Installation, done: &[&Noted]) -> Result<()> {
 pub fn summary(installation: &Installation) -> Result<Option<(i64, String, String)>> {
     let statement = installation.sql(
         "SELECT pg_catalog.count(DISTINCT u.worker_id), pg_catalog.min(u.noted_at)::text, \
-                (pg_catalog.array_agg(u.job_table::text || ': ' || u.reason ORDER BY u.noted_at))[1] \
+                (pg_catalog.array_agg(u.job_table::regclass::text || ': ' || u.reason ORDER BY u.noted_at))[1] \
          FROM @extschema@.rgrid_unsettled_jobs u HAVING pg_catalog.count(*) > 0",
     );
     let found = installation.as_owner(|| {

@@ -89,7 +89,7 @@ fn a_role_with_every_function_has_no_table() {
         ("SELECT rgrid_unwatch_jobs('theirs')", "42501"),
         ("SELECT rgrid_unwatch_jobs('executions')", "42501"),
         ("SELECT rgrid_rehearse('theirs')", "42501"),
-        ("INSERT INTO rgrid_tried_tables VALUES ('theirs', now())", "42501"),
+        ("INSERT INTO rgrid_tried_tables VALUES ('theirs'::regclass, now())", "42501"),
         ("SELECT rgrid_watch_jobs('pg_authid', 'rolname', 'rolname')", "42501"),
         ("SELECT rgrid_watch_jobs('rgrid_worker_deaths', 'worker_id', 'reason')", "42501"),
         ("SELECT rgrid_watch_jobs('worker_heartbeats', 'worker_id', 'hostname')", "42501"),

@@ -40,7 +40,7 @@ RESET search_path;
 SELECT count(*) AS tried FROM rgrid_tried_tables WHERE job_table = 'tried'::regclass;
 ALTER TABLE tried DROP CONSTRAINT stays;
 SELECT status, detail FROM rgrid_rehearse('tried');
-SELECT job_table FROM rgrid_tried_tables WHERE job_table = 'tried'::regclass;
+SELECT job_table::regclass FROM rgrid_tried_tables WHERE job_table = 'tried'::regclass;
 -- Without a running job, and with a column that a made-up one lacks, only the statement is tried.
 DELETE FROM tried;
 ALTER TABLE tried ADD needed int NOT NULL;

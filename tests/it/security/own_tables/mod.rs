@@ -97,7 +97,7 @@ fn a_trigger_on_any_of_the_tables_never_runs_and_stops_no_death() {
             CREATE TRIGGER \"All\" AFTER INSERT OR UPDATE OR DELETE ON {table} EXECUTE FUNCTION {me}.climbing(); COMMIT; RESET ROLE"));
         await_death(&mut client, "victim");
         assert_eq!(failed_jobs(&mut client, "victim"), 1, "{table}");
-        let enabled = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'";
+        let enabled = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'O'";
         wait_until(&format!("the triggers on {table} to be disabled"), || {
             ask::<i64>(&mut client, enabled, &[]) == 0
         });
