@@ -123,17 +123,8 @@ impl OpenTable {
     /// PostgreSQL's own triggers are those of foreign keys: their statements run as the owner of the other table. Ours
     /// only run for what logical replication brings.
     fn trigger(&self) -> Option<String> {
-        let trigger = self.0.triggers().find(|trigger| !trigger.tgisinternal && !self.is_ours(trigger))?;
+        let trigger = self.0.triggers().find(|trigger| !trigger.tgisinternal && !self.0.is_ours(trigger))?;
         Some(format!("trigger \"{}\"", text(trigger.tgname)))
-    }
-
-    /// Whether a trigger calls the one function of the extension that is there for its own tables.
-    fn is_ours(&self, trigger: &pg_sys::Trigger) -> bool {
-        catalog::is_member_function(
-            trigger.tgfoid,
-            "rgrid_replicated",
-            catalog::extension_of(self.entry().rd_id),
-        )
     }
 
     /// Also a disabled rule: it keeps PostgreSQL from ON CONFLICT.

@@ -286,15 +286,18 @@ pub fn extension_of(relation: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) }
 }
 
-/// Whether a function has this name and belongs to this extension.
-pub(super) fn is_member_function(function: pg_sys::Oid, name: &str, extension: pg_sys::Oid) -> bool {
+/// Whether a function has this name and belongs to the same extension as a table.
+pub(super) fn is_trigger_function(function: pg_sys::Oid, name: &str, table: pg_sys::Oid) -> bool {
     // SAFETY: a palloc'd string, or null when there is no such function.
     let found = unsafe { pg_sys::get_func_name(function) };
     // SAFETY: as above.
-    let has_name = !found.is_null() && unsafe { CStr::from_ptr(found) }.to_bytes() == name.as_bytes();
+    if found.is_null() || unsafe { CStr::from_ptr(found) }.to_bytes() != name.as_bytes() {
+        return false;
+    }
+    let extension = extension_of(table);
     // SAFETY: a look-up in the catalog; any OID will do.
-    let member_of = || unsafe { pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function) };
-    has_name && extension != pg_sys::InvalidOid && member_of() == extension
+    let same = || unsafe { pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function) } == extension;
+    extension != pg_sys::InvalidOid && same()
 }
 
 /// Locks a relation against every other use of it until the transaction ends; false when it is in use.

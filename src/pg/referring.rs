@@ -170,7 +170,7 @@ fn owners_of_code(table: pg_sys::Oid, current: pg_sys::Oid) -> Vec<pg_sys::Oid> 
     let Some(table) = OpenRelation::open(table, pg_sys::RowExclusiveLock) else { return Vec::new() };
     let owner = |trigger: &pg_sys::Trigger| {
         if !trigger.tgisinternal {
-            return Some(current);
+            return (!table.is_ours(trigger)).then_some(current);
         }
         if !CASCADES.contains(&trigger.tgfoid.to_u32()) {
             return None;

@@ -5,6 +5,8 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
+use super::catalog;
+
 /// A table or an index in the cache; closed when dropped, and locked until the transaction ends.
 pub(super) struct OpenRelation(pg_sys::Relation);
 
@@ -43,6 +45,11 @@ impl OpenRelation {
             .unwrap_or_default()
             .iter()
             .filter(|trigger| trigger.tgenabled as u8 != pg_sys::TRIGGER_DISABLED)
+    }
+
+    /// Whether one of its triggers is the extension's own: it only acts on what logical replication brings.
+    pub(super) fn is_ours(&self, trigger: &pg_sys::Trigger) -> bool {
+        catalog::is_trigger_function(trigger.tgfoid, "rgrid_replicated", self.entry().rd_id)
     }
 
     /// Whether it has rules, enabled or not.

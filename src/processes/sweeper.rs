@@ -69,7 +69,9 @@ fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
     flush::sample_intervals();
     // A table that refuses heartbeats does not stop the sweep, which also reads them from memory.
     problems.extend(flush());
-    scope::transaction(|| Installation::find()?.map_or(Ok(()), |found| replicated::observe(&found)))?;
+    if observation::is_suspended() {
+        scope::transaction(|| Installation::find()?.as_ref().map_or(Ok(()), replicated::observe))?;
+    }
     if task == Task::Sweep {
         databases::sweep_begins();
         problems.append(&mut sweep(Mode::Sweeper, &mut |_| ())?);
@@ -117,6 +119,7 @@ fn recognise(problems: &mut Vec<Problem>) -> Result<Option<Round>> {
         }
         Some(installation) => {
             problems.extend(own_tables::take_back(&installation));
+            problems.extend(replicated::suspend(&installation)?);
             Ok(None)
         }
     }
@@ -144,7 +147,8 @@ fn finish(task: Task, round: Result<Round>, mut problems: Vec<Problem>) {
     // Which problems this round would have met if they were still there; the others may last.
     let looked_for: fn(Task, Place) -> bool = match &round {
         Ok(Round::Done) => |task, place| {
-            task == Task::Sweep || matches!(place, Place::Round | Place::OwnTables | Place::Flush)
+            let in_each = [Place::Round, Place::OwnTables, Place::Subscription, Place::Flush];
+            task == Task::Sweep || in_each.contains(&place)
         },
         Ok(_) => |_, _| true,
         Err(_) => |_, _| false,

@@ -40,6 +40,11 @@ pub fn suspend(why: Suspension) {
     change(pg::current_database(), |state| state.suspended = Some(why));
 }
 
+/// Whether no silence counts in the current database.
+pub fn is_suspended() -> bool {
+    state(pg::current_database()).is_some_and(|state| state.suspended.is_some())
+}
+
 /// Silence counts in the current database. If it did not before, for the reason that is returned, observation starts
 /// anew.
 pub fn resume(now: DateTime<Utc>) -> Option<Suspension> {

@@ -145,13 +145,9 @@ impl Mode {
         if self == Self::Sweeper { scope::transaction(run) } else { run() }
     }
 
-    /// Why nobody is judged.
+    /// Why nobody is judged, for a caller. A sweeper looks at the beginning of its round.
     fn unjudged(self) -> Result<Option<Problem>> {
-        let look = || match Installation::find()? {
-            Some(installation) => replicated::problem(&installation),
-            None => Ok(None),
-        };
-        if self == Self::Sweeper { scope::transaction(look) } else { look() }
+        if self == Self::Sweeper { Ok(None) } else { replicated::problem(&Installation::of_caller()?) }
     }
 
     /// Runs a step whose error rolls back nothing else.

@@ -35,15 +35,22 @@ pub fn problem(installation: &Installation) -> Result<Option<Problem>> {
     Ok(reason(installation)?.map(|error| Problem::with_advice(Place::Subscription, &error)))
 }
 
+/// The same in a sweeper: no silence counts from now on.
+pub fn suspend(installation: &Installation) -> Result<Option<Problem>> {
+    let problem = problem(installation)?;
+    if problem.is_some() {
+        observation::suspend(Suspension::Subscription);
+    }
+    Ok(problem)
+}
+
 /// Notes whether silence counts now. When a subscription is gone or disabled, it counts from this moment on. What memory
 /// has of the workers is forgotten then: the publisher may have declared them dead since they were heard here.
 pub fn observe(installation: &Installation) -> Result<()> {
     if !is_preloaded() {
         return Ok(());
     }
-    if reason(installation)?.is_some() {
-        observation::suspend(Suspension::Subscription);
-    } else if observation::resume(pg::now()) == Some(Suspension::Subscription) {
+    if suspend(installation)?.is_none() && observation::resume(pg::now()) == Some(Suspension::Subscription) {
         buffer::forget(pg::current_database());
     }
     Ok(())

@@ -35,7 +35,7 @@ fn update(client: &mut Client) {
 }
 
 /// What an installation consists of, one text a catalog entry. Statements answer one column.
-const CATALOG: [&str; 8] = [
+const CATALOG: [&str; 9] = [
     "SELECT 'member: ' || pg_describe_object(d.classid, d.objid, d.objsubid)
      FROM pg_depend d JOIN pg_extension x ON d.refobjid = x.oid
      WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND x.extname = 'rgrid_heartbeat'",
@@ -55,6 +55,8 @@ const CATALOG: [&str; 8] = [
      WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('i', 'v')",
     "SELECT concat_ws(' ', 'function:', pg_get_functiondef(p.oid), p.proacl, obj_description(p.oid, 'pg_proc'))
      FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace",
+    "SELECT concat_ws(' ', 'trigger:', pg_get_triggerdef(t.oid), t.tgenabled)
+     FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE c.relnamespace = 'public'::regnamespace",
     "SELECT concat_ws(' ', 'first rights:', pg_describe_object(i.classoid, i.objoid, i.objsubid), i.initprivs)
      FROM pg_init_privs i WHERE i.privtype = 'e'",
     "SELECT concat_ws(' ', 'dumped:', x.extname, t.config::regclass, t.condition)

@@ -2,6 +2,7 @@
 //! subscription is gone.
 
 use crate::cluster::*;
+use chrono::{DateTime, Utc};
 use postgres::Client;
 use std::time::Duration;
 
@@ -290,4 +291,33 @@ fn the_upgrade_of_the_documents_loses_no_worker_and_no_job() {
     let bad = "SELECT coalesce(string_agg(check_name || ': ' || detail, ' '), '') FROM rgrid_health()
                WHERE status = 'error'";
     assert_eq!(ask::<String>(&mut there, bad, &[]), "");
+}
+
+fn is_observed_since(client: &mut Client, moment: DateTime<Utc>) -> bool {
+    let sql = "SELECT observing_since >= $1 FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
+    ask(client, sql, &[&moment])
+}
+
+#[test]
+fn the_launcher_notices_a_cut_over_between_two_sweeps() {
+    let publisher = Cluster::publishing().start();
+    let subscriber = Cluster::quick()
+        .setting("rgrid_heartbeat.check_interval", "1h")
+        .setting("rgrid_heartbeat.flush_interval", "1h")
+        .start();
+    let (old, new) = (publisher.database("grid"), subscriber.database("grid"));
+    let (mut here, mut there) = (old.connect(), new.connect());
+    let beats = Beating::calling(old.connect(), "twice");
+    subscribe((&publisher, &mut here), &mut there, "FOR ALL TABLES");
+    wait_until("a sweeper to notice", || problems(&mut there) == ["subscription 55000"]);
+    known_worker(&mut there, "twice");
+    drop(beats);
+    await_death(&mut here, "twice");
+    await_apply(&mut here);
+
+    let before = server_time(&mut there);
+    run(&mut there, "ALTER SUBSCRIPTION sub DISABLE");
+    wait_until("silence to count anew", || is_observed_since(&mut there, before));
+    wait_until("the problem to be over", || problems(&mut there).is_empty());
+    assert_eq!(beat(&mut there, "twice"), 2, "it learns of the death that the publisher has declared");
 }
