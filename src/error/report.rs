@@ -240,10 +240,10 @@ pub fn jobs_replicated(subscription: &str) -> Report {
 
 /// How a server becomes the one that judges.
 fn cut_over(subscription: &str) -> String {
-    let subscription = pgrx::spi::quote_identifier(subscription);
+    let subscription = subscription.replace('"', "\"\"");
     format!(
-        "To cut over, stop the workers on the publisher, wait until the subscription has caught up, and ALTER \
-             SUBSCRIPTION {subscription} DISABLE, or drop it. Silence counts from then on."
+        "To cut over, stop the workers on the publisher, and wait until the subscription has caught up. Then: ALTER \
+         SUBSCRIPTION \"{subscription}\" DISABLE; Silence counts from then on."
     )
 }
 

@@ -68,7 +68,7 @@ fn read(installation: &Installation) -> Result<Registry> {
     registry.watched.extend(default);
     let targets = Targets::find()?;
     for table in &mut registry.watched {
-        table.subscription = targets.writer(table.relation.oid).map(str::to_owned);
+        table.subscription = targets.writer(table.relation.oid).map(printable);
     }
     Ok(registry)
 }

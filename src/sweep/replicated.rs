@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::subscriptions::Targets;
 use crate::pg::{self, catalog};
+use crate::rules::text::printable;
 use crate::shmem::observation::{self, Suspension};
 use crate::shmem::problems::{Place, Problem};
 use crate::shmem::{buffer, is_preloaded};
@@ -18,7 +19,7 @@ pub fn reason(installation: &Installation) -> Result<Option<Error>> {
     let tables = ["worker_heartbeats", "rgrid_worker_deaths"].into_iter();
     let found =
         tables.filter_map(|name| catalog::relation_named(installation.schema, name)).find_map(|table| {
-            let subscription = targets.writer(table.oid)?.to_owned();
+            let subscription = printable(targets.writer(table.oid)?);
             Some(Error::Replicated { table: catalog::qualified_name(table.oid)?, subscription })
         });
     Ok(found)

@@ -76,7 +76,7 @@ fn without_its_subscription_silence_counts_from_then_on() {
     }
     let found = health(&mut there, "subscription");
     assert!(found.starts_with("warning: Nobody is judged here: subscription \"sub\""), "{found}");
-    assert!(found.contains("ALTER SUBSCRIPTION sub DISABLE"), "{found}");
+    assert!(found.contains("ALTER SUBSCRIPTION \"sub\" DISABLE"), "{found}");
 
     run(&mut there, "ALTER SUBSCRIPTION sub DISABLE");
     let disabled = server_time(&mut there);
