@@ -34,7 +34,6 @@ BEGIN
     RETURN NEW;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.rgrid_replicated() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.rgrid_replicated() IS
     'Trigger function of the extension''s own tables: rows that logical replication brings never stop it';
 
