@@ -12,9 +12,9 @@ use super::following;
 use super::table::JobTable;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::subscriptions::Targets;
 use crate::pg::{catalog, roles};
 use crate::rules::text::printable;
+use crate::shmem::subscriptions;
 use crate::tables::job_tables;
 
 /// The registry at one moment.
@@ -66,7 +66,7 @@ fn read(installation: &Installation) -> Result<Registry> {
         !registry.unwatched.contains(&oid) && registry.watched.iter().all(|table| table.relation.oid != oid)
     });
     registry.watched.extend(default);
-    let targets = Targets::find()?;
+    let targets = subscriptions::targets()?;
     for table in &mut registry.watched {
         table.subscription = targets.writer(table.relation.oid).map(printable);
     }

@@ -1,11 +1,11 @@
-//! Subscriptions of logical replication in the current database, and the tables that they write to.
+//! Subscriptions of logical replication, and the tables of the current database that they write to.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
-use std::collections::HashSet;
+use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::sql;
+use super::{arrays, sql};
 use crate::error::Result;
 
 /// The OID of pg_subscription, which is not among pgrx's bindings.
@@ -13,7 +13,7 @@ const SUBSCRIPTIONS: u32 = 6_100;
 
 /// The beginning of a row of pg_subscription, the same in all versions that are supported.
 #[repr(C)]
-struct Subscription {
+struct Form {
     oid: pg_sys::Oid,
     database: pg_sys::Oid,
     skipped: pg_sys::XLogRecPtr,
@@ -22,12 +22,33 @@ struct Subscription {
     is_enabled: bool,
 }
 
-/// The databases that have an enabled subscription. Needs a transaction, no database.
-pub fn subscribed_databases() -> HashSet<pg_sys::Oid> {
-    let mut found = HashSet::new();
-    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: pg_subscription is shared, so it can be opened without a database; closed below.
-    let relation = unsafe { pg_sys::table_open(pg_sys::Oid::from(SUBSCRIPTIONS), mode) };
+/// A subscription that is enabled.
+pub struct Subscription {
+    /// The database that it writes to.
+    pub database: pg_sys::Oid,
+    oid: pg_sys::Oid,
+    name: String,
+}
+
+/// The enabled subscriptions of all databases. Needs a transaction, no database. `None` while one is being dropped: that
+/// locks the catalog until it commits, and may have to wait for the publisher.
+pub fn enabled() -> Option<Vec<Subscription>> {
+    let (catalog, mode) = (pg_sys::Oid::from(SUBSCRIPTIONS), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    // SAFETY: an ordinary heavyweight lock that is not waited for; released below.
+    if !unsafe { pg_sys::ConditionalLockRelationOid(catalog, mode) } {
+        return None;
+    }
+    let found = scan(catalog);
+    // SAFETY: taken above.
+    unsafe { pg_sys::UnlockRelationOid(catalog, mode) };
+    Some(found)
+}
+
+fn scan(catalog: pg_sys::Oid) -> Vec<Subscription> {
+    let mut found = Vec::new();
+    let locked = pg_sys::NoLock as pg_sys::LOCKMODE;
+    // SAFETY: pg_subscription is shared, so it can be opened without a database; locked by the caller, closed below.
+    let relation = unsafe { pg_sys::table_open(catalog, locked) };
     // SAFETY: the relation is open; no keys; ended below.
     let scan = unsafe { pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut()) };
     loop {
@@ -37,45 +58,63 @@ pub fn subscribed_databases() -> HashSet<pg_sys::Oid> {
             break;
         }
         // SAFETY: a tuple of pg_subscription begins with this struct, and it stays until the next one is fetched.
-        let row = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<Subscription>() };
+        let row = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<Form>() };
         if row.is_enabled {
-            found.insert(row.database);
+            // SAFETY: a NameData is always terminated.
+            let name = unsafe { CStr::from_ptr(row.name.data.as_ptr()) }.to_string_lossy().into_owned();
+            found.push(Subscription { database: row.database, oid: row.oid, name });
         }
     }
     // SAFETY: opened above, ended once.
     unsafe { pg_sys::table_endscan(scan) };
     // SAFETY: opened above, closed once.
-    unsafe { pg_sys::table_close(relation, mode) };
+    unsafe { pg_sys::table_close(relation, locked) };
     found
 }
 
-/// The tables that enabled subscriptions of the current database write to. Empty, without SQL, where there is none.
-#[derive(Debug, Default)]
-pub struct Targets(Vec<(pg_sys::Oid, String)>);
+/// The tables that enabled subscriptions of the current database write to.
+#[derive(Debug)]
+pub enum Targets {
+    /// These, each with the name of the subscription.
+    Known(Vec<(pg_sys::Oid, String)>),
+    /// It is not known now: any table may be one.
+    Any,
+}
 
 impl Targets {
-    /// Looks them up. What is above and below a target counts, too: a row of a partition may come by its parent.
-    pub fn find() -> Result<Self> {
-        if !subscribed_databases().contains(&super::current_database()) {
-            return Ok(Self::default());
+    /// Looks them up, without SQL where there is no subscription. What is above and below a target counts, too: a row of
+    /// a partition may come by its parent. `None` while a subscription is being dropped.
+    pub fn find() -> Result<Option<Self>> {
+        let Some(mut enabled) = enabled() else { return Ok(None) };
+        enabled.retain(|subscription| subscription.database == super::current_database());
+        if enabled.is_empty() {
+            return Ok(Some(Self::Known(Vec::new())));
         }
-        let targets = sql::read_latest(TARGETS, &[super::current_database().into()], |row| {
+        let oids: Vec<i64> =
+            enabled.iter().map(|subscription| i64::from(subscription.oid.to_u32())).collect();
+        let names = arrays::texts(enabled.iter().map(|subscription| subscription.name.as_str()));
+        let targets = sql::read_latest(TARGETS, &[oids.into(), names], |row| {
             Ok((row.required(1, "table")?, row.required(2, "subscription")?))
         })?;
-        Ok(Self(targets))
+        Ok(Some(Self::Known(targets)))
     }
 
     /// The name of a subscription that writes to this table.
     pub fn writer(&self, table: pg_sys::Oid) -> Option<&str> {
-        self.0.iter().find(|(target, _)| *target == table).map(|(_, subscription)| subscription.as_str())
+        match self {
+            Self::Known(targets) => targets
+                .iter()
+                .find(|(target, _)| *target == table)
+                .map(|(_, subscription)| subscription.as_str()),
+            Self::Any => Some("(being dropped)"),
+        }
     }
 }
 
-/// $1 is the current database.
+/// $1 are subscriptions, $2 their names.
 const TARGETS: &str = "WITH RECURSIVE target AS ( \
-        SELECT r.srrelid AS oid, s.subname::pg_catalog.text AS name FROM pg_catalog.pg_subscription s \
-        JOIN pg_catalog.pg_subscription_rel r ON r.srsubid OPERATOR(pg_catalog.=) s.oid \
-        WHERE s.subdbid OPERATOR(pg_catalog.=) $1 AND s.subenabled), \
+        SELECT r.srrelid AS oid, s.name FROM unnest($1::pg_catalog.int8[], $2::pg_catalog.text[]) AS s (oid, name) \
+        JOIN pg_catalog.pg_subscription_rel r ON r.srsubid::pg_catalog.int8 OPERATOR(pg_catalog.=) s.oid), \
     above AS (SELECT t.oid, t.name FROM target t UNION \
         SELECT i.inhparent, a.name FROM pg_catalog.pg_inherits i \
         JOIN above a ON i.inhrelid OPERATOR(pg_catalog.=) a.oid), \

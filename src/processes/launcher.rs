@@ -17,6 +17,7 @@ use crate::pg::databases::{self as pg_databases, Database};
 use crate::pg::{self, process, process::Worker, report, scope, subscriptions, version};
 use crate::rules::schedule::{Intervals, Task, Visit};
 use crate::settings;
+use crate::shmem;
 use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::quarantine::{self, AtWork};
 use crate::shmem::{buffer, connections, databases, launcher, observation};
@@ -78,8 +79,6 @@ struct Launcher {
     last_look: Option<Duration>,
     /// When the last sweepers of each database were started.
     visits: HashMap<pg_sys::Oid, LastVisits>,
-    /// The databases that had an enabled subscription of logical replication at the last round.
-    subscribed: HashSet<pg_sys::Oid>,
     /// What was logged last about listing databases.
     listing_problem: Option<String>,
     /// Whether the lack of worker slots has been logged and has not ended.
@@ -119,7 +118,6 @@ impl Launcher {
             suspects: HashMap::new(),
             last_look: None,
             visits: HashMap::new(),
-            subscribed: HashSet::new(),
             listing_problem: None,
             out_of_slots: false,
             refused: 0,
@@ -226,11 +224,14 @@ impl Launcher {
     /// The databases that can be swept; `None` when they cannot be listed. Then the next round tries again.
     fn list_databases(&mut self) -> Option<Vec<Database>> {
         process::report_activity("listing databases");
-        let list = || Ok((pg_databases::databases(), subscriptions::subscribed_databases()));
+        let list = || Ok((pg_databases::databases(), subscriptions::enabled()));
         match scope::transaction(list) {
-            Ok((databases, subscribed)) => {
+            Ok((databases, subscriptions)) => {
                 self.listing_problem = None;
-                self.watch_subscriptions(subscribed);
+                if let Some(subscriptions) = subscriptions {
+                    let subscribed = subscriptions.iter().map(|one| one.database).collect();
+                    shmem::subscriptions::note(&subscribed);
+                }
                 Some(databases)
             }
             Err(error) => {
@@ -242,14 +243,6 @@ impl Launcher {
                 None
             }
         }
-    }
-
-    /// Has a sweeper look at a database whose subscriptions came or went: it knows which tables they write to.
-    fn watch_subscriptions(&mut self, subscribed: HashSet<pg_sys::Oid>) {
-        for oid in self.subscribed.symmetric_difference(&subscribed) {
-            databases::change(*oid, |state| state.requested = true);
-        }
-        self.subscribed = subscribed;
     }
 
     /// Forgets databases that were dropped. Warns, once, when there begin to be too many.

@@ -42,7 +42,9 @@ pub struct State {
     pub(super) observing_since: i64,
     /// Why no silence counts for now, when it was last looked.
     pub(super) suspended: Option<Suspension>,
-    /// A session asked for a look at it.
+    /// It has an enabled subscription of logical replication.
+    pub(super) is_subscribed: bool,
+    /// A session asked for a look at it, or its subscriptions came or went.
     pub requested: bool,
     /// Code of others at the extension's own tables was refused, and not taken back yet.
     pub was_refused: bool,
@@ -89,6 +91,7 @@ impl State {
             presence: Presence::Unknown,
             observing_since: pg::to_postgres(now),
             suspended: None,
+            is_subscribed: false,
             requested: false,
             was_refused: false,
             rounds: 0,

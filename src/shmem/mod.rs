@@ -15,6 +15,7 @@ pub mod observation;
 pub mod problems;
 pub mod quarantine;
 pub mod refusal;
+pub mod subscriptions;
 
 /// Whether this server was started with the library preloaded; written once, before any process is forked.
 static PRELOADED: AtomicBool = AtomicBool::new(false);

@@ -6,16 +6,15 @@
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::subscriptions::Targets;
 use crate::pg::{self, catalog};
 use crate::rules::text::printable;
 use crate::shmem::observation::{self, Suspension};
 use crate::shmem::problems::{Place, Problem};
-use crate::shmem::{buffer, is_preloaded};
+use crate::shmem::{buffer, is_preloaded, subscriptions};
 
 /// Why nobody is judged; `None` where no enabled subscription writes to the heartbeats or to the ledger.
 pub fn reason(installation: &Installation) -> Result<Option<Error>> {
-    let targets = Targets::find()?;
+    let targets = subscriptions::targets()?;
     let tables = ["worker_heartbeats", "rgrid_worker_deaths"].into_iter();
     let found =
         tables.filter_map(|name| catalog::relation_named(installation.schema, name)).find_map(|table| {

@@ -321,3 +321,34 @@ fn the_launcher_notices_a_cut_over_between_two_sweeps() {
     wait_until("the problem to be over", || problems(&mut there).is_empty());
     assert_eq!(beat(&mut there, "twice"), 2, "it learns of the death that the publisher has declared");
 }
+
+#[test]
+fn a_subscription_that_is_being_dropped_stops_nobody_elsewhere() {
+    let (publisher, subscriber) = two_servers();
+    let (old, new) = (publisher.database("grid"), subscriber.database("grid"));
+    let other = subscriber.database("other");
+    let (mut here, mut there) = (old.connect(), new.connect());
+    run(&mut publisher.connect("postgres"), "ALTER SYSTEM SET rgrid_heartbeat.enabled = off");
+    publisher.reload();
+    silent_worker(&mut here, "silent");
+    subscribe((&publisher, &mut here), &mut there, "FOR ALL TABLES");
+    wait_until("a sweeper to notice", || problems(&mut there) == ["subscription 55000"]);
+
+    // As while it waits for a publisher that does not answer: the catalog is locked until the end.
+    let mut dropping = new.connect();
+    run(&mut there, "ALTER SUBSCRIPTION sub DISABLE; ALTER SUBSCRIPTION sub ENABLE");
+    run(
+        &mut dropping,
+        "BEGIN; ALTER SUBSCRIPTION sub DISABLE; ALTER SUBSCRIPTION sub SET (slot_name = NONE); DROP SUBSCRIPTION sub",
+    );
+    let mut elsewhere = other.connect();
+    run(&mut elsewhere, "SELECT rgrid_register('restarted')");
+    claim_jobs(&mut elsewhere, "restarted", 1);
+    run(&mut elsewhere, "SELECT rgrid_register('restarted')");
+    assert_eq!(failed_jobs(&mut elsewhere, "restarted"), 1);
+    silent_worker(&mut elsewhere, "silent");
+    await_death(&mut elsewhere, "silent");
+    stays(2 * THRESHOLD, "here nobody dies", || deaths(&mut there, "silent") == 0);
+    run(&mut dropping, "COMMIT");
+    await_death(&mut there, "silent");
+}
