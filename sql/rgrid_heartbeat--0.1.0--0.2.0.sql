@@ -207,7 +207,7 @@ BEGIN
             DELETE FROM @extschema@.rgrid_worker_owners t WHERE t.worker_id OPERATOR(pg_catalog.=) NEW.worker_id;
         WHEN 'rgrid_job_tables' THEN
             DELETE FROM @extschema@.rgrid_job_tables t
-            WHERE t.job_table OPERATOR(pg_catalog.=) NEW.job_table::pg_catalog.oid;
+            WHERE t.job_table OPERATOR(pg_catalog.=) NEW.job_table;
         ELSE
             -- The OIDs of tables and the ids of transactions are those of the publisher.
             RETURN NULL;
@@ -224,7 +224,7 @@ DECLARE
 BEGIN
     FOR own IN
         SELECT c.oid::pg_catalog.regclass AS name,
-               CASE WHEN c.relname OPERATOR(pg_catalog.=) ANY ('{rgrid_tried_tables,rgrid_unsettled_jobs}')
+               CASE WHEN c.relname OPERATOR(pg_catalog.=) ANY ('{rgrid_job_table_oids,rgrid_tried_tables,rgrid_unsettled_jobs}')
                     THEN 'INSERT OR UPDATE OR DELETE' ELSE 'INSERT' END AS events
         FROM pg_catalog.pg_extension x
         JOIN pg_catalog.pg_depend d
