@@ -103,9 +103,14 @@ mod tests {
 
     #[pg_test]
     fn a_partial_index_serves_every_statement_for_workers_of_a_domain_and_of_an_extension() {
-        Spi::run("CREATE DOMAIN worker_uuid AS uuid; CREATE EXTENSION citext").unwrap();
+        Spi::run("CREATE DOMAIN worker_uuid AS uuid").unwrap();
         check_type("worker_uuid", "md5(n::text)::uuid", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11");
-        check_type("citext", "'w' || n", "W20");
+        // Builds of PostgreSQL without its contrib modules lack it.
+        let available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'citext'";
+        if Spi::get_one::<i64>(available) == Ok(Some(1)) {
+            Spi::run("CREATE EXTENSION citext").unwrap();
+            check_type("citext", "'w' || n", "W20");
+        }
     }
 
     #[pg_test]

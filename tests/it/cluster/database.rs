@@ -63,6 +63,12 @@ pub fn ask<T: FromSqlOwned>(client: &mut Client, sql: &str, params: &[&(dyn ToSq
     row.get(0)
 }
 
+/// Whether an extension can be created here: builds of PostgreSQL without its contrib modules lack most.
+pub fn has_available(client: &mut Client, extension: &str) -> bool {
+    let sql = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = $1)";
+    ask(client, sql, &[&extension])
+}
+
 /// The SQLSTATE with which the server refuses a statement.
 ///
 /// # Panics

@@ -25,7 +25,7 @@ mod subscription;
 
 pub use attack::*;
 pub use copies::rows;
-pub use database::{Database, ask, run, sqlstate};
+pub use database::{Database, ask, has_available, run, sqlstate};
 pub use formation::Formation;
 pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER, next_notice};

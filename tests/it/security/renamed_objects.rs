@@ -91,6 +91,10 @@ fn an_operator_that_is_swapped_while_a_sweep_waits_is_refused() {
     let database = cluster.database("swapped_operator");
     let mut client = database.connect();
     create_attacker(&mut client, "dealer");
+    // Some builds of PostgreSQL lack it.
+    if !has_available(&mut client, "citext") {
+        return;
+    }
     run(
         &mut client,
         "CREATE EXTENSION citext; CREATE SCHEMA signs AUTHORIZATION dealer;
