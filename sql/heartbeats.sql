@@ -16,8 +16,10 @@ BEGIN
     IF NOT FOUND THEN
         -- Rows are updated all the time. Free space on each page, and no index on the time, keep the updates HOT.
         CREATE TABLE @extschema@.worker_heartbeats (
-            worker_id text PRIMARY KEY CHECK (pg_catalog.length(worker_id) OPERATOR(pg_catalog.>=) 1
-                                              AND pg_catalog.length(worker_id) OPERATOR(pg_catalog.<=) 255),
+            -- Ids are compared by their bytes, which no upgrade of a locale changes.
+            worker_id text COLLATE pg_catalog."C" PRIMARY KEY
+                CHECK (pg_catalog.length(worker_id) OPERATOR(pg_catalog.>=) 1
+                       AND pg_catalog.length(worker_id) OPERATOR(pg_catalog.<=) 255),
             hostname text CHECK (pg_catalog.length(hostname) OPERATOR(pg_catalog.<=) 255),
             last_heartbeat_at timestamp with time zone NOT NULL
         ) WITH (fillfactor = 50);

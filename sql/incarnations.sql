@@ -2,7 +2,7 @@
 -- worker gets. The others have the numbers of workers that have died, and of those that were alive, and had never died,
 -- when the floor was raised.
 CREATE TABLE @extschema@.rgrid_incarnations (
-    worker_id text PRIMARY KEY,
+    worker_id text COLLATE pg_catalog."C" PRIMARY KEY,
     incarnation bigint NOT NULL CHECK (incarnation OPERATOR(pg_catalog.>) 0)
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnations', '');

@@ -1,6 +1,6 @@
 -- Every death once. A worker is dead while one of its rows has no returned_at.
 CREATE TABLE @extschema@.rgrid_worker_deaths (
-    worker_id text NOT NULL,
+    worker_id text COLLATE pg_catalog."C" NOT NULL,
     incarnation bigint NOT NULL CHECK (incarnation OPERATOR(pg_catalog.>) 0),
     hostname text,
     last_heartbeat_at timestamp with time zone,

@@ -1,5 +1,55 @@
 -- From the first version: the ledger's second index, incarnations that outlive the ledger, owners of worker ids, watched
 -- tables with a policy of their own, the fence, what operators read, and a sweep by hand that can be forced.
+
+-- Ids are compared by their bytes, which no upgrade of a locale changes. A change of the collation tests the constraints
+-- of a table and builds its indexes again. They may have code of others, so they go first, and ours are made anew.
+DO $$
+DECLARE
+    own record;
+    attached record;
+BEGIN
+    FOR own IN
+        SELECT c.oid, c.oid::pg_catalog.regclass AS name
+        FROM pg_catalog.pg_extension x
+        JOIN pg_catalog.pg_depend d
+            ON d.refobjid OPERATOR(pg_catalog.=) x.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+           AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+        JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid
+        WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat'
+          AND c.relname OPERATOR(pg_catalog.=) ANY ('{worker_heartbeats,rgrid_worker_deaths}')
+    LOOP
+        FOR attached IN
+            SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', own.name, k.conname) AS dropping
+            FROM pg_catalog.pg_constraint k
+            WHERE k.conrelid OPERATOR(pg_catalog.=) own.oid AND k.contype OPERATOR(pg_catalog.=) ANY ('{c,x}')
+            UNION ALL
+            SELECT pg_catalog.format('DROP INDEX %s', i.indexrelid::pg_catalog.regclass)
+            FROM pg_catalog.pg_index i
+            WHERE i.indrelid OPERATOR(pg_catalog.=) own.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                              WHERE k.conindid OPERATOR(pg_catalog.=) i.indexrelid)
+        LOOP
+            EXECUTE attached.dropping;
+        END LOOP;
+        EXECUTE pg_catalog.format('ALTER TABLE %s ALTER COLUMN worker_id TYPE text COLLATE pg_catalog."C"', own.name);
+        CONTINUE WHEN own.oid OPERATOR(pg_catalog.=) '@extschema@.rgrid_worker_deaths'::pg_catalog.regclass;
+        ALTER TABLE @extschema@.worker_heartbeats
+            ADD CONSTRAINT worker_heartbeats_worker_id_check
+                CHECK (pg_catalog.length(worker_id) OPERATOR(pg_catalog.>=) 1
+                       AND pg_catalog.length(worker_id) OPERATOR(pg_catalog.<=) 255),
+            ADD CONSTRAINT worker_heartbeats_hostname_check
+                CHECK (pg_catalog.length(hostname) OPERATOR(pg_catalog.<=) 255);
+    END LOOP;
+END
+$$;
+ALTER TABLE @extschema@.rgrid_worker_deaths
+    ADD CONSTRAINT rgrid_worker_deaths_incarnation_check CHECK (incarnation OPERATOR(pg_catalog.>) 0),
+    ADD CONSTRAINT rgrid_worker_deaths_reason_check
+        CHECK (reason OPERATOR(pg_catalog.=) ANY ('{stale,restarted,deregistered,disconnected}'::pg_catalog.text[]));
+CREATE UNIQUE INDEX rgrid_worker_deaths_dead ON @extschema@.rgrid_worker_deaths (worker_id)
+    WHERE returned_at IS NULL;
+
 CREATE INDEX rgrid_worker_deaths_declared ON @extschema@.rgrid_worker_deaths (declared_dead_at);
 ALTER TABLE @extschema@.rgrid_worker_deaths ADD COLUMN notified boolean NOT NULL DEFAULT true;
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.notified IS
@@ -13,7 +63,7 @@ COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
 -- worker gets. The others have the numbers of workers that have died, and of those that were alive, and had never died,
 -- when the floor was raised.
 CREATE TABLE @extschema@.rgrid_incarnations (
-    worker_id text PRIMARY KEY,
+    worker_id text COLLATE pg_catalog."C" PRIMARY KEY,
     incarnation bigint NOT NULL CHECK (incarnation OPERATOR(pg_catalog.>) 0)
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnations', '');
@@ -32,7 +82,7 @@ INSERT INTO @extschema@.rgrid_incarnations (worker_id, incarnation)
 -- Which role each worker's id belongs to: the one that first used it. Only ids in the extension's own table of heartbeats
 -- have an owner. By name, and kept by pg_dump: where a dump is restored, no other role can take an id first.
 CREATE TABLE @extschema@.rgrid_worker_owners (
-    worker_id text PRIMARY KEY,
+    worker_id text COLLATE pg_catalog."C" PRIMARY KEY,
     owner name NOT NULL
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_owners', '');
@@ -144,7 +194,7 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched_by IS
 -- What workers have left behind that returned while some of their jobs could not be settled. Not in dumps: the ids of
 -- transactions mean nothing on another server.
 CREATE TABLE @extschema@.rgrid_unsettled_jobs (
-    worker_id text NOT NULL,
+    worker_id text COLLATE pg_catalog."C" NOT NULL,
     incarnation bigint NOT NULL,
     job_table oid NOT NULL,
     row_versions pg_snapshot NOT NULL,

@@ -1,7 +1,7 @@
 -- What workers have left behind that returned while some of their jobs could not be settled. Not in dumps: the ids of
 -- transactions mean nothing on another server.
 CREATE TABLE @extschema@.rgrid_unsettled_jobs (
-    worker_id text NOT NULL,
+    worker_id text COLLATE pg_catalog."C" NOT NULL,
     incarnation bigint NOT NULL,
     job_table oid NOT NULL,
     row_versions pg_snapshot NOT NULL,

@@ -1,7 +1,7 @@
 -- Which role each worker's id belongs to: the one that first used it. Only ids in the extension's own table of heartbeats
 -- have an owner. By name, and kept by pg_dump: where a dump is restored, no other role can take an id first.
 CREATE TABLE @extschema@.rgrid_worker_owners (
-    worker_id text PRIMARY KEY,
+    worker_id text COLLATE pg_catalog."C" PRIMARY KEY,
     owner name NOT NULL
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_owners', '');

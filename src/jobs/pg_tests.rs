@@ -117,6 +117,12 @@ mod tests {
     fn a_partial_index_serves_every_statement_for_a_nondeterministic_collation() {
         let collation = "CREATE COLLATION ignore_case \
                          (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+        // Not every build of PostgreSQL has ICU.
+        if Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')")
+            != Ok(Some(true))
+        {
+            return;
+        }
         Spi::run(collation).unwrap();
         check_type("text COLLATE ignore_case", "'w' || n", "w20");
     }

@@ -61,7 +61,8 @@ SELECT f.statement, f.what, f.step = 1 FROM (
     FROM unnest($4::int8[]) AS x (oid) JOIN pg_index i ON i.indexrelid = x.oid::oid JOIN own o ON o.oid = i.indrelid
     LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = o.oid
     UNION ALL
-    SELECT 8, format('ALTER TABLE %s ALTER %I TYPE %s', o.name, a.attname, format_type(t.typbasetype, t.typtypmod)),
+    SELECT 8, format('ALTER TABLE %s ALTER %I TYPE %s%s', o.name, a.attname, format_type(t.typbasetype, t.typtypmod),
+                     CASE a.attname WHEN 'worker_id' THEN ' COLLATE "C"' ELSE '' END),
            format('type of column %I of %s', a.attname, o.name)
     FROM own o JOIN pg_attribute a ON a.attrelid = o.oid JOIN pg_type t ON t.oid = a.atttypid
     WHERE t.oid >= 16384 AND t.typbasetype BETWEEN 1 AND 16383

@@ -43,7 +43,7 @@ const CATALOG: [&str; 9] = [
                       obj_description(c.oid, 'pg_class'))
      FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace",
     "SELECT concat_ws(' ', 'column:', c.relname, row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), a.attname,
-                      format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attacl,
+                      format_type(a.atttypid, a.atttypmod), a.attcollation::regcollation, a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attacl,
                       col_description(c.oid, a.attnum))
      FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
