@@ -1,4 +1,5 @@
-//! Everything that can go wrong, in one place. What PostgreSQL shows of each is in `report`.
+//! Everything that can go wrong, in one place. What PostgreSQL shows of each is in `report`. Both files are long because
+//! they are lists.
 //!
 //! Functions return `Result<_, Error>`; the SQL functions turn an [`Error`] into the [`ErrorReport`] that
 //! pgrx raises.
@@ -254,7 +255,7 @@ impl Error {
         matches!(self, Self::NotOwnId { .. } | Self::TooManyWorkers { .. })
     }
 
-    /// What PostgreSQL shows of it.
+    /// What PostgreSQL shows of it. Long, but a list: a line for each error.
     pub fn report(&self) -> Report {
         match self {
             Self::NullArgument(argument) => report::null_argument(argument),

@@ -12,6 +12,7 @@ pub mod entries;
 pub mod fence;
 pub mod following;
 mod parts;
+pub mod pauses;
 #[cfg(any(test, feature = "pg_test"))]
 mod pg_tests;
 pub mod quick_look;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::pauses::problem;
 use super::rows::Row;
-use super::settle::problem;
 use super::table::{JobTable, LockPolicy, SettledJobs};
 use super::{Outcome, RefusedJob};
 use crate::error::{Error, Result};

@@ -8,10 +8,9 @@ use chrono::{DateTime, Utc};
 
 use super::counter::MOST_KEYS;
 use super::parts::{Parts, is_of_a_row};
+use super::pauses::{Occasion, may_read, may_settle, problem};
 use super::rows::Row;
-use super::settle::{
-    FOREIGN_LIMIT, LeftBehind, Occasion, Outcome, may_read, may_settle, note_tried, parts, problem,
-};
+use super::settle::{FOREIGN_LIMIT, LeftBehind, Outcome, note_tried, parts};
 use super::table::{JobTable, LockPolicy};
 use crate::error::{Error, Result};
 use crate::installation::Installation;

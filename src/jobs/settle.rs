@@ -3,7 +3,7 @@
 //! Each table is settled in a subtransaction of its own, so that one which fails does not stop the others. A table with
 //! parts on other servers counts as several tables here.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
 use super::parts::{Parts, is_of_a_row};
+use super::pauses::{Occasion, is_paused, may_read, may_settle, place, problem};
 use super::table::{JobTable, LockPolicy, SettledJobs, TableName};
 use super::watched;
 use crate::error::{Error, Result};
@@ -19,8 +20,8 @@ use crate::installation::Installation;
 use crate::pg::timer::Deadline;
 use crate::pg::{constraints, scope};
 use crate::rules::bisection::{RetryBudget, bisect};
-use crate::shmem::problems::{self, Place, Problem};
-use crate::shmem::quarantine::{self, Record};
+use crate::shmem::problems::Problem;
+use crate::shmem::quarantine;
 use crate::tables::tried_tables;
 
 /// What became of the running jobs of some workers, and what could not be done.
@@ -104,80 +105,6 @@ pub fn totals<'a>(settled: impl IntoIterator<Item = &'a SettledJobs>) -> (i64, i
     settled
         .into_iter()
         .fold((0, 0), |(failed, requeued), jobs| (failed + jobs.failed, requeued + jobs.requeued))
-}
-
-pub(super) fn place(table: &JobTable) -> Place {
-    Place::JobTable { table: table.watched.oid, part: table.relation.oid }
-}
-
-thread_local! {
-    /// What took too long in this process, where that is a sweeper.
-    static OVERDUE: RefCell<HashSet<Place>> = RefCell::default();
-}
-
-/// So many of the tables that are known to take too long are tried in one round.
-const OVERDUE_AT_ONCE: usize = 2;
-
-/// A problem of a table. In a sweeper, one that took too long is not tried again in this round.
-pub(super) fn problem(table: &JobTable, error: &Error) -> Problem {
-    if error.is_interrupt() && scope::statement_limit().is_some() {
-        OVERDUE.with_borrow_mut(|places| places.insert(place(table)));
-    }
-    let problem = Problem::new(place(table), format!("settle jobs in table {}", table.watched.name), error);
-    if table.only { problem.in_part(&table.target) } else { problem }
-}
-
-/// Why jobs are settled. It decides whether a table is touched that has ended or held up a sweeper before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occasion {
-    /// Workers are declared dead: if the process ends here, their deaths are lost until the next sweep.
-    Death,
-    /// Dead workers have orphaned jobs: a table can be tried again without holding up a death.
-    Orphans,
-}
-
-/// Checks whether jobs of a table may be settled.
-///
-/// # Errors
-///
-/// [`Error::JobsReplicated`] where a subscription writes to it, and those of [`may_read`].
-pub(super) fn may_settle(table: &JobTable, occasion: Occasion) -> Result<()> {
-    match &table.subscription {
-        Some(subscription) => Err(Error::JobsReplicated { subscription: subscription.clone() }),
-        None => may_read(table, occasion),
-    }
-}
-
-/// Checks whether jobs of a table may be looked at.
-///
-/// # Errors
-///
-/// [`Error::InQuarantine`]; in a session always, where the table has ended or held up a process.
-pub(super) fn may_read(table: &JobTable, occasion: Occasion) -> Result<()> {
-    let may = match quarantine::record(table.watched.oid) {
-        Record::Clean => true,
-        _ if scope::statement_limit().is_none() => false,
-        Record::Settled => true,
-        Record::OnTrial => occasion == Occasion::Orphans,
-        Record::LeftOut => false,
-    };
-    if may { Ok(()) } else { Err(Error::InQuarantine) }
-}
-
-/// Whether a sweeper leaves a table alone for now, because it has tried to settle it not long ago. A death waits for no
-/// table that takes too long.
-pub(super) fn is_paused(table: &JobTable, occasion: Occasion, now: DateTime<Utc>) -> bool {
-    if scope::statement_limit().is_none() {
-        return false;
-    }
-    let place = place(table);
-    let (is_overdue, count) = OVERDUE.with_borrow(|places| (places.contains(&place), places.len()));
-    let is_standing = || problems::is_standing(place, now);
-    let is_orphans = occasion == Occasion::Orphans;
-    match problems::is_overdue(place) {
-        true => is_overdue || !is_orphans || count >= OVERDUE_AT_ONCE || is_standing(),
-        false => is_overdue || is_orphans && is_standing(),
-    }
 }
 
 /// Settles the running jobs of workers in all watched tables. Locked rows stay for the next sweep. A sweeper tries a

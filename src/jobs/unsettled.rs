@@ -7,10 +7,8 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use pgrx::pg_sys;
 
-use super::settle::{
-    Occasion, Outcome, check_constraints_at_once, is_paused, may_settle, note_tried, place, problem,
-    settle_here, until,
-};
+use super::pauses::{Occasion, is_paused, may_settle, place, problem};
+use super::settle::{Outcome, check_constraints_at_once, note_tried, settle_here, until};
 use super::table::{JobTable, TableName};
 use super::watched;
 use crate::error::Result;

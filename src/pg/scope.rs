@@ -1,4 +1,5 @@
-//! Code that runs inside something: as another role, in a subtransaction, in a worker's transaction.
+//! Code that runs inside something: as another role, in a subtransaction, in a worker's transaction. In one file, because
+//! what an error means depends on all of them.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::Cell;

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::{arrays, sql};
+use super::{arrays, roles, sql};
 use crate::error::Result;
 
 /// The OID of pg_subscription, which is not among pgrx's bindings.
@@ -28,6 +28,9 @@ pub struct Subscription {
     pub database: pg_sys::Oid,
     oid: pg_sys::Oid,
     name: String,
+    owner: pg_sys::Oid,
+    /// Whether its owner is a superuser, so that it may write to every table.
+    pub is_a_superusers: bool,
 }
 
 /// The enabled subscriptions of all databases. Needs a transaction, no database. `None` while one is being dropped: that
@@ -62,7 +65,9 @@ fn scan(catalog: pg_sys::Oid) -> Vec<Subscription> {
         if row.is_enabled {
             // SAFETY: a NameData is always terminated.
             let name = unsafe { CStr::from_ptr(row.name.data.as_ptr()) }.to_string_lossy().into_owned();
-            found.push(Subscription { database: row.database, oid: row.oid, name });
+            let (database, oid, owner) = (row.database, row.oid, row.owner);
+            let is_a_superusers = roles::is_superuser(owner);
+            found.push(Subscription { database, oid, name, owner, is_a_superusers });
         }
     }
     // SAFETY: opened above, ended once.
@@ -90,10 +95,11 @@ impl Targets {
         if enabled.is_empty() {
             return Ok(Some(Self::Known(Vec::new())));
         }
-        let oids: Vec<i64> =
-            enabled.iter().map(|subscription| i64::from(subscription.oid.to_u32())).collect();
+        let number = |oid: pg_sys::Oid| i64::from(oid.to_u32());
+        let oids: Vec<i64> = enabled.iter().map(|subscription| number(subscription.oid)).collect();
+        let owners: Vec<i64> = enabled.iter().map(|subscription| number(subscription.owner)).collect();
         let names = arrays::texts(enabled.iter().map(|subscription| subscription.name.as_str()));
-        let targets = sql::read_latest(TARGETS, &[oids.into(), names], |row| {
+        let targets = sql::read_latest(TARGETS, &[oids.into(), names, owners.into()], |row| {
             Ok((row.required(1, "table")?, row.required(2, "subscription")?))
         })?;
         Ok(Some(Self::Known(targets)))
@@ -111,10 +117,15 @@ impl Targets {
     }
 }
 
-/// $1 are subscriptions, $2 their names.
+/// $1 are subscriptions, $2 their names, $3 their owners. Since 16 a role that is no superuser can have one to any table:
+/// it counts where its owner may write to the table, or may act as the table's owner.
 const TARGETS: &str = "WITH RECURSIVE target AS ( \
-        SELECT r.srrelid AS oid, s.name FROM unnest($1::pg_catalog.int8[], $2::pg_catalog.text[]) AS s (oid, name) \
-        JOIN pg_catalog.pg_subscription_rel r ON r.srsubid::pg_catalog.int8 OPERATOR(pg_catalog.=) s.oid), \
+        SELECT r.srrelid AS oid, s.name \
+        FROM unnest($1::pg_catalog.int8[], $2::pg_catalog.text[], $3::pg_catalog.int8[]) AS s (oid, name, owner) \
+        JOIN pg_catalog.pg_subscription_rel r ON r.srsubid::pg_catalog.int8 OPERATOR(pg_catalog.=) s.oid \
+        JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.srrelid \
+        WHERE pg_catalog.has_table_privilege(s.owner::pg_catalog.oid, c.oid, 'INSERT, UPDATE') \
+           OR pg_catalog.pg_has_role(s.owner::pg_catalog.oid, c.relowner, 'MEMBER')), \
     above AS (SELECT t.oid, t.name FROM target t UNION \
         SELECT i.inhparent, a.name FROM pg_catalog.pg_inherits i \
         JOIN above a ON i.inhrelid OPERATOR(pg_catalog.=) a.oid), \

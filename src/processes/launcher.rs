@@ -3,7 +3,7 @@
 //! The postmaster starts it when recovery has finished, so never on a standby and at once after a promotion, and
 //! restarts it a second after it ended. It is connected to no database and runs no SQL. Each round compares the
 //! databases with what is due in them. It remembers which sweepers it started and which conditions it has logged. It
-//! sleeps only in its main loop, and never ends by itself.
+//! sleeps only in its main loop, and never ends by itself. All that it remembers is private to this file.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -229,7 +229,9 @@ impl Launcher {
             Ok((databases, subscriptions)) => {
                 self.listing_problem = None;
                 if let Some(subscriptions) = subscriptions {
-                    let subscribed = subscriptions.iter().map(|one| one.database).collect();
+                    let subscribed =
+                        subscriptions.iter().filter(|one| one.is_a_superusers).map(|one| one.database);
+                    let subscribed = subscribed.collect();
                     shmem::subscriptions::note(&subscribed);
                 }
                 Some(databases)

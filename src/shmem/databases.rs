@@ -3,7 +3,7 @@
 //! The launcher writes which databases there are; a sweeper, how its round ended; a backend, that a database
 //! should be looked at soon. One lock over everything, held for one copy or change at a time.
 //! A crash of the server empties it, and the launcher fills it again. Since when silence counts is in
-//! [`super::observation`], what could not be done in [`super::problems`].
+//! [`super::observation`], what could not be done in [`super::problems`]. All that is under the lock is in this file.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
 use std::time::Duration;

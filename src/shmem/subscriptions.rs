@@ -1,4 +1,5 @@
-//! Which databases have an enabled subscription of logical replication, as the launcher last saw. Kept under the lock of
+//! Which databases have an enabled subscription of logical replication that belongs to a superuser, as the launcher last
+//! saw. Kept under the lock of
 //! [`super::databases`].
 
 use std::collections::HashSet;

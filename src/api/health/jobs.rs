@@ -8,29 +8,24 @@ use std::collections::HashSet;
 use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 
+use super::fitness::{fence_state, fitness};
 use super::plans::{cost, has_sequential_scan, is_affordable};
 use super::{Finding, attempt, attempt_until, idle, locks, registry};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::jobs::entries;
 use crate::jobs::quick_look::{self, Idle};
 use crate::jobs::statement::Statements;
 use crate::jobs::watched;
-use crate::jobs::{Columns, JobTable, fence};
+use crate::jobs::{Columns, JobTable};
 use crate::pg::timer::Deadline;
 use crate::pg::{catalog, scope, sql};
 use crate::rules::text::printable;
-use crate::shmem::problems::{self, KnownProblem};
 use crate::shmem::quarantine::{self, Record};
+use crate::tables::deaths;
 use crate::tables::heartbeats::HeartbeatTable;
-use crate::tables::{deaths, tried_tables};
 
 /// A table that costs no more than this to read as a whole needs no index.
 const SMALL: f64 = 1_000.0;
-
-/// What to do about a table whose owner's code has ended a process.
-const LOOK_AT_TRIGGERS: &str =
-    "Look at the triggers of the table. Sweepers try it again within an hour; rgrid_sweep() does not.";
 
 /// Tables for which there is no time are not checked, and that is said.
 pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding> {
@@ -99,114 +94,6 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
     check("jobs of unknown workers", TableCheck::of_unknown_workers);
     check("locked jobs", TableCheck::locked);
     findings
-}
-
-/// Whether the table can be settled.
-fn fitness(check: String, installation: &Installation, table: &JobTable) -> Result<Finding> {
-    if let Err(error) = table.columns() {
-        return Ok(Finding::error(
-            check,
-            format!("Its jobs cannot be settled: {}.", error.message()),
-            "Alter the table, or call rgrid_watch_jobs() with other columns.",
-        ));
-    }
-    if let Some(subscription) = &table.subscription {
-        let error = Error::JobsReplicated { subscription: subscription.clone() }.report();
-        let detail = format!("Its jobs are not settled here: {}.", error.message);
-        return Ok(Finding::warning(check, detail, error.hint.unwrap_or_default()));
-    }
-    let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
-    if let Some(problem) = problems::current().into_iter().find(|known| is_of_table(known) && !known.is_over)
-    {
-        let hint = match quarantine::record(table.watched.oid) {
-            Record::Clean => {
-                "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once."
-            }
-            Record::Settled => "Fix the cause; a sweeper tries it again within five minutes.",
-            Record::OnTrial | Record::LeftOut => LOOK_AT_TRIGGERS,
-        };
-        let since = super::database::time(problem.since());
-        let found = format!("Since {since} sweeps could not settle its jobs: {}.", problem.reason());
-        return Ok(Finding::error(check, found, hint));
-    }
-    if let Record::OnTrial | Record::LeftOut = quarantine::record(table.watched.oid) {
-        return Ok(Finding::warning(
-            check,
-            "Code of its owner has ended a process or held it up, and no job of it was settled since.",
-            LOOK_AT_TRIGGERS,
-        ));
-    }
-    let path = table.owners_path()?;
-    let (has_triggers, was_tried) =
-        (has_triggers(table)?, tried_tables::contains(installation, table.watched.oid)?);
-    let triggers = format!("Its triggers run with the search_path {}.", path.setting());
-    Ok(match path.revoke() {
-        Some(revoke) if has_triggers => Finding::warning(
-            check,
-            format!(
-                "Its triggers run with the search_path {}: names that lie only there are not found when jobs are settled.",
-                path.describe()
-            ),
-            format!("{revoke} or write the names in the triggers with their schema."),
-        ),
-        _ if has_triggers && !was_tried => Finding::warning(
-            check,
-            format!("It was never tried: no death and no rehearsal has settled a job of it yet. {triggers}"),
-            installation.sql(&format!(
-                "SELECT * FROM @extschema@.rgrid_rehearse({});",
-                quote_literal(&table.watched.name)
-            )),
-        ),
-        _ if !was_tried => Finding::good(
-            check,
-            "It has the needed columns and no triggers. It was never tried: no death and no rehearsal has settled a \
-             job of it yet.",
-        ),
-        _ => Finding::good(
-            check,
-            format!("It has the needed columns, and the last sweep had no problem with it. {triggers}"),
-        ),
-    })
-}
-
-/// Whether the table has triggers that are its owner's.
-fn has_triggers(table: &JobTable) -> Result<bool> {
-    let statement = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 \
-                         AND NOT t.tgisinternal AND t.tgenabled OPERATOR(pg_catalog.<>) 'D' AND t.tgname OPERATOR(pg_catalog.<>) $2::pg_catalog.name)";
-    let arguments = [table.watched.oid.into(), fence::TRIGGER.into()];
-    let found = sql::read(statement, &arguments, |row| row.required::<bool>(1, "existence"))?;
-    Ok(found == [true])
-}
-
-/// Whether a fence that was put up does its work.
-fn fence_state(check: String, installation: &Installation, table: &JobTable) -> Result<Finding> {
-    if !fence::is_up(&table.relation)? && entries::had_fence(installation, table)? {
-        let name = &table.watched.name;
-        return Ok(Finding::warning(
-            check,
-            "Its fence is gone: late results of jobs that were given up are stored.",
-            installation.sql(&format!(
-                "SELECT @extschema@.rgrid_fence({0}); or, without one, rgrid_unfence({0}).",
-                quote_literal(name)
-            )),
-        ));
-    }
-    let places = fence::places(table.relation.oid)?;
-    let disabled = places.iter().find(|(_, is_enabled)| !is_enabled).map(|(place, _)| *place);
-    Ok(match disabled.and_then(catalog::qualified_name) {
-        Some(name) => Finding::warning(
-            check,
-            format!(
-                "The trigger {} of {name} is disabled: late results of jobs that were given up are stored.",
-                fence::TRIGGER
-            ),
-            format!("ALTER TABLE {name} ENABLE TRIGGER {};", fence::TRIGGER),
-        ),
-        None if places.is_empty() => {
-            Finding::good(check, "There is none: late results of jobs that were given up are stored.")
-        }
-        None => Finding::good(check, "Late results of jobs that were given up are refused."),
-    })
 }
 
 impl<'a> TableCheck<'a> {
