@@ -118,7 +118,7 @@ mod tests {
         let collation = "CREATE COLLATION ignore_case \
                          (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
         // Not every build of PostgreSQL has ICU.
-        if Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')")
+        if Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu')")
             != Ok(Some(true))
         {
             return;
