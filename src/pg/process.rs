@@ -186,6 +186,8 @@ pub fn reset_session_settings() {
         (c"exit_on_error", c"off"),
         (c"statement_timeout", c"0"),
         (c"lock_timeout", c"1s"),
+        // Of a session and a sweeper that wait for each other, the sweeper is to give way.
+        (c"deadlock_timeout", c"100ms"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"session_replication_role", c"origin"),
         // Worker slots are left to queries of other sessions.

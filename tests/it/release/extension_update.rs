@@ -185,7 +185,8 @@ fn an_update_from_0_1_0_knows_watched_tables_by_their_names_and_what_they_meant(
         "a constraint of others is dropped before it is tested again"
     );
     let names = "SELECT string_agg(j.job_table, ' ' ORDER BY j.job_table) FROM rgrid_job_tables j
-                 JOIN rgrid_job_table_oids o ON o.relation = to_regclass(j.job_table) AND o.job_table = j.job_table";
+                 JOIN rgrid_job_table_oids o ON o.relation = to_regclass(j.job_table) AND o.job_table = j.job_table
+                 WHERE j.job_table !~ '^[0-9]+$'";
     assert_eq!(ask::<String>(&mut client, names, &[]), r#""Odd schema"."Odd.""table" public.tasks"#);
     // Renamed before the first sweep after the update.
     run(&mut client, "ALTER TABLE tasks RENAME TO duties; SELECT rgrid_sweep()");

@@ -201,13 +201,23 @@ fn a_table_is_watched_and_not_its_name() {
     assert_eq!(ask::<String>(&mut client, "SELECT status FROM mine.jobs", &[]), "failed");
 }
 
+/// The usurper's table in the place of another one.
+fn usurping(name: &str) -> String {
+    format!(
+        "CREATE TABLE shared.{name} (status text, {JOB_COLUMNS});
+         CREATE TRIGGER climbing BEFORE UPDATE ON shared.{name} FOR EACH ROW EXECUTE FUNCTION usurper.climbing();
+         INSERT INTO shared.{name} VALUES ('running', 'victim')"
+    )
+}
+
 #[test]
 fn a_table_of_another_owner_does_not_take_the_place_of_a_watched_one() {
     let cluster = server();
     let database = cluster.database("usurped");
     let mut client = database.connect();
     create_attacker(&mut client, "usurper");
-    // The usurper owns the schema, so it can drop what others have there, and has the name when the owner renames it.
+    // The usurper owns the schema, so it can drop what others have there, and has the name when the owner renames it. In one
+    // transaction, because a sweep in between would follow the table that was renamed.
     run(
         &mut client,
         &format!(
@@ -216,21 +226,14 @@ fn a_table_of_another_owner_does_not_take_the_place_of_a_watched_one() {
              CREATE TABLE shared.renamed (status text, {JOB_COLUMNS}); CREATE TABLE shared.dropped (LIKE shared.renamed);
              ALTER TABLE shared.renamed OWNER TO victim_owner; ALTER TABLE shared.dropped OWNER TO victim_owner;
              SELECT rgrid_watch_jobs('shared.renamed', dead_status => 'lost'), rgrid_watch_jobs('shared.dropped');
-             ALTER TABLE shared.renamed RENAME TO moved; INSERT INTO shared.moved VALUES ('running', 'victim')"
+             ALTER TABLE shared.renamed RENAME TO moved; INSERT INTO shared.moved VALUES ('running', 'victim');
+             SET ROLE usurper; DROP TABLE shared.dropped;
+             {}; {}; RESET ROLE",
+            usurping("renamed"),
+            usurping("dropped")
         ),
     );
     let mut usurper = database.connect_as("usurper");
-    run(&mut usurper, "DROP TABLE shared.dropped");
-    for name in ["renamed", "dropped"] {
-        run(
-            &mut usurper,
-            &format!(
-                "CREATE TABLE shared.{name} (status text, {JOB_COLUMNS});
-                 CREATE TRIGGER climbing BEFORE UPDATE ON shared.{name} FOR EACH ROW EXECUTE FUNCTION usurper.climbing();
-                 INSERT INTO shared.{name} VALUES ('running', 'victim')"
-            ),
-        );
-    }
     silent_worker(&mut client, "victim");
     sweep_away(&mut client, "victim");
     assert!(!is_superuser(&mut client, "usurper"));
