@@ -109,26 +109,26 @@ pub fn qualified_operator_name(operator: pg_sys::Oid) -> String {
 
 /// The members of a list of OIDs of Postgres; of null, none.
 pub(super) fn oids_of(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
-    // SAFETY: null, or a list that is valid until the memory context ends.
-    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
     // SAFETY: within the list.
-    (0..length).map(|n| unsafe { pg_sys::list_nth_oid(list, n) }).collect()
+    members(list, |n| unsafe { pg_sys::list_nth_oid(list, n) })
 }
 
 /// The members of a list of numbers of Postgres; of null, none.
 pub(super) fn integers_of(list: *mut pg_sys::List) -> Vec<i32> {
-    // SAFETY: as above.
-    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
     // SAFETY: within the list.
-    (0..length).map(|n| unsafe { pg_sys::list_nth_int(list, n) }).collect()
+    members(list, |n| unsafe { pg_sys::list_nth_int(list, n) })
 }
 
 /// The members of a list of nodes of Postgres; of null, none.
-pub(super) fn members_of(list: *mut pg_sys::List) -> Vec<*mut std::ffi::c_void> {
-    // SAFETY: as above.
-    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+pub(super) fn nodes_of(list: *mut pg_sys::List) -> Vec<*mut std::ffi::c_void> {
     // SAFETY: within the list.
-    (0..length).map(|n| unsafe { pg_sys::list_nth(list, n) }).collect()
+    members(list, |n| unsafe { pg_sys::list_nth(list, n) })
+}
+
+fn members<T>(list: *mut pg_sys::List, member: impl Fn(i32) -> T) -> Vec<T> {
+    // SAFETY: null, or a list that is valid until the memory context ends.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    (0..length).map(member).collect()
 }
 
 /// Whether the current user has the rights of a role: is it, is a member of it, or is a superuser.

@@ -73,7 +73,7 @@ pub fn foreign_keys(table: pg_sys::Oid) -> Vec<ForeignKey> {
 fn is_disguised(table: pg_sys::Oid, constraint: pg_sys::Oid) -> bool {
     let Some(open) = OpenRelation::open(table, pg_sys::AccessShareLock) else { return false };
     // SAFETY: a list of the entry's, which is open.
-    let keys = catalog::members_of(unsafe { pg_sys::RelationGetFKeyList(open.as_ptr()) });
+    let keys = catalog::nodes_of(unsafe { pg_sys::RelationGetFKeyList(open.as_ptr()) });
     let columns = keys.into_iter().flat_map(|key| {
         // SAFETY: a key in the list.
         let key = unsafe { &*key.cast::<pg_sys::ForeignKeyCacheInfo>() };

@@ -15,6 +15,7 @@ use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{pg_guard, pg_sys};
 
 use super::{databases, is_preloaded};
+use crate::error::{Error, Result};
 use crate::pg::{self, process, scope, timer};
 use crate::rules::schedule;
 
@@ -192,6 +193,18 @@ pub fn at_work<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     }
     let _done = Done;
     work()
+}
+
+/// The same for a table that is not one of jobs: the adopted table of heartbeats, which has an owner of its own.
+///
+/// # Errors
+///
+/// [`Error::InQuarantine`] while it is left out.
+pub fn at_work_unless_left_out<T>(table: pg_sys::Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match record(table) {
+        Record::LeftOut => Err(Error::InQuarantine),
+        _ => at_work(table, work),
+    }
 }
 
 /// A session ends. If code of a table's owner has ended it, or outlived its cancellation, the table is noted.

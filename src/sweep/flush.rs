@@ -13,7 +13,7 @@ use crate::rules::schedule;
 use crate::rules::throttle::Throttle;
 use crate::settings;
 use crate::shmem::buffer::{self, table::PendingHeartbeat};
-use crate::shmem::quarantine::{self, Record};
+use crate::shmem::quarantine;
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::{Beats, HeartbeatTable};
 
@@ -142,10 +142,7 @@ fn write(batch: &[PendingHeartbeat]) -> Result<BatchResult> {
     let Some(installation) = Installation::find()? else { return Ok(BatchResult::default()) };
     let table = HeartbeatTable::open(&installation)?;
     // An adopted table has an owner whose code may end the sweeper. The sweep after this looks into memory, too.
-    if quarantine::record(table.oid) == Record::LeftOut {
-        return Err(Error::InQuarantine);
-    }
-    let written = quarantine::at_work(table.oid, || write_to(&table, batch))?;
+    let written = quarantine::at_work_unless_left_out(table.oid, || write_to(&table, batch))?;
     quarantine::settled(table.oid);
     Ok(written)
 }

@@ -20,8 +20,7 @@ use crate::jobs::settle;
 use crate::pg::{constraints, scope};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::settings;
-use crate::shmem::quarantine::{self, Record};
-use crate::shmem::{buffer, counters, databases};
+use crate::shmem::{buffer, counters, databases, quarantine};
 use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::{deaths, incarnations, worker_owners};
 
@@ -147,9 +146,7 @@ impl Tables {
     fn remove_rows(&self, workers: &[String], horizon: DateTime<Utc>) -> Result<usize> {
         constraints::set_immediate()?;
         let dead: Vec<String> = deaths::dead_among(&self.installation, workers)?.into_iter().collect();
-        match quarantine::record(self.heartbeats.oid) {
-            Record::LeftOut => Err(Error::InQuarantine),
-            _ => quarantine::at_work(self.heartbeats.oid, || self.heartbeats.prune(&dead, horizon)),
-        }
+        let prune = || self.heartbeats.prune(&dead, horizon);
+        quarantine::at_work_unless_left_out(self.heartbeats.oid, prune)
     }
 }

@@ -14,8 +14,7 @@ use crate::rules::liveness;
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::problems::{Place, Problem};
-use crate::shmem::quarantine::{self, Record};
-use crate::shmem::{buffer, connections, observation};
+use crate::shmem::{buffer, connections, observation, quarantine};
 use crate::tables;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
@@ -63,10 +62,7 @@ impl Sweep {
         let (limit, ids) = (liveness::latest_credible(self.now), ids(ahead));
         let clamp = || self.heartbeats.clamp_to_now(&ids, limit, self.now);
         // A trigger of an adopted table may end the process.
-        match quarantine::record(self.heartbeats.oid) {
-            Record::LeftOut => return Err(Error::InQuarantine),
-            _ => quarantine::at_work(self.heartbeats.oid, clamp)?,
-        }
+        quarantine::at_work_unless_left_out(self.heartbeats.oid, clamp)?;
         deaths::clamp_to_now(&self.installation, &ids, limit, self.now)?;
         ids.iter().for_each(|id| buffer::clamp_to_now(id, limit, self.now));
         Ok(())

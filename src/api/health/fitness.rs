@@ -29,10 +29,19 @@ pub(super) fn fitness(check: String, installation: &Installation, table: &JobTab
         let detail = format!("Its jobs are not settled here: {}.", error.message);
         return Ok(Finding::warning(check, detail, error.hint.unwrap_or_default()));
     }
+    match what_stands(&check, table) {
+        Some(finding) => Ok(finding),
+        None => triggers(check, installation, table),
+    }
+}
+
+/// What sweeps could not do with the table, and why they leave it alone.
+fn what_stands(check: &str, table: &JobTable) -> Option<Finding> {
+    let record = quarantine::record(table.watched.oid);
     let is_of_table = |problem: &KnownProblem| problem.place.job_table() == Some(table.relation.oid);
     if let Some(problem) = problems::current().into_iter().find(|known| is_of_table(known) && !known.is_over)
     {
-        let hint = match quarantine::record(table.watched.oid) {
+        let hint = match record {
             Record::Clean => {
                 "Fix the cause; it is tried again within five minutes, or by SELECT rgrid_sweep() at once."
             }
@@ -41,15 +50,19 @@ pub(super) fn fitness(check: String, installation: &Installation, table: &JobTab
         };
         let since = super::database::time(problem.since());
         let found = format!("Since {since} sweeps could not settle its jobs: {}.", problem.reason());
-        return Ok(Finding::error(check, found, hint));
+        return Some(Finding::error(check, found, hint));
     }
-    if let Record::OnTrial | Record::LeftOut = quarantine::record(table.watched.oid) {
-        return Ok(Finding::warning(
+    matches!(record, Record::OnTrial | Record::LeftOut).then(|| {
+        Finding::warning(
             check,
             "Code of its owner has ended a process or held it up, and no job of it was settled since.",
             LOOK_AT_TRIGGERS,
-        ));
-    }
+        )
+    })
+}
+
+/// Whether its triggers find what they name, and whether they were ever tried.
+fn triggers(check: String, installation: &Installation, table: &JobTable) -> Result<Finding> {
     let path = table.owners_path()?;
     let (has_triggers, was_tried) =
         (has_triggers(table)?, tried_tables::contains(installation, table.watched.oid)?);
