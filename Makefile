@@ -3,74 +3,84 @@
 # Servers are always throw-away ones in directories of their own; the system's cluster is never touched. As root
 # they run as user postgres, otherwise as the user that calls make.
 
-PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
-CARGO_PGRX_VERSION := 0.18.1
+# The PostgreSQL to build for: that of the caller's PG_CONFIG, or the one that scripts/pg-config finds. It finds none
+# before the group `build` of what is needed is installed, and then finds one in the make that is called after it.
+override PG_CONFIG := $(or $(shell PG_CONFIG='$(PG_CONFIG)' scripts/pg-config 2>/dev/null),$(PG_CONFIG))
 # Debian's Python, the one that its psycopg package is for.
 PYTHON ?= /usr/bin/python3
 
-PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+major_of = $(if $1,$(shell $1 --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/'))
+PG_MAJOR := $(call major_of,$(PG_CONFIG))
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 export PGRX_HOME = $(CURDIR)/target/pgrx-$(PG_MAJOR)
-export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
+export PGRX_PG_CONFIG_PATH = $(PG_CONFIG)
 export PG_CONFIG
 export OLD_PG_CONFIG
+
+# The stamps of groups of scripts/install-deps.
+needs = $(addprefix target/deps/pg$(PG_MAJOR)/,$1)
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-stress test-upgrade matrix torture miri check bench bench-quick archive clean
+	test-sql test-stress test-upgrade matrix sql torture miri check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: ## install what is missing: PostgreSQL with headers, cargo-pgrx, linters, Prometheus
-	@scripts/install-deps $(CARGO_PGRX_VERSION)
+deps: $(call needs,test lint package) ## install all that any target needs and this machine lacks
+
+# Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
+target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml
+	@scripts/install-deps $*
+	@$(if $(PG_MAJOR),mkdir -p $(@D) && touch $@)
 
 $(PGRX_HOME)/config.toml:
 	@mkdir -p $(PGRX_HOME)
 	cargo pgrx init --pg$(PG_MAJOR) $(PGRX_PG_CONFIG_PATH)
 
-build: deps ## compile the library
+build: $(call needs,build) ## compile the library
 	$(MAKE) do-build
 
-install: deps ## build and install into the PostgreSQL of PG_CONFIG
+install: $(call needs,build) ## build and install into the PostgreSQL of PG_CONFIG
 	$(MAKE) do-install
 
-package: deps ## build, and lay out the files to install under target/release
+package: $(call needs,build) ## build, and lay out the files to install under target/release
 	$(MAKE) do-package
 
-lint-sql: deps ## search the extension's SQL script for names that another role could shadow
+lint-sql: $(call needs,lint) ## search the extension's SQL script for names that another role could shadow
 	$(MAKE) do-package do-lint-sql
 
-lint-packaging: deps ## check the Dockerfile and the compose file
+lint-packaging: $(call needs,lint) ## check the Dockerfile and the compose file
 	$(MAKE) do-lint-packaging
 
-lint-monitoring: deps ## check the rules for Prometheus, and try them on made-up numbers
+lint-monitoring: $(call needs,lint) ## check the rules for Prometheus, and try them on made-up numbers
 	$(MAKE) do-lint-monitoring
 
-deb: deps ## build the Debian package into target/deb, and check it with lintian
+deb: $(call needs,package) ## build the Debian package into target/deb, and check it with lintian
 	$(MAKE) do-package do-deb
 
-test-deb: deps ## install the Debian package into a clean Debian, and see a worker die there
+test-deb: $(call needs,package) ## install the Debian package into a clean Debian, and see a worker die there
 	$(MAKE) do-package do-deb do-test-deb
 
-demo: install ## start a throw-away server with three real workers, kill one, and watch
-	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
+demo: $(call needs,demo) ## start a throw-away server with three real workers, kill one, and watch
+	$(MAKE) do-install do-demo
 
-test: deps ## all tests
-	scripts/run-all test-unit test-backend do-install test-regress test-readme test-server
+test: $(call needs,test) ## all tests
+	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server
 
 STRESS_ROUNDS ?= 20
 
-test-stress: install ## the tests on whole servers STRESS_ROUNDS (20) times, beside a load on every core
+test-stress: $(call needs,test) ## the tests on whole servers STRESS_ROUNDS (20) times, beside a load on every core
+	$(MAKE) do-install
 	scripts/stress $(STRESS_ROUNDS) $(MAKE) --no-print-directory test-server
 
-matrix: deps ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upgrade to them
+matrix: $(call needs,test) ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upgrade to them
 	$(MAKE) do-install
 	scripts/matrix $(PGRX_PG_CONFIG_PATH)
 
-check: deps ## everything that CI runs: format, lints, tests on all versions, benchmarks at small sizes, the package
+check: $(call needs,test lint package) ## everything that CI runs: format, lints, tests on all versions, benchmarks at small sizes, the package
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
@@ -78,32 +88,43 @@ check: deps ## everything that CI runs: format, lints, tests on all versions, be
 	$(MAKE) do-bench-quick
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
-torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
-	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} CHAOS_SECONDS=$${CHAOS_SECONDS:-120} cargo test $(FEATURES) --test torture
+torture: $(call needs,test) ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
+	$(MAKE) do-install do-torture
 
 miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
 	scripts/miri
 
-bench: install ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
-	scripts/bench $$($(PG_CONFIG) --bindir)
+bench: $(call needs,demo) ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
+	$(MAKE) do-install do-bench
 
-bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
-	$(MAKE) do-bench-quick
+bench-quick: $(call needs,demo) ## the same at sizes that take two minutes, for correctness, not for times
+	$(MAKE) do-install do-bench-quick
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-archive: package ## at a release: keep this version's SQL, which is not edited any more
-	scripts/archive $(VERSION) $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/rgrid_heartbeat--$(VERSION).sql
+sql: $(call needs,test) ## write the SQL script of this version into sql/: after each change of an SQL object
+	$(MAKE) do-sql PROFILE=dev
+
+archive: sql ## at a release: keep this version's SQL, which is not edited any more
+	scripts/archive $(VERSION)
 
 clean: ## remove what was built
 	cargo clean
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-lint do-bench-quick do-matrix do-matrix-servers
+.PHONY: do-build do-install do-package do-sql do-demo do-torture do-lint do-bench do-bench-quick do-matrix \
+	do-matrix-servers
 
-do-build: $(PGRX_HOME)/config.toml
-	cargo build --release $(FEATURES)
+# The library of `make install` is an optimised one. With `dev` it is built as its tests are, which saves compiling
+# what it depends on a second time.
+PROFILE ?= release
+LIBRARY = target/$(patsubst dev,debug,$(PROFILE))/librgrid_heartbeat.so
+STAGE = $(CURDIR)/target/$(PROFILE)/rgrid_heartbeat-pg$(PG_MAJOR)
+
+do-build:
+	@scripts/pg-config >/dev/null
+	cargo build --lib --profile $(PROFILE) $(FEATURES)
 
 # `install` replaces a file instead of writing into it, so that a running server keeps the library it has loaded.
 do-install: do-package
@@ -112,17 +133,32 @@ do-install: do-package
 	done
 	@echo "installed into $$($(PG_CONFIG) --pkglibdir) and $$($(PG_CONFIG) --sharedir)/extension"
 
-# The library of `make install` is an optimised one. With `dev` it is built as its tests are, which saves compiling
-# what it depends on a second time.
-PROFILE ?= release
-STAGE = $(CURDIR)/target/$(PROFILE)/rgrid_heartbeat-pg$(PG_MAJOR)
+# A released version's own script is the archived one.
+do-package: do-build
+	@rm -rf $(STAGE)
+	@install -D -m 755 $(LIBRARY) $(STAGE)$$($(PG_CONFIG) --pkglibdir)/rgrid_heartbeat.so
+	@extension=$(STAGE)$$($(PG_CONFIG) --sharedir)/extension && install -d $$extension && \
+		sed 's/@CARGO_VERSION@/$(VERSION)/' rgrid_heartbeat.control >$$extension/rgrid_heartbeat.control && \
+		install -m 644 $(SQL) sql/rgrid_heartbeat--*--*.sql $$extension && \
+		install -m 644 sql/archive/*.sql $$extension
 
-do-package: $(PGRX_HOME)/config.toml
-	rm -rf $(STAGE)
-	cargo pgrx package --profile $(PROFILE) --pg-config $(PGRX_PG_CONFIG_PATH) --out-dir $(STAGE) $(FEATURES)
-	install -m 644 sql/archive/*.sql $(STAGE)$$($(PG_CONFIG) --sharedir)/extension
+SQL = sql/rgrid_heartbeat--$(VERSION).sql
 
-do-lint: $(PGRX_HOME)/config.toml
+do-sql: do-build
+	@rm -f $(filter-out $(wildcard sql/rgrid_heartbeat--*--*.sql),$(wildcard sql/rgrid_heartbeat--*.sql))
+	scripts/sql-script $(PROFILE) $(PG_MAJOR) $(SQL)
+
+test-sql: do-build # the SQL script in sql/ is the one that the library asks for
+	scripts/sql-script $(PROFILE) $(PG_MAJOR) target/$(notdir $(SQL))
+	@diff -u $(SQL) target/$(notdir $(SQL)) || { echo "$(SQL) is an old one: run 'make sql'" >&2; exit 1; }
+
+do-demo:
+	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
+
+do-torture:
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} CHAOS_SECONDS=$${CHAOS_SECONDS:-120} cargo test $(FEATURES) --test torture
+
+do-lint:
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 
 .PHONY: lint-sql lint-packaging lint-monitoring deb test-deb
@@ -154,10 +190,13 @@ do-deb:
 do-test-deb:
 	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run $(PG_MAJOR)
 
+do-bench:
+	scripts/bench $$($(PG_CONFIG) --bindir)
+
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
 
-test-unit: $(PGRX_HOME)/config.toml # the rules that need no server
+test-unit: # the rules that need no server
 	cargo test --lib $(FEATURES) -- --skip pg_test
 
 test-backend: $(PGRX_HOME)/config.toml # #[pg_test]: functions inside one backend; installs a library with them
