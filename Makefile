@@ -77,9 +77,9 @@ test-stress: $(call needs,test) ## the tests on whole servers STRESS_ROUNDS (20)
 
 matrix: $(call needs,test) ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upgrade to them
 	$(MAKE) do-install
-	scripts/matrix $(PGRX_PG_CONFIG_PATH)
+	scripts/matrix $$(scripts/pg-config)
 
-check: $(call needs,test lint package) ## everything that CI runs: format, lints, tests on all versions, benchmarks at small sizes, the package
+check: $(call needs,test lint package) ## all that CI runs: format, lints, tests on all versions, small benchmarks, the package
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
@@ -87,7 +87,7 @@ check: $(call needs,test lint package) ## everything that CI runs: format, lints
 	$(MAKE) do-bench-quick
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 
-torture: $(call needs,test) ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
+torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
 	$(MAKE) do-install do-torture
 
 miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
