@@ -101,7 +101,7 @@ bench-quick: $(call needs,demo) ## the same at sizes that take two minutes, for 
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-sql: $(call needs,test) ## write the SQL script of this version into sql/: after each change of an SQL object
+sql: $(call needs,sql) ## write the SQL script of this version into sql/: after each change of an SQL object
 	$(MAKE) do-sql PROFILE=dev
 
 archive: sql ## at a release: keep this version's SQL, which is not edited any more
