@@ -68,7 +68,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to t
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
     'Workers that returned after they had been declared dead for their silence';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_workers IS
-    'Silent workers that are held back now because they are so many at once';
+    'Workers that fell silent together and are held back now';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_until IS
     'When that ends at the latest, by the threshold of the current session; NULL while no worker is held back';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.locked_jobs IS

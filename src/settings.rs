@@ -16,7 +16,7 @@ static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 static STATEMENT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static CALL_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
-static MAX_DEAD_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(1.0);
+static MAX_DEAD_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(0.9);
 static MASS_DEATH_MINIMUM: GucSetting<i32> = GucSetting::<i32>::new(10);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
@@ -113,7 +113,7 @@ fn define_times() {
 fn define_mass_death() {
     GucRegistry::define_float_guc(
         c"rgrid_heartbeat.max_dead_fraction",
-        c"Share of the living workers above which deaths at the same time are held back.",
+        c"Share of the living workers above which those that fall silent together are held back.",
         c"For one more stale_threshold at most; with 1 no worker is ever held back.",
         &MAX_DEAD_FRACTION,
         0.0,
@@ -123,7 +123,7 @@ fn define_mass_death() {
     );
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.mass_death_minimum",
-        c"Workers that may die at the same time without being held back, whatever their share.",
+        c"Workers that may fall silent together without being held back, whatever their share.",
         c"Only used when max_dead_fraction is below 1.",
         &MASS_DEATH_MINIMUM,
         0,

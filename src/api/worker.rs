@@ -18,7 +18,7 @@ use crate::shmem::{buffer, databases};
 use crate::sweep::death;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
-use crate::tables::{incarnations, worker_owners};
+use crate::tables::worker_owners;
 
 /// "I am alive." Returns the worker's incarnation.
 ///
@@ -57,10 +57,11 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
+    let had_row = caller.heartbeats.has(caller.id)?;
     caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
-    let record = deaths::worker_record(&caller.installation, caller.id)?;
+    let record = deaths::worker_record(&caller.installation, caller.id, had_row)?;
     let owner = caller.confirm_owner(record.dead)?;
     if record.dead {
         death::close_on_return(&caller.installation, caller.id, call.deadline)?;
@@ -140,7 +141,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     let Caller { installation, heartbeats, id, .. } = &caller;
     let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
-    let record = deaths::worker_record(installation, id)?;
+    let record = deaths::worker_record(installation, id, earlier.is_some())?;
     let owner = caller.confirm_owner(record.dead)?;
     // From here on heartbeats of the earlier process wait for the row.
     buffer::close(id);
@@ -151,7 +152,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
         let always = earlier.is_some();
         let worker = earlier.unwrap_or_else(|| caller.worker());
         if death::end_for_restart(installation, &worker, always, call.deadline)? {
-            incarnation = incarnations::after(incarnation, id)?;
+            incarnation = deaths::worker_record(installation, id, true)?.incarnation;
         }
     }
     if !is_new {
@@ -173,7 +174,7 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
         let is_unused = !deaths::has_died(&caller.installation, &id)?
             && worker_owners::owner(&caller.installation, &id)?.is_none();
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
-            let incarnation = deaths::worker_record(&caller.installation, &id)?.incarnation;
+            let incarnation = deaths::worker_record(&caller.installation, &id, false)?.incarnation;
             let owner = caller.confirm_owner(false)?;
             buffer::add_at_commit(&id, hostname, owner, incarnation);
             return Ok((id, incarnation));
@@ -206,7 +207,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
     caller.check_owner()?;
     buffer::close(id);
-    if deaths::worker_record(installation, id)?.dead {
+    if deaths::worker_record(installation, id, true)?.dead {
         // What cannot be settled now stays with the death.
         death::settle_dead(installation, id, pg::now(), call.deadline)?;
     } else {
@@ -215,7 +216,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     // Keys of other tables may have it wait for their locks, or run their triggers.
     match scope::subtransaction_of_call(call.deadline, || heartbeats.delete(id)) {
         Err(error) if error.keeps_row() && !(error.is_rollback() && scope::has_one_snapshot()) => {
-            if !deaths::worker_record(installation, id)?.dead {
+            if !deaths::worker_record(installation, id, true)?.dead {
                 death::declare(
                     installation,
                     &[worker],

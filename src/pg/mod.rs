@@ -163,6 +163,16 @@ pub fn current_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
+/// What a table's rows were written by, as text: the server, its timeline, the database and the table. A copy of the table,
+/// and a server that went on from an earlier moment, have another one. Not on a standby.
+pub fn origin(table: pg_sys::Oid) -> String {
+    // SAFETY: read from the control file when the server was started.
+    let server = unsafe { pg_sys::GetSystemIdentifier() };
+    // SAFETY: fixed before recovery ends; callers write, so it has ended.
+    let timeline = unsafe { pg_sys::GetWALInsertionTimeLine() };
+    format!("{server}/{timeline}/{}/{}", current_database().to_u32(), table.to_u32())
+}
+
 /// The name of the machine that the server runs on.
 pub fn server_hostname() -> String {
     gethostname::gethostname().to_string_lossy().into_owned()

@@ -54,6 +54,8 @@ impl<'a> Servers<'a> {
             .setting("rgrid_heartbeat.stale_threshold", &format!("{THRESHOLD}ms"))
             .setting("rgrid_heartbeat.check_interval", &format!("{CHECK_INTERVAL}ms"))
             .setting("rgrid_heartbeat.flush_interval", &format!("{FLUSH_INTERVAL}ms"))
+            // All twelve workers may be silent after an outage, and each death has its time.
+            .setting("rgrid_heartbeat.max_dead_fraction", "1")
             .setting("wal_retrieve_retry_interval", "100ms")
             .setting("restart_after_crash", "on")
             .start();

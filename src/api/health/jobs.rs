@@ -41,10 +41,10 @@ pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding>
 }
 
 /// The checks of one table, and what they share.
-struct TableCheck<'a> {
-    installation: &'a Installation,
-    table: &'a JobTable,
-    columns: Columns,
+pub(super) struct TableCheck<'a> {
+    pub(super) installation: &'a Installation,
+    pub(super) table: &'a JobTable,
+    pub(super) columns: Columns,
     /// Whether rows of the table are on another server.
     is_elsewhere: bool,
 }
@@ -93,6 +93,7 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
     check("jobs without worker", TableCheck::without_worker);
     check("jobs of unknown workers", TableCheck::of_unknown_workers);
     check("locked jobs", TableCheck::locked);
+    check("jobs before failover", TableCheck::before_failover);
     findings
 }
 
@@ -106,7 +107,7 @@ impl<'a> TableCheck<'a> {
         Ok((Self { installation, table, columns, is_elsewhere }, idle))
     }
 
-    fn statements(&self) -> Statements<'_> {
+    pub(super) fn statements(&self) -> Statements<'_> {
         Statements::new(self.table, &self.columns, None)
     }
 
@@ -176,9 +177,7 @@ impl<'a> TableCheck<'a> {
         if !is_affordable(self.table, &statement)? {
             return Ok(not_checked(check));
         }
-        let running: Vec<(String, i64)> = self.read(|| {
-            sql::read(&statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
-        })?;
+        let running = self.counts(&statement)?;
         Ok(unknown_workers(check, &self.unknown(running)?))
     }
 
@@ -200,7 +199,14 @@ impl<'a> TableCheck<'a> {
         Ok(running)
     }
 
-    fn dead(&self) -> Result<Vec<String>> {
+    /// Workers and their numbers of jobs.
+    pub(super) fn counts(&self, statement: &str) -> Result<Vec<(String, i64)>> {
+        self.read(|| {
+            sql::read(statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
+        })
+    }
+
+    pub(super) fn dead(&self) -> Result<Vec<String>> {
         Ok(deaths::dead(self.installation)?.into_iter().map(|worker| worker.id).collect())
     }
 
@@ -254,6 +260,6 @@ fn unknown_workers(check: String, unknown: &[(String, i64)]) -> Finding {
     )
 }
 
-fn not_checked(check: String) -> Finding {
+pub(super) fn not_checked(check: String) -> Finding {
     Finding::good(check, "Not checked, because that would read the whole table: see the check \"job index\".")
 }

@@ -15,6 +15,7 @@ use crate::pg::timer::Deadline;
 use crate::settings;
 
 mod database;
+mod failover;
 mod fitness;
 mod idle;
 mod jobs;

@@ -115,6 +115,14 @@ impl HeartbeatTable {
         })
     }
 
+    /// Whether a worker has a row, as the caller's statement sees it.
+    pub fn has(&self, id: &str) -> Result<bool> {
+        let statement = self.sql("SELECT EXISTS (SELECT FROM @table@ h WHERE h.worker_id = $1)");
+        let statement = sql::SavedPlan::new(statement);
+        let found = self.as_owner(|| statement.read(&[id.into()], |row| row.required(1, "existence")))?;
+        Ok(found.first() == Some(&true))
+    }
+
     /// Writes a heartbeat of a worker to its row. Waits for a sweep that has locked the row. Without a hostname the
     /// stored one stays, and a new row gets `default_hostname`.
     pub fn beat(

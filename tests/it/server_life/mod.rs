@@ -6,6 +6,7 @@ mod dump_restore;
 mod failover;
 mod launcher;
 mod logical_replication;
+mod lost_history;
 mod shutdown;
 mod standby;
 mod torture_checker;
