@@ -5,7 +5,6 @@ use pgrx::spi::quote_literal;
 
 use super::database::time;
 use super::jobs::{TableCheck, not_checked};
-use super::plans::is_affordable;
 use super::{Finding, idle};
 use crate::error::Result;
 use crate::pg::{self, row_versions};
@@ -31,19 +30,8 @@ impl TableCheck<'_> {
         if !row_versions::is_comparable(transaction) {
             return Ok(Finding::good(check, "Not checked: the last failover or restore was very long ago."));
         }
-        let is_later = row_versions::is_since("j", transaction);
-        let statements = self.statements();
-        let statement = format!(
-            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} AND NOT ({is_later}) GROUP BY 1 ORDER BY 1",
-            statements.worker(),
-            statements.target(),
-            self.columns.worker.name,
-            statements.is_running()
-        );
-        if !is_affordable(self.table, &statement)? {
-            return Ok(not_checked(check));
-        }
-        let mut running = self.counts(&statement)?;
+        let is_earlier = format!("NOT ({})", row_versions::is_since("j", transaction));
+        let Some(mut running) = self.running_by_worker(&is_earlier)? else { return Ok(not_checked(check)) };
         let ids: Vec<String> = running.iter().map(|(worker, _)| worker.clone()).collect();
         let living = HeartbeatTable::open(self.installation)?.existing(&ids)?;
         let dead = self.dead()?;

@@ -43,8 +43,8 @@ pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding>
 /// The checks of one table, and what they share.
 pub(super) struct TableCheck<'a> {
     pub(super) installation: &'a Installation,
-    pub(super) table: &'a JobTable,
-    pub(super) columns: Columns,
+    table: &'a JobTable,
+    columns: Columns,
     /// Whether rows of the table are on another server.
     is_elsewhere: bool,
 }
@@ -107,7 +107,7 @@ impl<'a> TableCheck<'a> {
         Ok((Self { installation, table, columns, is_elsewhere }, idle))
     }
 
-    pub(super) fn statements(&self) -> Statements<'_> {
+    fn statements(&self) -> Statements<'_> {
         Statements::new(self.table, &self.columns, None)
     }
 
@@ -166,19 +166,27 @@ impl<'a> TableCheck<'a> {
     }
 
     fn of_unknown_workers(&self, check: String) -> Result<Finding> {
+        match self.running_by_worker("true")? {
+            Some(running) => Ok(unknown_workers(check, &self.unknown(running)?)),
+            None => Ok(not_checked(check)),
+        }
+    }
+
+    /// How many of the running jobs that meet a condition each worker has; `None` when it costs too much to find out.
+    pub(super) fn running_by_worker(&self, condition: &str) -> Result<Option<Vec<(String, i64)>>> {
         let statements = self.statements();
         let statement = format!(
-            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} GROUP BY 1 ORDER BY 1",
+            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} AND {condition} GROUP BY 1 ORDER BY 1",
             statements.worker(),
             statements.target(),
             self.columns.worker.name,
             statements.is_running()
         );
         if !is_affordable(self.table, &statement)? {
-            return Ok(not_checked(check));
+            return Ok(None);
         }
-        let running = self.counts(&statement)?;
-        Ok(unknown_workers(check, &self.unknown(running)?))
+        let count = |row: sql::Row<'_>| Ok((row.required(1, "worker")?, row.required(2, "count")?));
+        self.read(|| sql::read(&statement, &[], count)).map(Some)
     }
 
     /// Of these workers and their jobs, those without a row in the table of heartbeats that are not dead either.
@@ -197,13 +205,6 @@ impl<'a> TableCheck<'a> {
             running.retain(|(worker, _)| !known.contains(worker.as_str()));
         }
         Ok(running)
-    }
-
-    /// Workers and their numbers of jobs.
-    pub(super) fn counts(&self, statement: &str) -> Result<Vec<(String, i64)>> {
-        self.read(|| {
-            sql::read(statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
-        })
     }
 
     pub(super) fn dead(&self) -> Result<Vec<String>> {
