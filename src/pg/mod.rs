@@ -163,11 +163,6 @@ pub fn current_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// The name of the machine that the server runs on.
-pub fn server_hostname() -> String {
-    gethostname::gethostname().to_string_lossy().into_owned()
-}
-
 /// Gives Postgres the chance to cancel the statement or end the process.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
