@@ -31,7 +31,7 @@ pub use formation::Formation;
 pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER, next_notice};
 pub use pooler::Pooler;
-pub use programs::{Leashed, free_port, signal};
+pub use programs::{Leashed, free_port, has_library, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 pub use subscription::*;

@@ -6,6 +6,7 @@ mod dump_restore;
 mod failover;
 mod launcher;
 mod logical_replication;
+mod neighbours;
 mod shutdown;
 mod standby;
 mod torture_checker;

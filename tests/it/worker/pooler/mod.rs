@@ -14,7 +14,7 @@ const SESSION_MODE: &str = "pool_mode = session\ndefault_pool_size = 10";
 
 /// A worker is dead after so many seconds that a busy machine is not taken for a death.
 fn server() -> Shared {
-    Shared::of(|| Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "5s"))
+    Shared::of(|| Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "10s"))
 }
 
 /// The worker that the documents tell people to copy. Dropping it kills it.

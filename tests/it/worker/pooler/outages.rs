@@ -37,7 +37,7 @@ impl<'a> Site<'a> {
         );
     }
 
-    /// Waits while heartbeats do not arrive, but for less than the threshold of five seconds.
+    /// Waits while heartbeats do not arrive, but for less than the threshold of ten seconds.
     fn silence(&mut self) {
         let sql = "SELECT min(seconds_since_heartbeat) FROM rgrid_workers";
         wait_until("all to be silent", || ask::<f64>(&mut self.client, sql, &[]) > 1.5);
