@@ -2,6 +2,7 @@
 //! the others.
 
 use super::*;
+use std::thread;
 
 /// A pool of one connection: whoever asks gets that.
 const ONE: &str = "pool_mode = transaction\ndefault_pool_size = 1";
@@ -97,4 +98,29 @@ fn in_session_mode_the_next_client_begins_anew() {
     }
     backends.dedup();
     assert_eq!(backends.len(), 1, "they have one connection in turns");
+}
+
+#[test]
+fn heartbeats_in_a_pool_of_their_own_do_not_wait_for_jobs() {
+    let cluster = server();
+    let database = cluster.database("jobs_first");
+    let server = cluster.socket_directory().display();
+    let own = format!("{ONE}\n[databases]\nbeats = host={server} port=5432 dbname=jobs_first");
+    let pooler = Pooler::start(&cluster, &own);
+    let mut client = database.connect();
+    let [mut job, mut held_up] = [(); 2].map(|()| pooler.connect("jobs_first"));
+    let mut apart = pooler.connect("beats");
+    value(&mut job, "BEGIN; SELECT pg_backend_pid()").unwrap();
+    assert_eq!(value(&mut apart, "SELECT rgrid_heartbeat('apart')").unwrap(), "1");
+    let waiting = thread::spawn(move || value(&mut held_up, "SELECT rgrid_heartbeat('held-up')"));
+    // The columns are database, user, active clients, waiting clients.
+    wait_until("a heartbeat to wait for the job", || {
+        pooler.command("SHOW POOLS").iter().any(|pool| pool[0] == "jobs_first" && pool[3] == "1")
+    });
+    assert_eq!(
+        ask::<String>(&mut client, "SELECT string_agg(worker_id, ' ') FROM rgrid_workers", &[]),
+        "apart"
+    );
+    value(&mut job, "COMMIT").unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap(), "1");
 }
