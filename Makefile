@@ -221,11 +221,13 @@ test-readme: # every statement that the documents show
 SERVER ?= $(PG_CONFIG)
 # Modules of tests/it to run, as `sweep` or `operators::health`, and `torture`, the other crate; all when empty.
 SERVER_TESTS ?=
-# These need what a release of Debian has for its own server: pg_auto_failover; postgres_fdw and, by the same sign of
-# such a server, the exporter.
+# These need what a release of Debian has for its own server: pg_auto_failover; pg_cron; postgres_fdw and, by the same
+# sign of such a server, the exporter.
 FAILOVER = $(wildcard $(shell $(SERVER) --pkglibdir)/pgautofailover.so)
+CRON = $(wildcard $(shell $(SERVER) --pkglibdir)/pg_cron.so)
 CONTRIB = $(wildcard $(shell $(SERVER) --sharedir)/extension/postgres_fdw.control)
-DEBIAN_TESTS = $(if $(FAILOVER),,server_life::failover) $(if $(CONTRIB),,operators::monitoring jobs::foreign_tables)
+DEBIAN_TESTS = $(if $(FAILOVER),,server_life::failover) $(if $(CRON),,server_life::neighbours) \
+	$(if $(CONTRIB),,operators::monitoring jobs::foreign_tables)
 # Needs OLD_PG_CONFIG: `make test-upgrade`.
 UPGRADE_TEST = release::pg_upgrade
 SKIPPED = $(UPGRADE_TEST) $(SKIP) $(DEBIAN_TESTS)

@@ -94,7 +94,8 @@ class Database:
         """One attempt: the rows, or None when the server is away. Every statement is a transaction of its own."""
         try:
             if self.connection is None:
-                self.connection = psycopg.connect(**self.parameters, autocommit=True)
+                # No statement gets a name: a pooler in transaction mode mixes up those of different clients.
+                self.connection = psycopg.connect(**self.parameters, autocommit=True, prepare_threshold=None)
             rows = self.connection.execute(statement, parameters).fetchall()
         except SERVER_AWAY as error:
             self.disconnect(str(error).partition("\n")[0])

@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::worker::{Call, Caller, default_hostname};
+use super::worker::{Call, Caller, client_address};
 use crate::error::{Error, Result};
 use crate::pg::{self, catalog, roles, version};
 use crate::settings;
@@ -125,7 +125,7 @@ fn reassign(worker_id: Option<&str>, role: &str) -> Result<()> {
         return Err(Error::NotMember { role: role.to_owned() });
     }
     // An id may have an owner and no row, as after the restore of a dump. All who use it wait for its row.
-    let had_row = !heartbeats.insert(id, None, default_hostname)?;
+    let had_row = !heartbeats.insert(id, None, client_address)?;
     let is_known = if had_row { heartbeats.lock(id)?.is_some() } else { caller.noted_owner()?.is_some() };
     if !is_known {
         return Err(Error::UnknownWorker { worker: (*id).to_owned() });

@@ -24,8 +24,7 @@ use crate::tables::worker_owners;
 ///
 /// The number grows by one whenever the worker is given up. A worker that gets another number than before was declared
 /// dead meanwhile and must drop its jobs: they have been settled, and other workers may be running them. `hostname` is
-/// for people. With NULL the stored one stays; a new worker gets the client's address, or the server's name on a Unix
-/// socket.
+/// for people. With NULL the stored one stays; a new worker gets the client's address, and none on a Unix socket.
 ///
 /// Liveness, not data: the heartbeat of a known, living worker is one store in shared memory, and counts even if the
 /// caller's transaction is rolled back. Its row is written a little later.
@@ -57,8 +56,12 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
+<<<<<<< HEAD
     let had_row = caller.heartbeats.has(caller.id)?;
     caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
+=======
+    caller.heartbeats.beat(caller.id, caller.hostname(), client_address)?;
+>>>>>>> h3
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
     let record = deaths::worker_record(&caller.installation, caller.id, had_row)?;
@@ -139,7 +142,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
     let Caller { installation, heartbeats, id, .. } = &caller;
-    let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
+    let is_new = heartbeats.insert(id, caller.hostname(), client_address)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
     let record = deaths::worker_record(installation, id, earlier.is_some())?;
     let owner = caller.confirm_owner(record.dead)?;
@@ -156,7 +159,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
         }
     }
     if !is_new {
-        heartbeats.beat(id, caller.hostname(), default_hostname)?;
+        heartbeats.beat(id, caller.hostname(), client_address)?;
     }
     buffer::add_at_commit(id, hostname, owner, incarnation);
     Ok(((*id).to_owned(), incarnation))
@@ -173,8 +176,13 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
         let caller = Caller::new(Some(&id), hostname)?;
         let is_unused = !deaths::has_died(&caller.installation, &id)?
             && worker_owners::owner(&caller.installation, &id)?.is_none();
+<<<<<<< HEAD
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
             let incarnation = deaths::worker_record(&caller.installation, &id, false)?.incarnation;
+=======
+        if is_unused && caller.heartbeats.insert(&id, caller.hostname(), client_address)? {
+            let incarnation = deaths::worker_record(&caller.installation, &id)?.incarnation;
+>>>>>>> h3
             let owner = caller.confirm_owner(false)?;
             buffer::add_at_commit(&id, hostname, owner, incarnation);
             return Ok((id, incarnation));
@@ -284,13 +292,10 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// The hostname of a new worker that gives none.
-pub(super) fn default_hostname() -> Result<String> {
-    Ok(client_address()?.unwrap_or_else(pg::server_hostname))
-}
-
-/// The address of this session's client; `None` on a Unix socket, and in a process without a client.
-fn client_address() -> Result<Option<String>> {
+/// The hostname of a new worker that gives none: the address of this session's client. `None` on a Unix socket, and in a
+/// process without a client. A pooler on this machine may use that socket for workers of other machines, so the server's
+/// own name would be a guess.
+pub(super) fn client_address() -> Result<Option<String>> {
     let addresses =
         sql::read("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[], |row| row.optional(1))?;
     Ok(addresses.into_iter().flatten().next())

@@ -4,10 +4,10 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and log,
 //! `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has their heartbeats one at a
-//! time, `standby` copies a server, `subscription` has one
-//! copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has a primary and a standby under
-//! pg_auto_failover, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
-//! system, `clock` steps a server's clock or stops it.
+//! time, `standby` copies a server, `subscription` has one copied row by row, `attack` makes roles of workers and roles
+//! that mean harm, `formation` has a primary and a standby under pg_auto_failover, `pooler` has PgBouncer in front of a
+//! server, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the system, `clock`
+//! steps a server's clock or stops it.
 
 mod attack;
 mod clock;
@@ -17,6 +17,7 @@ mod formation;
 mod heartbeats;
 mod interposed;
 mod observe;
+mod pooler;
 mod programs;
 mod rgrid;
 mod server;
@@ -29,7 +30,8 @@ pub use database::{Database, ask, has_available, run, sqlstate};
 pub use formation::Formation;
 pub use heartbeats::*;
 pub use observe::{LAUNCHER, SWEEPER, next_notice};
-pub use programs::{Leashed, free_port, signal};
+pub use pooler::Pooler;
+pub use programs::{Leashed, free_port, has_library, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 pub use subscription::*;

@@ -63,6 +63,12 @@ fn some_who_died_before(client: &mut Client) {
     silent_worker(client, "gone");
     await_death(client, "gone");
     assert_eq!(ledger(client, "phoenix")[0], "1 restarted 0 returned");
+    let sql = "SELECT hostname FROM worker_heartbeats WHERE worker_id = 'phoenix'";
+    assert_eq!(
+        ask::<String>(client, sql, &[]),
+        "127.0.0.1",
+        "who names no host has the address that it came from"
+    );
 }
 
 /// The one who died and came back has fallen silent before the failover, so it may die a second time after it.

@@ -7,6 +7,7 @@ mod failover;
 mod launcher;
 mod logical_replication;
 mod lost_history;
+mod neighbours;
 mod shutdown;
 mod standby;
 mod torture_checker;

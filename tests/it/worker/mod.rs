@@ -7,6 +7,7 @@ mod incarnations;
 mod lifecycle;
 mod local_time;
 mod memory;
+mod pooler;
 mod python_workers;
 mod session_memory;
 mod story;
