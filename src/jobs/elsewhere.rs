@@ -2,8 +2,9 @@
 //! servers. It takes a plain UPDATE, which waits there for locked rows: nobody can be told to skip them, nor how long to
 //! wait, so a timer here ends the wait.
 //!
-//! All workers at once, where the UPDATE tells whose jobs it has settled. One by one where it does not, because requeueing
-//! wipes the worker, and where some rows are locked or refused: these keep back the jobs of their own worker alone.
+//! All workers at once, and one by one where some rows are locked or refused: these keep back the jobs of their own worker
+//! alone. An UPDATE that requeues jobs wipes their workers, and so does not tell whose they were. They are counted before
+//! it then, and the counts hold if it changes as many.
 
 use std::cell::OnceCell;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use chrono::{DateTime, Utc};
 use super::Outcome;
 use super::parts::is_of_a_row;
 use super::pauses::problem;
+use super::settle::totals;
 use super::table::{JobTable, LockPolicy, SettledJobs};
 use crate::error::{Error, Result};
 use crate::pg::scope;
@@ -43,29 +45,38 @@ pub(super) struct Elsewhere<'a> {
 impl Elsewhere<'_> {
     /// Settles the jobs of these workers, as far as their rows are free and take their new values.
     pub fn settle(&self, workers: &[String], outcome: &mut Outcome) {
-        let result = match self.table.mapping.on_death {
-            OnDeath::Fail => self.all_at_once(workers, outcome),
-            OnDeath::Requeue => self.one_by_one(workers, outcome),
+        let result = match self.bounded(LIMIT, || self.all_at_once(workers)) {
+            Err(error) if self.is_of_some(&error) => self.one_by_one(workers, outcome),
+            result => result.map(|settled| outcome.add(self.table, Ok(settled))),
         };
         if let Err(error) = result {
             outcome.problems.push(problem(self.table, &error));
         }
     }
 
-    fn all_at_once(&self, workers: &[String], outcome: &mut Outcome) -> Result<()> {
-        match self.attempt(workers, LIMIT) {
-            Ok(settled) => outcome.add(self.table, Ok(settled)),
-            Err(error) if self.is_of_some(&error) => self.one_by_one(workers, outcome)?,
-            Err(error) => return Err(error),
+    /// A serialization failure says that it would not be known whose jobs were settled.
+    fn all_at_once(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
+        let settle = |workers: &[String]| self.table.settle(workers, self.now, LockPolicy::Refuse);
+        if self.table.mapping.on_death == OnDeath::Fail {
+            return settle(workers);
         }
-        Ok(())
+        let running = self.table.running(workers)?;
+        let busy: Vec<String> = running.iter().map(|jobs| jobs.worker.clone()).collect();
+        // Which keys are whose, or which spelling of an id a job has, no count tells.
+        let counts_tell = !self.table.mapping.notify_keys && self.table.columns()?.worker_values.is_none();
+        match busy.len() {
+            0 => Ok(running),
+            1 => settle(&busy),
+            _ if counts_tell && totals(&settle(&busy)?) == totals(&running) => Ok(running),
+            _ => Err(Error::SerializationFailure),
+        }
     }
 
     /// Returns the last error of those with which a worker's jobs have been left.
     fn one_by_one(&self, workers: &[String], outcome: &mut Outcome) -> Result<()> {
         let deadline = Deadline::after(LIMIT_IN_ALL);
-        let busy = self.bounded(LIMIT, || self.table.running(workers))?;
-        let mut left: Vec<String> = busy.into_iter().map(|jobs| jobs.worker).collect();
+        let running = self.bounded(LIMIT, || self.table.running(workers))?;
+        let mut left: Vec<String> = running.into_iter().map(|jobs| jobs.worker).collect();
         let mut result = Ok(());
         for limit in [FIRST_LIMIT, LIMIT] {
             for worker in std::mem::take(&mut left) {
@@ -86,7 +97,8 @@ impl Elsewhere<'_> {
 
     /// Whether an error may be that of some rows, and others can be settled.
     fn is_of_some(&self, error: &Error) -> bool {
-        let may_be = is_of_a_row(error) || matches!(error, Error::TimedOut { .. });
+        let is_of_many = matches!(error, Error::TimedOut { .. } | Error::SerializationFailure);
+        let may_be = is_of_a_row(error) || is_of_many;
         may_be && !*self.is_away.get_or_init(|| self.attempt(&[], LIMIT).is_err())
     }
 

@@ -191,7 +191,7 @@ impl Trial<'_> {
 
     fn attempt(&self, tried: Tried, result: Result<()>) -> Attempt {
         let problem = result.err().map(|error| error.report());
-        let never_works = !self.part.is_elsewhere() && problem.as_ref().is_some_and(is_of_every_job);
+        let never_works = !self.part.is_foreign() && problem.as_ref().is_some_and(is_of_every_job);
         Attempt { tried, problem, never_works }
     }
 

@@ -123,8 +123,8 @@ impl<'a> Statements<'a> {
     ///
     /// A row has to be locked before it is changed in two cases: to skip rows that other sessions have locked, and to
     /// read the worker before it is cleared. Then the two steps are joined by row identity, so that exactly the locked
-    /// rows are changed. Rows that are elsewhere have none: they are waited for, and where jobs are requeued, `$1` is a
-    /// single worker.
+    /// rows are changed. Rows that are elsewhere have none: they are waited for, and where jobs are requeued, the worker that
+    /// is returned is the first of `$1`.
     pub fn settle(&self, locked: LockPolicy) -> String {
         let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
         let key = self.returned_key();

@@ -4,7 +4,7 @@
  *
  * - has no row in this server's file of it: a library brings the rows, by a custom scan of no relation;
  * - refuses row locks, joins, system columns in conditions, functions that are not immutable in what an UPDATE writes,
- *   and triggers;
+ *   triggers, and changes of its first column;
  * - is not reached by lock_timeout: who waits for a row there waits until he is cancelled;
  * - can be away.
  *
@@ -113,6 +113,8 @@ static void check(Query *query)
 
         if (query->commandType == CMD_UPDATE && contain_mutable_functions((Node *) entry->expr))
             refuse("in an UPDATE functions that are not immutable are");
+        if (query->commandType == CMD_UPDATE && entry->resno == 1)
+            refuse("changes of the first column, which says where a row is, are");
     }
 }
 

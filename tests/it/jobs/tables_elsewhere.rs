@@ -84,25 +84,29 @@ fn jobs_elsewhere_are_failed() {
 #[test]
 fn jobs_elsewhere_go_back_to_the_queue_unless_their_attempts_are_used_up() {
     let cluster = server();
-    let database = cluster.database("requeueing");
-    let mut client = database.connect();
-    jobs_elsewhere(&mut client, REQUEUEING);
-    for worker in ["one", "two", "alive"] {
-        start_jobs(&mut client, worker);
+    let watches =
+        [("requeueing", REQUEUEING.to_owned()), ("keyed", REQUEUEING.replace(')', ", notify_keys => true)"))];
+    for (name, watch) in watches {
+        let database = cluster.database(name);
+        let mut client = database.connect();
+        jobs_elsewhere(&mut client, &watch);
+        let (dead, alive) = (["one", "two"], "alive");
+        dead.iter().chain([&alive]).for_each(|worker| start_jobs(&mut client, worker));
+        lose(&mut client, &dead);
+        for worker in dead {
+            await_death(&mut client, worker);
+            assert_eq!(told(&mut client, worker), (1, 1), "{watch}");
+        }
+        let sql = "SELECT format('%s %s %s: %s', status, coalesce(worker_id, 'nobody'), retry_count, execution_error)
+                   FROM shards.jobs WHERE status <> 'running' ORDER BY id";
+        let jobs: Vec<String> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+        let died = "2: Worker died unexpectedly (attempts used: 2 of 2)";
+        let [queued, one, two] =
+            ["queued nobody", "failed one", "failed two"].map(|job| format!("{job} {died}"));
+        assert_eq!(jobs, [queued.clone(), one, queued, two]);
+        assert_eq!(running(&mut client, alive), 2);
+        run(&mut client, "DROP OWNED BY owner CASCADE; DROP ROLE owner");
     }
-    lose(&mut client, &["one", "two"]);
-    for worker in ["one", "two"] {
-        await_death(&mut client, worker);
-        assert_eq!(told(&mut client, worker), (1, 1));
-    }
-    let sql = "SELECT status || ' ' || coalesce(worker_id, 'nobody') || ' ' || retry_count || ': ' || execution_error
-               FROM shards.jobs WHERE status <> 'running' ORDER BY id";
-    let jobs: Vec<String> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
-    let queued = "queued nobody 2: Worker died unexpectedly (attempts used: 2 of 2)";
-    let failed =
-        ["one", "two"].map(|id| format!("failed {id} 2: Worker died unexpectedly (attempts used: 2 of 2)"));
-    assert_eq!(jobs, [queued, &failed[0], queued, &failed[1]]);
-    assert_eq!(running(&mut client, "alive"), 2);
 }
 
 #[test]
@@ -206,6 +210,20 @@ fn a_dry_run_and_a_rehearsal_touch_no_job_elsewhere() {
     run(&mut client, "SET rgrid_heartbeat.stale_threshold = '200ms'");
     wait_until("the worker to be silent", || ask::<String>(&mut client, sql, &[]) == "1 and 1");
     assert_eq!(running(&mut client, "worker"), 2);
+}
+
+#[test]
+fn a_table_that_refuses_every_job_its_new_values_cannot_be_watched() {
+    let cluster = unswept();
+    let database = cluster.database("by_status");
+    let mut client = database.connect();
+    let columns = "status text, worker_id text, execution_error text, completed_at timestamptz";
+    let sql = format!(
+        "CREATE SCHEMA shards; CREATE SCHEMA elsewhere;
+         CREATE TABLE shards.by_status ({columns}); CREATE TABLE elsewhere.by_status ({columns})"
+    );
+    run(&mut client, &sql);
+    assert_eq!(sqlstate(&mut client, "SELECT rgrid_watch_jobs('elsewhere.by_status')"), "0A000");
 }
 
 #[test]
