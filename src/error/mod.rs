@@ -126,6 +126,8 @@ pub enum Error {
     RowKept { worker: String, reason: String },
     /// A session stores the result of a job that was already settled.
     GivenUp { table: String },
+    /// A table of jobs whose rows are elsewhere takes no trigger, for this reason.
+    FenceRefused { table: String, reason: String },
     /// A rehearsal could not settle a job.
     Rehearsal(Rehearsal),
     /// A name in a statement of ours now means another relation, `table`.
@@ -311,6 +313,7 @@ impl Error {
             Self::NotWritten { table } => report::not_written(table),
             Self::RowKept { worker, reason } => report::row_kept(worker, reason),
             Self::GivenUp { table } => report::given_up(table),
+            Self::FenceRefused { table, reason } => report::fence_refused(table, reason),
             Self::Rehearsal(rehearsal) => report::rehearsal(rehearsal),
             Self::Replaced { table } => report::replaced("relation", table),
             Self::ReplacedType { name } => report::replaced("type", name),

@@ -319,6 +319,15 @@ pub fn given_up(table: &str) -> Report {
         .hint("Drop the result: rgrid_heartbeat() now returns a different incarnation to the worker.")
 }
 
+pub fn fence_refused(table: &str, reason: &str) -> Report {
+    Report::new(ERRCODE_FEATURE_NOT_SUPPORTED, format!("cannot put up a fence at table {table}"))
+        .detail(reason)
+        .hint(
+            "Have each worker store its result by an UPDATE with WHERE status = 'running' AND worker = its id, and take \
+             the job for lost when that changes no row.",
+        )
+}
+
 pub fn rehearsal(rehearsal: &Rehearsal) -> Report {
     let Rehearsal { table, tried, path, revoke, never_works, why } = rehearsal;
     let (message, hint) = match (never_works, revoke) {

@@ -29,6 +29,7 @@ pub mod report;
 mod role_guard;
 pub mod roles;
 pub mod row_versions;
+pub mod scanned;
 pub mod scope;
 pub mod search_path;
 pub mod sql;

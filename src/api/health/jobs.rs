@@ -101,7 +101,7 @@ impl<'a> TableCheck<'a> {
     /// What the checks need, and whether a quick look answers them all.
     fn of(installation: &'a Installation, table: &'a JobTable) -> Result<(Self, Option<Idle>)> {
         let columns = table.columns()?;
-        let is_elsewhere = table.is_foreign() || table.parts()?.iter().any(JobTable::is_foreign);
+        let is_elsewhere = table.is_elsewhere() || table.parts()?.iter().any(JobTable::is_elsewhere);
         let idle =
             if is_elsewhere { None } else { table.as_owner(|| quick_look::idle(table, &columns, None))? };
         Ok((Self { installation, table, columns, is_elsewhere }, idle))

@@ -7,12 +7,13 @@
 //! time, `standby` copies a server, `subscription` has one copied row by row, `attack` makes roles of workers and roles
 //! that mean harm, `formation` has a primary and a standby under pg_auto_failover, `pooler` has PgBouncer in front of a
 //! server, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the system, `clock`
-//! steps a server's clock or stops it.
+//! steps a server's clock or stops it, `elsewhere` has tables whose rows are on other servers.
 
 mod attack;
 mod clock;
 mod copies;
 mod database;
+mod elsewhere;
 mod formation;
 mod heartbeats;
 mod interposed;
