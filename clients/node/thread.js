@@ -23,6 +23,7 @@ const hosts = splitHosts(options.connection)
 /** @type {string | undefined} */
 let worker = options.workerId
 let mustRegister = options.register
+let mustAttach = false
 /** @type {number | undefined} */
 let incarnation
 /** @type {Session | undefined} */
@@ -66,15 +67,18 @@ async function wait (ms) {
 
 /** The incarnation that the database answers. */
 async function beat () {
-  const isNew = session === undefined
-  session ??= await connect()
+  if (session === undefined) {
+    session = await connect()
+    mustAttach = options.attach
+  }
   if (mustRegister) {
     const [id, number] = await session.call(REGISTER, [worker, hostname], deadline)
     worker = id
     incarnation = Number(number)
     mustRegister = false
   }
-  if (isNew && options.attach) {
+  if (mustAttach) {
+    mustAttach = false
     try {
       return Number((await session.call(ATTACH, [worker, hostname], deadline))[0])
     } catch (error) {
@@ -106,6 +110,8 @@ async function connect () {
 function noteAnswer (began, number) {
   const givenUp = incarnation !== undefined && incarnation !== number
   incarnation = number
+  // A registration by another process has untied the worker.
+  if (givenUp) mustAttach = options.attach
   // In this order: whoever sees that a job may be claimed sees the new number, too.
   Atomics.store(cells, cell.incarnation, BigInt(number))
   Atomics.store(cells, cell.heardMonotonic, began.monotonic)

@@ -98,6 +98,7 @@ class Heartbeat:
         self._must_register = register
         self._deregister = register if deregister is None else deregister
         self._attach = attach
+        self._must_attach = False
         self._at_exit = at_exit
         self._on_given_up = on_given_up
         self._told = True  # whether the present incarnation is known to who has to know
@@ -233,15 +234,18 @@ class Heartbeat:
 
     def _beat(self) -> int:
         """The incarnation that the database answers."""
-        is_new = self._session is None
-        session = self._session = self._session or self._connect()
+        if self._session is None:
+            self._session = self._connect()
+            self._must_attach = self._attach
+        session = self._session
         if self._must_register:
             self.worker_id, number = session.call(REGISTER, [self.worker_id, self.hostname], self.deadline)
             self.incarnation = int(number)
             self._must_register = False
             log.info("registered as %s, incarnation %d", self.worker_id, self.incarnation)
         worker = [self.worker_id, self.hostname]
-        if is_new and self._attach:
+        if self._must_attach:
+            self._must_attach = False
             try:
                 return int(session.call(ATTACH, worker, self.deadline)[0])
             except CallFailed as error:
@@ -264,6 +268,8 @@ class Heartbeat:
         if self.incarnation is not None and number != self.incarnation:
             log.warning("was taken for dead, goes on as incarnation %d", number)
             self._told = False
+            # A registration by another process has untied the worker.
+            self._must_attach = self._attach
             self.incarnation = number
             self._tell_soon()
         self.incarnation = number
