@@ -31,7 +31,8 @@ help: ## list the targets
 deps: $(call needs,test lint package) ## install all that any target needs and this machine lacks
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
-target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml
+target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
+		clients/node/package-lock.json
 	@scripts/install-deps $*
 	@$(if $(PG_MAJOR),mkdir -p $(@D) && touch $@)
 
@@ -56,6 +57,9 @@ lint-packaging: $(call needs,lint) ## check the Dockerfile and the compose file
 
 lint-monitoring: $(call needs,lint) ## check the rules for Prometheus, and try them on made-up numbers
 	$(MAKE) do-lint-monitoring
+
+lint-clients: $(call needs,lint) ## check the types of the clients for Python and Node
+	$(MAKE) do-lint-clients
 
 deb: $(call needs,package) ## build the Debian package into target/deb, and check it with lintian
 	$(MAKE) do-package do-deb
@@ -85,7 +89,7 @@ check: $(call needs,test lint package) ## all that CI runs: format, lints, tests
 	$(MAKE) test
 	$(MAKE) matrix
 	$(MAKE) do-bench-quick
-	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb
 
 torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
 	$(MAKE) do-install do-torture
@@ -160,8 +164,8 @@ do-torture:
 do-lint:
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 
-.PHONY: lint-sql lint-packaging lint-monitoring deb test-deb
-.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+.PHONY: lint-sql lint-packaging lint-monitoring lint-clients deb test-deb
+.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb
 
 do-lint-sql: # the scripts of this version that do-package has laid out: to create it, and to update to it
 	cd $(STAGE)$$($(PG_CONFIG) --sharedir)/extension && \
@@ -175,6 +179,18 @@ do-lint-packaging:
 do-lint-monitoring:
 	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool check rules alerts.yml
 	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool test rules alerts_test.yml
+
+# The one for Python as pip installs it, so that its types are those that users get. The declarations of the one for
+# Node are made from its comments; they are in the tree, so that it can be installed from there.
+LINT = $(CURDIR)/target/lint/bin
+DECLARATIONS = index.d.ts session.d.ts
+do-lint-clients:
+	$(LINT)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./clients/python
+	cd target/lint && $(LINT)/mypy --strict --cache-dir=$(CURDIR)/target/mypy --package rgrid_heartbeat
+	$(LINT)/mypy --strict --cache-dir=target/mypy examples/worker.py
+	@command -v node >/dev/null || { echo "skipped: there is no node on this machine"; exit 0; }; set -x && \
+		clients/node/node_modules/.bin/tsc --project clients/node --outDir target/declarations && \
+		for file in $(DECLARATIONS); do diff target/declarations/$$file clients/node/$$file || exit 1; done
 
 DEB = target/deb/postgresql-$(PG_MAJOR)-rgrid-heartbeat_*.deb
 # Without DEBEMAIL the address comes from the checkout and may be no mailbox. Lintian may then say so, and nothing else.

@@ -56,12 +56,8 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
-<<<<<<< HEAD
     let had_row = caller.heartbeats.has(caller.id)?;
-    caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
-=======
     caller.heartbeats.beat(caller.id, caller.hostname(), client_address)?;
->>>>>>> h3
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
     let record = deaths::worker_record(&caller.installation, caller.id, had_row)?;
@@ -176,13 +172,8 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
         let caller = Caller::new(Some(&id), hostname)?;
         let is_unused = !deaths::has_died(&caller.installation, &id)?
             && worker_owners::owner(&caller.installation, &id)?.is_none();
-<<<<<<< HEAD
-        if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
-            let incarnation = deaths::worker_record(&caller.installation, &id, false)?.incarnation;
-=======
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), client_address)? {
-            let incarnation = deaths::worker_record(&caller.installation, &id)?.incarnation;
->>>>>>> h3
+            let incarnation = deaths::worker_record(&caller.installation, &id, false)?.incarnation;
             let owner = caller.confirm_owner(false)?;
             buffer::add_at_commit(&id, hostname, owner, incarnation);
             return Ok((id, incarnation));

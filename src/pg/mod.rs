@@ -164,7 +164,6 @@ pub fn current_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-<<<<<<< HEAD
 /// What a table's rows were written by, as text: the server, its timeline, the database and the table. A copy of the table,
 /// and a server that went on from an earlier moment, have another one. Not on a standby.
 pub fn origin(table: pg_sys::Oid) -> String {
@@ -175,13 +174,6 @@ pub fn origin(table: pg_sys::Oid) -> String {
     format!("{server}/{timeline}/{}/{}", current_database().to_u32(), table.to_u32())
 }
 
-/// The name of the machine that the server runs on.
-pub fn server_hostname() -> String {
-    gethostname::gethostname().to_string_lossy().into_owned()
-}
-
-=======
->>>>>>> h3
 /// Gives Postgres the chance to cancel the statement or end the process.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
