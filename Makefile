@@ -23,7 +23,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-sql test-stress test-upgrade matrix sql torture miri check bench bench-quick archive clean
+	test-sql test-stress test-patroni test-upgrade matrix sql torture miri check bench bench-quick archive clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -71,7 +71,7 @@ demo: $(call needs,demo) ## start a throw-away server with three real workers, k
 	$(MAKE) do-install do-demo
 
 test: $(call needs,test) ## all tests
-	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server
+	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server test-patroni
 
 STRESS_ROUNDS ?= 20
 
@@ -244,9 +244,11 @@ CRON = $(wildcard $(shell $(SERVER) --pkglibdir)/pg_cron.so)
 CONTRIB = $(wildcard $(shell $(SERVER) --sharedir)/extension/postgres_fdw.control)
 DEBIAN_TESTS = $(if $(FAILOVER),,server_life::failover) $(if $(CRON),,server_life::neighbours) \
 	$(if $(CONTRIB),,operators::monitoring jobs::foreign_tables)
+# They take minutes in which they mostly wait: `make test-patroni`.
+PATRONI_TESTS = $(if $(filter server_life::patroni%,$(SERVER_TESTS)),,server_life::patroni)
 # Needs OLD_PG_CONFIG: `make test-upgrade`.
 UPGRADE_TEST = release::pg_upgrade
-SKIPPED = $(UPGRADE_TEST) $(SKIP) $(DEBIAN_TESTS)
+SKIPPED = $(UPGRADE_TEST) $(PATRONI_TESTS) $(SKIP) $(DEBIAN_TESTS)
 # Most tests wait for servers most of the time.
 TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 MODULES = $(filter-out torture,$(SERVER_TESTS))
@@ -258,6 +260,9 @@ test-server: # whole servers: processes, crashes, rights
 	done
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --no-fail-fast $(CRATES:%=--test %) -- \
 		--test-threads=$(TEST_THREADS) $(SKIPPED:%=--skip %::) $(MODULES:%=%::)
+
+test-patroni: # three nodes under Patroni, with etcd and HAProxy
+	$(MAKE) test-server SERVER_TESTS=server_life::patroni
 
 test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have the extension
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test it -- $(UPGRADE_TEST)::

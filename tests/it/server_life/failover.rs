@@ -3,7 +3,6 @@
 
 use crate::cluster::*;
 use postgres::Client;
-use std::process::{Command, Stdio};
 
 /// What the documents say to set, and a threshold that a failover takes about as long as.
 const SETTINGS: &str = "
@@ -21,8 +20,9 @@ fn a_failover_kills_only_the_worker_that_dies_with_the_primary() {
     executions_table(&mut client);
     some_who_died_before(&mut client);
     queue_jobs(&mut client, "anybody", 2_000);
-    let workers = [("steady", 0.5), ("busy", 3600.0), ("victim", 3600.0)]
-        .map(|worker| Worker::start(&formation, worker));
+    let workers = [("steady", 0.5), ("busy", 3600.0), ("victim", 3600.0)].map(|(name, job_seconds)| {
+        ExampleWorker::start(&formation.connection_string("postgres"), name, job_seconds)
+    });
     for worker in &workers {
         wait_until(&format!("{} to run a job", worker.name), || worker.running(&mut client) == 1);
     }
@@ -96,32 +96,4 @@ fn the_old_primary_does_no_harm(client: &mut Client) {
 
 fn completed(client: &mut Client) -> i64 {
     ask(client, "SELECT count(*) FROM executions WHERE status = 'completed'", &[])
-}
-
-/// The worker that the documents tell people to copy. Dropping it kills it.
-struct Worker {
-    name: &'static str,
-    _process: Leashed,
-}
-
-impl Worker {
-    fn start(formation: &Formation, (name, job_seconds): (&'static str, f64)) -> Self {
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/worker.py");
-        let (dsn, job_seconds) = (formation.connection_string("postgres"), job_seconds.to_string());
-        let worker = ["/usr/bin/python3", "-B", program, "--dsn", &dsn, "--hostname", name];
-        let pace = ["--heartbeat-interval", "0.5", "--job-seconds", &job_seconds];
-        let process = Leashed::start(Command::new("sh"), &[worker.as_slice(), &pace].concat(), Stdio::null());
-        Self { name, _process: process }
-    }
-
-    /// The id that it was given when it registered.
-    fn id(&self, client: &mut Client) -> String {
-        ask(client, "SELECT worker_id FROM worker_heartbeats WHERE hostname = $1", &[&self.name])
-    }
-
-    fn running(&self, client: &mut Client) -> i64 {
-        let sql = "SELECT count(*) FROM executions e JOIN worker_heartbeats h USING (worker_id)
-                   WHERE h.hostname = $1 AND e.status = 'running'";
-        ask(client, sql, &[&self.name])
-    }
 }

@@ -8,6 +8,7 @@ mod launcher;
 mod logical_replication;
 mod lost_history;
 mod neighbours;
+mod patroni;
 mod shutdown;
 mod standby;
 mod torture_checker;
