@@ -14,7 +14,7 @@ use crate::pg::timer::{self, Deadline};
 use crate::pg::{self, report, scope, sql};
 use crate::rules::text::printable;
 use crate::settings;
-use crate::shmem::{buffer, databases};
+use crate::shmem::{buffer, buffer::ties, databases};
 use crate::sweep::death;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
@@ -54,7 +54,7 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 }
 
 /// A heartbeat that shared memory does not take: writes the worker's row, and reads in the ledger whether it is dead.
-fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
+pub(super) fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
     caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
@@ -142,8 +142,9 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
     let record = deaths::worker_record(installation, id)?;
     let owner = caller.confirm_owner(record.dead)?;
-    // From here on heartbeats of the earlier process wait for the row.
+    // From here on heartbeats of the earlier process wait for the row, and the end of its session is nothing.
     buffer::close(id);
+    ties::untie(id);
     let mut incarnation = record.incarnation;
     if record.dead {
         death::close_on_return(installation, id, call.deadline)?;
@@ -219,7 +220,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
                 death::declare(
                     installation,
                     &[worker],
-                    Reason::Deregistered,
+                    |_| Reason::Deregistered,
                     pg::now(),
                     &Outcome::default(),
                 )?;
@@ -289,7 +290,7 @@ pub(super) fn default_hostname() -> Result<String> {
 }
 
 /// The address of this session's client; `None` on a Unix socket, and in a process without a client.
-fn client_address() -> Result<Option<String>> {
+pub(super) fn client_address() -> Result<Option<String>> {
     let addresses =
         sql::read("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[], |row| row.optional(1))?;
     Ok(addresses.into_iter().flatten().next())

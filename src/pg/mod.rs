@@ -31,6 +31,7 @@ pub mod roles;
 pub mod row_versions;
 pub mod scope;
 pub mod search_path;
+pub mod session_end;
 pub mod sql;
 pub mod subscriptions;
 mod syscache;

@@ -7,9 +7,10 @@
 //! time, `standby` copies a server, `subscription` has one
 //! copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has a primary and a standby under
 //! pg_auto_failover, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
-//! system, `clock` steps a server's clock or stops it.
+//! system, `clock` steps a server's clock or stops it, `client_process` has clients that can be killed.
 
 mod attack;
+mod client_process;
 mod clock;
 mod copies;
 mod database;
@@ -24,6 +25,7 @@ mod standby;
 mod subscription;
 
 pub use attack::*;
+pub use client_process::ClientProcess;
 pub use copies::rows;
 pub use database::{Database, ask, has_available, run, sqlstate};
 pub use formation::Formation;
