@@ -8,9 +8,11 @@
 //! `subscription` has one copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has
 //! a primary and a standby under pg_auto_failover, `patroni` has three servers under Patroni, `pooler` has PgBouncer in
 //! front of a server, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
-//! system, `clock` steps a server's clock or stops it, `elsewhere` has tables whose rows are on other servers.
+//! system, `clock` steps a server's clock or stops it, `elsewhere` has tables whose rows are on other servers, `client_process` has clients that
+//! can be killed.
 
 mod attack;
+mod client_process;
 mod clock;
 mod copies;
 mod database;
@@ -30,6 +32,7 @@ mod standby;
 mod subscription;
 
 pub use attack::*;
+pub use client_process::ClientProcess;
 pub use copies::rows;
 pub use database::{Database, ask, has_available, run, sqlstate};
 pub use example_worker::ExampleWorker;
