@@ -12,8 +12,8 @@ Should it fall silent all the same, the database fails its running jobs. A worke
 of that with its next heartbeat.
 
 Needs psycopg 3.1, the client (`pip install clients/python`, or its folder beside this file), EXECUTE on rgrid_register,
-rgrid_heartbeat and rgrid_deregister, SELECT and UPDATE on executions, and RGrid's columns in it: id, execution_id,
-status, worker_id, execution_error, started_at, completed_at.
+rgrid_heartbeat and rgrid_deregister, and on rgrid_attach for its death to be seen at once, SELECT and UPDATE on
+executions, and RGrid's columns in it: id, execution_id, status, worker_id, execution_error, started_at, completed_at.
 """
 
 from __future__ import annotations

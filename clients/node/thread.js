@@ -10,7 +10,8 @@ const ATTACH = 'SELECT rgrid_attach($1::text, $2::text)'
 const BEAT = 'SELECT rgrid_heartbeat($1::text, $2::text)'
 const DEREGISTER = 'SELECT rgrid_deregister($1::text)'
 
-// No such function, no right to call it, not preloaded: then heartbeats alone have to do.
+// No such function, no right to call it, not preloaded: then heartbeats alone have to do on this
+// connection.
 const CANNOT_ATTACH = ['42883', '42501', '55000']
 const READ_ONLY = '25006'
 // A connection that did not last so many milliseconds is not replaced at once.
@@ -23,7 +24,7 @@ const hosts = splitHosts(options.connection)
 /** @type {string | undefined} */
 let worker = options.workerId
 let mustRegister = options.register
-let mustAttach = false
+let statement = BEAT
 /** @type {number | undefined} */
 let incarnation
 /** @type {Session | undefined} */
@@ -69,7 +70,7 @@ async function wait (ms) {
 async function beat () {
   if (session === undefined) {
     session = await connect()
-    mustAttach = options.attach
+    statement = options.attach ? ATTACH : BEAT
   }
   if (mustRegister) {
     const [id, number] = await session.call(REGISTER, [worker, hostname], deadline)
@@ -77,14 +78,13 @@ async function beat () {
     incarnation = Number(number)
     mustRegister = false
   }
-  if (mustAttach) {
-    mustAttach = false
-    try {
-      return Number((await session.call(ATTACH, [worker, hostname], deadline))[0])
-    } catch (error) {
-      if (!(error instanceof CallFailed) || !CANNOT_ATTACH.includes(error.sqlstate ?? '')) throw error
-    }
+  try {
+    return Number((await session.call(statement, [worker, hostname], deadline))[0])
+  } catch (error) {
+    const cannot = error instanceof CallFailed && CANNOT_ATTACH.includes(error.sqlstate ?? '')
+    if (statement === BEAT || !cannot) throw error
   }
+  statement = BEAT
   return Number((await session.call(BEAT, [worker, hostname], deadline))[0])
 }
 
@@ -110,8 +110,6 @@ async function connect () {
 function noteAnswer (began, number) {
   const givenUp = incarnation !== undefined && incarnation !== number
   incarnation = number
-  // A registration by another process has untied the worker.
-  if (givenUp) mustAttach = options.attach
   // In this order: whoever sees that a job may be claimed sees the new number, too.
   Atomics.store(cells, cell.incarnation, BigInt(number))
   Atomics.store(cells, cell.heardMonotonic, began.monotonic)

@@ -36,7 +36,7 @@ ATTACH = "SELECT rgrid_attach($1::text, $2::text)"
 BEAT = "SELECT rgrid_heartbeat($1::text, $2::text)"
 DEREGISTER = "SELECT rgrid_deregister($1::text)"
 
-# No such function, no right to call it, not preloaded: then heartbeats alone have to do.
+# No such function, no right to call it, not preloaded: then heartbeats alone have to do on this connection.
 CANNOT_ATTACH = ("42883", "42501", "55000")
 READ_ONLY = "25006"
 # A connection that did not last so many seconds is not replaced at once.
@@ -98,7 +98,7 @@ class Heartbeat:
         self._must_register = register
         self._deregister = register if deregister is None else deregister
         self._attach = attach
-        self._must_attach = False
+        self._statement = BEAT
         self._at_exit = at_exit
         self._on_given_up = on_given_up
         self._told = True  # whether the present incarnation is known to who has to know
@@ -236,7 +236,7 @@ class Heartbeat:
         """The incarnation that the database answers."""
         if self._session is None:
             self._session = self._connect()
-            self._must_attach = self._attach
+            self._statement = ATTACH if self._attach else BEAT
         session = self._session
         if self._must_register:
             self.worker_id, number = session.call(REGISTER, [self.worker_id, self.hostname], self.deadline)
@@ -244,13 +244,12 @@ class Heartbeat:
             self._must_register = False
             log.info("registered as %s, incarnation %d", self.worker_id, self.incarnation)
         worker = [self.worker_id, self.hostname]
-        if self._must_attach:
-            self._must_attach = False
-            try:
-                return int(session.call(ATTACH, worker, self.deadline)[0])
-            except CallFailed as error:
-                if error.sqlstate not in CANNOT_ATTACH:
-                    raise
+        try:
+            return int(session.call(self._statement, worker, self.deadline)[0])
+        except CallFailed as error:
+            if self._statement == BEAT or error.sqlstate not in CANNOT_ATTACH:
+                raise
+        self._statement = BEAT
         return int(session.call(BEAT, worker, self.deadline)[0])
 
     def _connect(self) -> Session:
@@ -268,8 +267,6 @@ class Heartbeat:
         if self.incarnation is not None and number != self.incarnation:
             log.warning("was taken for dead, goes on as incarnation %d", number)
             self._told = False
-            # A registration by another process has untied the worker.
-            self._must_attach = self._attach
             self.incarnation = number
             self._tell_soon()
         self.incarnation = number

@@ -4,6 +4,8 @@ use super::program::{Client, WHILE, connection_string};
 use crate::cluster::*;
 use postgres::Client as Session;
 use serde_json::json;
+use std::process::Command;
+use std::time::Duration;
 
 fn server() -> Shared {
     Shared::of(Cluster::quick)
@@ -231,4 +233,78 @@ pub fn a_killed_worker_dies(client: Client) {
     program.signal("KILL");
     await_death(&mut session, &worker);
     assert_eq!(failed_jobs(&mut session, &worker), 1);
+}
+
+/// Its other client names its statements, as drivers do, and both have one connection of the server.
+pub fn a_pooler_in_transaction_mode_mixes_up_nothing(client: Client) {
+    let cluster = patient_server();
+    let (database, _) = database(&cluster, client, "pooled");
+    let pooler = Pooler::start(&cluster, "pool_mode = transaction\ndefault_pool_size = 1");
+    let name = format!("pooled_{}", client as u8);
+    let program = client.start(&pooled(&pooler, &name), json!({"interval": 0.02}));
+    program.await_state("may_claim", true);
+    let other = "import sys, psycopg
+with psycopg.connect(sys.argv[1], autocommit=True) as connection:
+    for _ in range(200):
+        assert connection.execute('SELECT 1000 + length(%s)', ['other']).fetchone() == (1005,)";
+    let mut python = Command::new("/usr/bin/python3");
+    assert!(python.args(["-c", other, &pooled(&pooler, &name)]).status().unwrap().success());
+    program.await_state("may_claim", true);
+    assert_eq!(program.last("worker")["incarnation"], 1, "each answer was that of its own statement");
+    let worker = program.worker();
+    program.stop();
+    assert!(!is_known(&mut database.connect(), &worker), "it has deregistered");
+}
+
+/// A connection string that all clients understand.
+fn pooled(pooler: &Pooler, database: &str) -> String {
+    let socket = pooler.socket();
+    let directory = socket.parent().unwrap().display().to_string().replace('/', "%2F");
+    let port = socket.extension().unwrap().to_str().unwrap().to_owned();
+    format!("postgresql://postgres@{directory}:{port}/{database}")
+}
+
+/// Also after it was given up, which unties it.
+pub fn a_tied_worker_that_is_killed_is_found_at_once(client: Client) {
+    let cluster = Shared::of(|| {
+        Cluster::quick()
+            .setting("rgrid_heartbeat.stale_threshold", "1h")
+            .setting("rgrid_heartbeat.disconnect_grace", "200ms")
+    });
+    let (database, connection) = database(&cluster, client, "tied");
+    let mut session = database.connect();
+    let program = client.start(&connection, json!({}));
+    program.await_state("may_claim", true);
+    let worker = program.worker();
+    run(&mut session, "SELECT rgrid_register(worker_id) FROM worker_heartbeats");
+    program.await_state("given_up", 1);
+    // The next heartbeat ties it again.
+    let tied = "SELECT attached_at IS NOT NULL FROM rgrid_workers WHERE worker_id = $1";
+    wait_until("the worker to be tied", || ask(&mut session, tied, &[&worker]));
+    claim_jobs(&mut session, &worker, 1);
+    program.signal("KILL");
+    wait_until("its second death", || deaths(&mut session, &worker) == 2);
+    assert_eq!(ledger(&mut session, &worker), ["1 restarted 0 returned", "2 disconnected 1 gone"]);
+}
+
+/// What cuts it is a pooler that is killed. The next heartbeat would come too late.
+pub fn a_tied_worker_is_back_within_the_grace(client: Client) {
+    let cluster = Shared::of(|| {
+        Cluster::quick()
+            .setting("rgrid_heartbeat.stale_threshold", "1h")
+            .setting("rgrid_heartbeat.disconnect_grace", "8s")
+    });
+    let (database, _) = database(&cluster, client, "back");
+    let mut session = database.connect();
+    let mut pooler = Pooler::start(&cluster, "pool_mode = session");
+    let name = format!("back_{}", client as u8);
+    let program = client.start(&pooled(&pooler, &name), json!({"interval": 1000}));
+    program.await_state("may_claim", true);
+    let worker = program.worker();
+    pooler.kill();
+    program.await_state("may_claim", false);
+    pooler.restart();
+    program.await_state("may_claim", true);
+    stays(Duration::from_secs(10), "it lives", || deaths(&mut session, &worker) == 0);
+    assert_eq!(program.last("worker")["given_up"], 0);
 }

@@ -27,11 +27,14 @@ macro_rules! about {
             a_killed_server_is_found_again
             a_frozen_server_is_given_up_for_another
             a_failover_is_followed
+            a_pooler_in_transaction_mode_mixes_up_nothing
             a_worker_that_was_given_up_is_told
             a_frozen_worker_claims_nothing_before_it_knows
             the_end_of_the_program_deregisters
             a_signal_deregisters
-            a_killed_worker_dies);
+            a_killed_worker_dies
+            a_tied_worker_that_is_killed_is_found_at_once
+            a_tied_worker_is_back_within_the_grace);
     };
 }
 use about;
