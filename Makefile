@@ -3,107 +3,164 @@
 # Servers are always throw-away ones in directories of their own; the system's cluster is never touched. As root
 # they run as user postgres, otherwise as the user that calls make.
 
-PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
-CARGO_PGRX_VERSION := 0.18.1
+# The PostgreSQL to build for: that of the caller's PG_CONFIG, or the one that scripts/pg-config finds. It finds none
+# before the group `build` of what is needed is installed, and then finds one in the make that is called after it.
+override PG_CONFIG := $(or $(shell PG_CONFIG='$(PG_CONFIG)' scripts/pg-config 2>/dev/null),$(PG_CONFIG))
 # Debian's Python, the one that its psycopg package is for.
 PYTHON ?= /usr/bin/python3
 
-PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+PG_MAJOR := $(if $(PG_CONFIG),$(shell $(PG_CONFIG) --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/'))
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 export PGRX_HOME = $(CURDIR)/target/pgrx-$(PG_MAJOR)
-export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
+export PGRX_PG_CONFIG_PATH = $(PG_CONFIG)
 export PG_CONFIG
 export OLD_PG_CONFIG
+
+# The stamps of groups of scripts/install-deps.
+needs = $(addprefix target/deps/pg$(PG_MAJOR)/,$1)
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-stress test-upgrade matrix torture miri check bench bench-quick archive clean
+	test-sql test-stress test-upgrade matrix ci sql torture miri check bench bench-quick archive clean \
+	test-release test-contract test-story matrix-fetched contract-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: ## install what is missing: PostgreSQL with headers, cargo-pgrx, linters, Prometheus
-	@scripts/install-deps $(CARGO_PGRX_VERSION)
+deps: $(call needs,test pgrx lint package container) ## install all that any target needs and this machine lacks
+
+# Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
+target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml
+	@scripts/install-deps $*
+	@$(if $(PG_MAJOR),mkdir -p $(@D) && touch $@)
 
 $(PGRX_HOME)/config.toml:
 	@mkdir -p $(PGRX_HOME)
 	cargo pgrx init --pg$(PG_MAJOR) $(PGRX_PG_CONFIG_PATH)
 
-build: deps ## compile the library
+build: $(call needs,build) ## compile the library
 	$(MAKE) do-build
 
-install: deps ## build and install into the PostgreSQL of PG_CONFIG
+install: $(call needs,build) ## build and install into the PostgreSQL of PG_CONFIG
 	$(MAKE) do-install
 
-package: deps ## build, and lay out the files to install under target/release
+package: $(call needs,build) ## build, and lay out the files to install under target/release
 	$(MAKE) do-package
 
-lint-sql: deps ## search the extension's SQL script for names that another role could shadow
+lint-sql: $(call needs,lint) ## search the extension's SQL script for names that another role could shadow
 	$(MAKE) do-package do-lint-sql
 
-lint-packaging: deps ## check the Dockerfile and the compose file
+lint-packaging: $(call needs,lint) ## check the Dockerfile and the compose file
 	$(MAKE) do-lint-packaging
 
-lint-monitoring: deps ## check the rules for Prometheus, and try them on made-up numbers
+lint-monitoring: $(call needs,lint) ## check the rules for Prometheus, and try them on made-up numbers
 	$(MAKE) do-lint-monitoring
 
-deb: deps ## build the Debian package into target/deb, and check it with lintian
+deb: $(call needs,package) ## build the Debian package into target/deb, and check it with lintian
 	$(MAKE) do-package do-deb
 
-test-deb: deps ## install the Debian package into a clean Debian, and see a worker die there
+test-deb: $(call needs,package) ## install the Debian package into a clean Debian, and see a worker die there
 	$(MAKE) do-package do-deb do-test-deb
 
-demo: install ## start a throw-away server with three real workers, kill one, and watch
-	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
+test-container: $(call needs,container) ## build the image of packaging/docker, and see a worker die in the compose file's server
+	$(MAKE) do-test-container
 
-test: deps ## all tests
-	scripts/run-all test-unit test-backend do-install test-regress test-readme test-server
+demo: $(call needs,demo) ## start a throw-away server with three real workers, kill one, and watch
+	$(MAKE) do-install do-demo
+
+test: $(call needs,test pgrx) ## all tests
+	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server
 
 STRESS_ROUNDS ?= 20
 
-test-stress: install ## the tests on whole servers STRESS_ROUNDS (20) times, beside a load on every core
+test-stress: $(call needs,test) ## the tests on whole servers STRESS_ROUNDS (20) times, beside a load on every core
+	$(MAKE) do-install
 	scripts/stress $(STRESS_ROUNDS) $(MAKE) --no-print-directory test-server
 
-matrix: deps ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upgrade to them
-	$(MAKE) do-install
-	scripts/matrix $(PGRX_PG_CONFIG_PATH)
+RELEASES = bookworm trixie forky
 
-check: deps ## everything that CI runs: format, lints, tests on all versions, benchmarks at small sizes, the package
+matrix: ## all tests and the package in clean Debians 12, 13 and testing, each with its own PostgreSQL, and on 16
+	scripts/run-all $(RELEASES:%=matrix-%) matrix-fetched
+
+$(RELEASES:%=matrix-%): matrix-%: $(call needs,package)
+	scripts/matrix $* test-release
+
+$(RELEASES:%=contract-%): contract-%: $(call needs,package)
+	scripts/matrix $* test-contract
+
+matrix-fetched: $(call needs,test pgrx) ## the tests on PostgreSQL 16, which is fetched, and pg_upgrade from 15 to 16 and 18
+	$(MAKE) do-install
+	scripts/on-fetched 16 test-fetched
+	scripts/on-fetched 18 test-fetched-upgrade
+
+contract-fetched: $(call needs,test)
+	$(MAKE) do-install
+	scripts/on-fetched 16 test-fetched-contract
+
+# What scripts/matrix runs in a clean Debian; no cargo-pgrx is there.
+test-release: $(call needs,test package)
+	$(MAKE) do-package do-deb
+	scripts/run-all test-unit do-install test-regress test-readme test-server
+
+test-contract: $(call needs,test package)
+	$(MAKE) do-package do-deb
+	scripts/run-all do-install test-regress test-story
+
+ci: $(call needs,test pgrx lint package) ## what is run for each change: all on this machine, and the contract on the other versions
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
-	$(MAKE) matrix
 	$(MAKE) do-bench-quick
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+	scripts/run-all contract-trixie contract-forky contract-fetched
 
-torture: install ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
-	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} CHAOS_SECONDS=$${CHAOS_SECONDS:-120} cargo test $(FEATURES) --test torture
+check: $(call needs,test pgrx lint package container) ## before a release: everything, on all versions, and the container
+	cargo fmt --check
+	$(MAKE) do-lint
+	scripts/run-all test-unit test-backend test-sql
+	$(MAKE) do-install do-bench-quick
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-test-container
+	$(MAKE) matrix
+
+torture: $(call needs,test) ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
+	$(MAKE) do-install do-torture
 
 miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
 	scripts/miri
 
-bench: install ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
-	scripts/bench $$($(PG_CONFIG) --bindir)
+bench: $(call needs,demo) ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
+	$(MAKE) do-install do-bench
 
-bench-quick: install ## the same at sizes that take two minutes, for correctness, not for times
-	$(MAKE) do-bench-quick
+bench-quick: $(call needs,demo) ## the same at sizes that take two minutes, for correctness, not for times
+	$(MAKE) do-install do-bench-quick
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-archive: package ## at a release: keep this version's SQL, which is not edited any more
-	scripts/archive $(VERSION) $(STAGE)$$($(PG_CONFIG) --sharedir)/extension/rgrid_heartbeat--$(VERSION).sql
+sql: $(call needs,pgrx) ## write the SQL script of this version into sql/: after each change of an SQL object
+	$(MAKE) do-sql PROFILE=dev
+
+archive: sql ## at a release: keep this version's SQL, which is not edited any more
+	scripts/archive $(VERSION)
 
 clean: ## remove what was built
 	cargo clean
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-lint do-bench-quick do-matrix do-matrix-servers
+.PHONY: do-build do-install do-package do-sql do-demo do-torture do-lint do-bench do-bench-quick \
+	do-fetched-servers
 
-do-build: $(PGRX_HOME)/config.toml
-	cargo build --release $(FEATURES)
+# The library of `make install` is an optimised one. With `dev` it is built as its tests are, which saves compiling
+# what it depends on a second time.
+PROFILE ?= release
+LIBRARY = target/$(patsubst dev,debug,$(PROFILE))/librgrid_heartbeat.so
+STAGE = $(CURDIR)/target/$(PROFILE)/rgrid_heartbeat-pg$(PG_MAJOR)
+
+do-build:
+	@scripts/pg-config >/dev/null
+	cargo build --lib --profile $(PROFILE) $(FEATURES)
 
 # `install` replaces a file instead of writing into it, so that a running server keeps the library it has loaded.
 do-install: do-package
@@ -112,21 +169,36 @@ do-install: do-package
 	done
 	@echo "installed into $$($(PG_CONFIG) --pkglibdir) and $$($(PG_CONFIG) --sharedir)/extension"
 
-# The library of `make install` is an optimised one. With `dev` it is built as its tests are, which saves compiling
-# what it depends on a second time.
-PROFILE ?= release
-STAGE = $(CURDIR)/target/$(PROFILE)/rgrid_heartbeat-pg$(PG_MAJOR)
+# A released version's own script is the archived one.
+do-package: do-build
+	@rm -rf $(STAGE)
+	@install -D -m 755 $(LIBRARY) $(STAGE)$$($(PG_CONFIG) --pkglibdir)/rgrid_heartbeat.so
+	@extension=$(STAGE)$$($(PG_CONFIG) --sharedir)/extension && install -d $$extension && \
+		sed 's/@CARGO_VERSION@/$(VERSION)/' rgrid_heartbeat.control >$$extension/rgrid_heartbeat.control && \
+		install -m 644 $(SQL) sql/rgrid_heartbeat--*--*.sql $$extension && \
+		install -m 644 sql/archive/*.sql $$extension
 
-do-package: $(PGRX_HOME)/config.toml
-	rm -rf $(STAGE)
-	cargo pgrx package --profile $(PROFILE) --pg-config $(PGRX_PG_CONFIG_PATH) --out-dir $(STAGE) $(FEATURES)
-	install -m 644 sql/archive/*.sql $(STAGE)$$($(PG_CONFIG) --sharedir)/extension
+SQL = sql/rgrid_heartbeat--$(VERSION).sql
 
-do-lint: $(PGRX_HOME)/config.toml
+do-sql: do-build
+	@rm -f $(filter-out $(wildcard sql/rgrid_heartbeat--*--*.sql),$(wildcard sql/rgrid_heartbeat--*.sql))
+	scripts/sql-script $(PROFILE) $(PG_MAJOR) $(SQL)
+
+test-sql: do-build # the SQL script in sql/ is the one that the library asks for
+	scripts/sql-script $(PROFILE) $(PG_MAJOR) target/$(notdir $(SQL))
+	@diff -u $(SQL) target/$(notdir $(SQL)) || { echo "$(SQL) is an old one: run 'make sql'" >&2; exit 1; }
+
+do-demo:
+	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
+
+do-torture:
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} CHAOS_SECONDS=$${CHAOS_SECONDS:-120} cargo test $(FEATURES) --test torture
+
+do-lint:
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 
-.PHONY: lint-sql lint-packaging lint-monitoring deb test-deb
-.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+.PHONY: lint-sql lint-packaging lint-monitoring deb test-deb test-container
+.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb do-test-container
 
 do-lint-sql: # the scripts of this version that do-package has laid out: to create it, and to update to it
 	cd $(STAGE)$$($(PG_CONFIG) --sharedir)/extension && \
@@ -152,12 +224,22 @@ do-deb:
 	$(LINTIAN) $(DEB)
 
 do-test-deb:
-	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run $(PG_MAJOR)
+	$(AS_ROOT) scripts/in-clean-debian $$(. /etc/os-release && echo $$VERSION_CODENAME) \
+		tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run
+
+# What the Dockerfile takes by itself.
+CONTAINER ?= 15 bookworm
+
+do-test-container:
+	$(AS_ROOT) tests/container/run $(CONTAINER)
+
+do-bench:
+	scripts/bench $$($(PG_CONFIG) --bindir)
 
 do-bench-quick:
 	scripts/bench $$($(PG_CONFIG) --bindir) --quick
 
-test-unit: $(PGRX_HOME)/config.toml # the rules that need no server
+test-unit: # the rules that need no server
 	cargo test --lib $(FEATURES) -- --skip pg_test
 
 test-backend: $(PGRX_HOME)/config.toml # #[pg_test]: functions inside one backend; installs a library with them
@@ -165,7 +247,7 @@ test-backend: $(PGRX_HOME)/config.toml # #[pg_test]: functions inside one backen
 
 # PostgreSQL's own runner; one of another version will do.
 PG_REGRESS ?= $(firstword $(wildcard $(shell $(PG_CONFIG) --pkglibdir)/pgxs/src/test/regress/pg_regress) \
-	/usr/lib/postgresql/15/lib/pgxs/src/test/regress/pg_regress)
+	$(wildcard /usr/lib/postgresql/*/lib/pgxs/src/test/regress/pg_regress))
 
 test-regress: # the SQL contract, by PostgreSQL's own pg_regress
 	scripts/as-server-user tests/pg_regress ./run $$($(PG_CONFIG) --bindir) $(PG_REGRESS)
@@ -181,14 +263,16 @@ test-readme: # every statement that the documents show
 
 # The server that these tests start. They are clients, so they can be built for another one.
 SERVER ?= $(PG_CONFIG)
-SERVER_MAJOR = $(shell $(SERVER) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 # Modules of tests/it to run, as `sweep` or `operators::health`, and `torture`, the other crate; all when empty.
 SERVER_TESTS ?=
-# These need packages of Debian's, which are for 15: pg_auto_failover, the exporter, postgres_fdw.
-DEBIAN_TESTS = server_life::failover operators::monitoring jobs::foreign_tables
+# These need what a release of Debian has for its own server: pg_auto_failover; postgres_fdw and, by the same sign of
+# such a server, the exporter.
+FAILOVER = $(wildcard $(shell $(SERVER) --pkglibdir)/pgautofailover.so)
+CONTRIB = $(wildcard $(shell $(SERVER) --sharedir)/extension/postgres_fdw.control)
+DEBIAN_TESTS = $(if $(FAILOVER),,server_life::failover) $(if $(CONTRIB),,operators::monitoring jobs::foreign_tables)
 # Needs OLD_PG_CONFIG: `make test-upgrade`.
 UPGRADE_TEST = release::pg_upgrade
-SKIPPED = $(UPGRADE_TEST) $(SKIP) $(if $(filter-out 15,$(SERVER_MAJOR)),$(DEBIAN_TESTS))
+SKIPPED = $(UPGRADE_TEST) $(SKIP) $(DEBIAN_TESTS)
 # Most tests wait for servers most of the time.
 TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 MODULES = $(filter-out torture,$(SERVER_TESTS))
@@ -201,6 +285,9 @@ test-server: # whole servers: processes, crashes, rights
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --no-fail-fast $(CRATES:%=--test %) -- \
 		--test-threads=$(TEST_THREADS) $(SKIPPED:%=--skip %::) $(MODULES:%=%::)
 
+test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere
+	$(MAKE) test-server SERVER_TESTS="worker::story release::extension_update"
+
 test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have the extension
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test it -- $(UPGRADE_TEST)::
 
@@ -208,8 +295,20 @@ test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have
 SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts release::layers \
 	server_life::torture_checker server_life::torture_plan
 
-do-matrix:
-	scripts/run-all test-backend do-install test-regress test-readme do-matrix-servers
+test-fetched:
+	scripts/run-all test-backend do-install test-regress test-readme do-fetched-servers
 
-do-matrix-servers:
-	$(MAKE) -k PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade
+test-fetched-contract:
+	scripts/run-all do-install test-regress do-fetched-contract
+
+test-fetched-upgrade: do-install
+	$(FETCHED) test-upgrade
+
+.PHONY: test-fetched test-fetched-contract test-fetched-upgrade do-fetched-contract
+FETCHED = $(MAKE) -k PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG)
+
+do-fetched-servers:
+	$(FETCHED) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade
+
+do-fetched-contract:
+	$(FETCHED) test-story test-upgrade

@@ -38,6 +38,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pgrx::pg_module_magic!(name, version);
 
+// One after the other: pgrx writes what is not ordered here in an order that changes from run to run.
 extension_sql_file!("../sql/prerequisites.sql", bootstrap);
 extension_sql_file!("../sql/heartbeats.sql", requires = ["prerequisites"]);
 extension_sql_file!("../sql/ledger.sql", requires = ["heartbeats"]);
@@ -45,10 +46,12 @@ extension_sql_file!("../sql/incarnations.sql", requires = ["ledger"]);
 extension_sql_file!("../sql/worker_owners.sql", requires = ["incarnations"]);
 extension_sql_file!("../sql/job_tables.sql", requires = ["worker_owners"]);
 extension_sql_file!("../sql/unsettled.sql", requires = ["job_tables"]);
+extension_sql_file!("../sql/replicated.sql", requires = ["unsettled"]);
+extension_sql_file!("../sql/fence.sql", requires = ["replicated"]);
 extension_sql_file!(
     "../sql/views.sql",
     requires = [
-        "unsettled",
+        "fence",
         api::views::workers::rgrid_worker_states,
         api::views::statistics::rgrid_stat_databases,
         api::views::statistics::rgrid_stat_reset,
@@ -56,8 +59,6 @@ extension_sql_file!(
         api::health::rgrid_health
     ]
 );
-extension_sql_file!("../sql/replicated.sql", requires = ["unsettled"]);
-extension_sql_file!("../sql/fence.sql", requires = ["job_tables"]);
 extension_sql_file!("../sql/functions.sql", finalize);
 
 /// Called by Postgres when the library is loaded.

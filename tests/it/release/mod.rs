@@ -4,5 +4,6 @@ mod archived_scripts;
 mod extension_update;
 mod layers;
 mod metadata;
+mod pg_config;
 mod pg_upgrade;
 mod version_mismatch;
