@@ -52,7 +52,7 @@ package: $(call needs,build) ## build, and lay out the files to install under ta
 lint-sql: $(call needs,lint) ## search the extension's SQL script for names that another role could shadow
 	$(MAKE) do-package do-lint-sql
 
-lint-packaging: $(call needs,lint) ## check the Dockerfile and the compose file
+lint-packaging: $(call needs,lint) ## check the Dockerfile, the compose file and the workflow
 	$(MAKE) do-lint-packaging
 
 lint-monitoring: $(call needs,lint) ## check the rules for Prometheus, and try them on made-up numbers
@@ -207,6 +207,7 @@ do-lint-sql: # the scripts of this version that do-package has laid out: to crea
 do-lint-packaging:
 	target/lint/bin/hadolint packaging/docker/Dockerfile
 	target/lint/bin/python scripts/lint-compose packaging/docker/compose.yaml
+	target/lint/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # promtool reads the rules beside the tests of them.
 do-lint-monitoring:
@@ -231,7 +232,7 @@ do-test-deb:
 CONTAINER ?= 15 bookworm
 
 do-test-container:
-	$(AS_ROOT) tests/container/run $(CONTAINER)
+	$(AS_ROOT) tests/container/run $(CONTAINER) $$(rustc --print sysroot)
 
 do-bench:
 	scripts/bench $$($(PG_CONFIG) --bindir)
