@@ -124,7 +124,7 @@ check: $(call needs,test pgrx lint package container) ## before a release: every
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-test-container
 	$(MAKE) matrix
 
-torture: $(call needs,test) ## kill, pause and restart workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
+torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
 	$(MAKE) do-install do-torture
 
 miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, and takes minutes
