@@ -29,7 +29,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: $(call needs,test pgrx lint package container) ## install all that any target needs and this machine lacks
+deps: $(call needs,test sql lint package container) ## install all that any target needs and this machine lacks
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
 target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml
@@ -70,7 +70,7 @@ test-container: $(call needs,container) ## build the image of packaging/docker, 
 demo: $(call needs,demo) ## start a throw-away server with three real workers, kill one, and watch
 	$(MAKE) do-install do-demo
 
-test: $(call needs,test pgrx) ## all tests
+test: $(call needs,test sql) ## all tests
 	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server
 
 STRESS_ROUNDS ?= 20
@@ -90,7 +90,7 @@ $(RELEASES:%=matrix-%): matrix-%: $(call needs,package)
 $(RELEASES:%=contract-%): contract-%: $(call needs,package)
 	scripts/matrix $* test-contract
 
-matrix-fetched: $(call needs,test pgrx) ## the tests on PostgreSQL 16, which is fetched, and pg_upgrade from 15 to 16 and 18
+matrix-fetched: $(call needs,test sql) ## the tests on PostgreSQL 16, which is fetched, and pg_upgrade from 15 to 16 and 18
 	$(MAKE) do-install
 	scripts/on-fetched 16 test-fetched
 	scripts/on-fetched 18 test-fetched-upgrade
@@ -108,7 +108,7 @@ test-contract: $(call needs,test package)
 	$(MAKE) do-package do-deb
 	scripts/run-all do-install test-regress test-story
 
-ci: $(call needs,test pgrx lint package) ## what is run for each change: all on this machine, and the contract on the other versions
+ci: $(call needs,test sql lint package) ## what is run for each change: all on this machine, and the contract on the other versions
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
@@ -116,7 +116,7 @@ ci: $(call needs,test pgrx lint package) ## what is run for each change: all on 
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
 	scripts/run-all contract-trixie contract-forky contract-fetched
 
-check: $(call needs,test pgrx lint package container) ## before a release: everything, on all versions, and the container
+check: $(call needs,test sql lint package container) ## before a release: everything, on all versions, and the container
 	cargo fmt --check
 	$(MAKE) do-lint
 	scripts/run-all test-unit test-backend test-sql
@@ -138,7 +138,7 @@ bench-quick: $(call needs,demo) ## the same at sizes that take two minutes, for 
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-sql: $(call needs,pgrx) ## write the SQL script of this version into sql/: after each change of an SQL object
+sql: $(call needs,sql) ## write the SQL script of this version into sql/: after each change of an SQL object
 	$(MAKE) do-sql PROFILE=dev
 
 archive: sql ## at a release: keep this version's SQL, which is not edited any more

@@ -45,7 +45,10 @@ fn the_one_of_the_caller_is_taken_or_refused_but_never_replaced() {
     assert!(refused.contains("Debian has them in postgresql-server-dev-18"), "{refused}");
     let old = machine.installs("old", "PostgreSQL 14.18", true);
     let refused = machine.chooses("debian/17/bin", Some(&old)).unwrap_err();
-    assert!(refused.contains("is of PostgreSQL 14.18; rgrid_heartbeat is for PostgreSQL 15 to 18"), "{refused}");
+    assert!(
+        refused.contains("is of PostgreSQL 14.18; rgrid_heartbeat is for PostgreSQL 15 to 18"),
+        "{refused}"
+    );
     let refused = machine.chooses("debian/17/bin", Some("nowhere/pg_config")).unwrap_err();
     assert!(refused.contains("there is no program nowhere/pg_config"), "{refused}");
     let refused = machine.chooses("debian/17/bin", Some("/bin/true")).unwrap_err();
