@@ -64,7 +64,7 @@ deb: $(call needs,package) ## build the Debian package into target/deb, and chec
 test-deb: $(call needs,package) ## install the Debian package into a clean Debian, and see a worker die there
 	$(MAKE) do-package do-deb do-test-deb
 
-test-container: $(call needs,container) ## build the image of packaging/docker, and see a worker die in the compose file's server
+test-container: $(call needs,container) ## build the image, start the compose file with podman, see a worker die there
 	$(MAKE) do-test-container
 
 demo: $(call needs,demo) ## start a throw-away server with three real workers, kill one, and watch
@@ -90,7 +90,7 @@ $(RELEASES:%=matrix-%): matrix-%: $(call needs,package)
 $(RELEASES:%=contract-%): contract-%: $(call needs,package)
 	scripts/matrix $* test-contract
 
-matrix-fetched: $(call needs,test sql) ## the tests on PostgreSQL 16, which is fetched, and pg_upgrade from 15 to 16 and 18
+matrix-fetched: $(call needs,test sql) ## the tests on PostgreSQL 16, which is fetched; pg_upgrade from 15 to 16 and 18
 	$(MAKE) do-install
 	scripts/on-fetched 16 test-fetched
 	scripts/on-fetched 18 test-fetched-upgrade
@@ -108,7 +108,7 @@ test-contract: $(call needs,test package)
 	$(MAKE) do-package do-deb
 	scripts/run-all do-install test-regress test-story
 
-ci: $(call needs,test sql lint package) ## what is run for each change: all on this machine, and the contract on the other versions
+ci: $(call needs,test sql lint package) ## for each change: all tests on this machine, and the contract on the other versions
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
