@@ -23,12 +23,13 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-sql test-stress test-patroni test-upgrade matrix sql torture miri check bench bench-quick archive clean
+	test-sql test-stress test-patroni test-upgrade matrix ci sql torture miri check bench bench-quick archive clean \
+	test-release test-contract test-story matrix-fetched contract-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: $(call needs,test lint package) ## install all that any target needs and this machine lacks
+deps: $(call needs,test sql lint package container) ## install all that any target needs and this machine lacks
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
 target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
@@ -52,7 +53,7 @@ package: $(call needs,build) ## build, and lay out the files to install under ta
 lint-sql: $(call needs,lint) ## search the extension's SQL script for names that another role could shadow
 	$(MAKE) do-package do-lint-sql
 
-lint-packaging: $(call needs,lint) ## check the Dockerfile and the compose file
+lint-packaging: $(call needs,lint) ## check the Dockerfile, the compose file and the workflow
 	$(MAKE) do-lint-packaging
 
 lint-monitoring: $(call needs,lint) ## check the rules for Prometheus, and try them on made-up numbers
@@ -67,10 +68,13 @@ deb: $(call needs,package) ## build the Debian package into target/deb, and chec
 test-deb: $(call needs,package) ## install the Debian package into a clean Debian, and see a worker die there
 	$(MAKE) do-package do-deb do-test-deb
 
+test-container: $(call needs,container) ## build the image, start the compose file with podman, see a worker die there
+	$(MAKE) do-test-container
+
 demo: $(call needs,demo) ## start a throw-away server with three real workers, kill one, and watch
 	$(MAKE) do-install do-demo
 
-test: $(call needs,test) ## all tests
+test: $(call needs,test sql) ## all tests
 	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server test-patroni
 
 STRESS_ROUNDS ?= 20
@@ -79,17 +83,50 @@ test-stress: $(call needs,test) ## the tests on whole servers STRESS_ROUNDS (20)
 	$(MAKE) do-install
 	scripts/stress $(STRESS_ROUNDS) $(MAKE) --no-print-directory test-server
 
-matrix: $(call needs,test) ## the tests on PostgreSQL 16 and 18, which are fetched, and pg_upgrade to them
-	$(MAKE) do-install
-	scripts/matrix $$(scripts/pg-config)
+RELEASES = bookworm trixie forky
 
-check: $(call needs,test lint package) ## all that CI runs: format, lints, tests on all versions, small benchmarks, the package
+matrix: ## all tests and the package in clean Debians 12, 13 and testing, each with its own PostgreSQL, and on 16
+	scripts/run-all $(RELEASES:%=matrix-%) matrix-fetched
+
+$(RELEASES:%=matrix-%): matrix-%: $(call needs,package)
+	scripts/matrix $* test-release
+
+$(RELEASES:%=contract-%): contract-%: $(call needs,package)
+	scripts/matrix $* test-contract
+
+matrix-fetched: $(call needs,test sql) ## the tests on PostgreSQL 16, which is fetched; pg_upgrade from 15 to 16 and 18
+	$(MAKE) do-install
+	scripts/on-fetched 16 test-fetched
+	scripts/on-fetched 18 test-fetched-upgrade
+
+contract-fetched: $(call needs,test)
+	$(MAKE) do-install
+	scripts/on-fetched 16 test-fetched-contract
+
+# What scripts/matrix runs in a clean Debian; no cargo-pgrx is there.
+test-release: $(call needs,test package)
+	$(MAKE) do-package do-deb
+	scripts/run-all test-unit do-install test-regress test-readme test-server
+
+test-contract: $(call needs,test package)
+	$(MAKE) do-package do-deb
+	scripts/run-all do-install test-regress test-story
+
+ci: $(call needs,test sql lint package) ## for each change: all tests on this machine, and the contract on the other versions
 	cargo fmt --check
 	$(MAKE) do-lint
 	$(MAKE) test
-	$(MAKE) matrix
 	$(MAKE) do-bench-quick
 	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb
+	scripts/run-all contract-trixie contract-forky contract-fetched
+
+check: $(call needs,test sql lint package container) ## before a release: everything, on all versions, and the container
+	cargo fmt --check
+	$(MAKE) do-lint
+	scripts/run-all test-unit test-backend test-sql
+	$(MAKE) do-install do-bench-quick
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-test-container
+	$(MAKE) matrix
 
 torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
 	$(MAKE) do-install do-torture
@@ -116,8 +153,8 @@ clean: ## remove what was built
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-sql do-demo do-torture do-lint do-bench do-bench-quick do-matrix \
-	do-matrix-servers
+.PHONY: do-build do-install do-package do-sql do-demo do-torture do-lint do-bench do-bench-quick \
+	do-fetched-servers
 
 # The library of `make install` is an optimised one. With `dev` it is built as its tests are, which saves compiling
 # what it depends on a second time.
@@ -164,8 +201,8 @@ do-torture:
 do-lint:
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 
-.PHONY: lint-sql lint-packaging lint-monitoring lint-clients deb test-deb
-.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb
+.PHONY: lint-sql lint-packaging lint-monitoring lint-clients deb test-deb test-container
+.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb do-test-container
 
 do-lint-sql: # the scripts of this version that do-package has laid out: to create it, and to update to it
 	cd $(STAGE)$$($(PG_CONFIG) --sharedir)/extension && \
@@ -174,6 +211,7 @@ do-lint-sql: # the scripts of this version that do-package has laid out: to crea
 do-lint-packaging:
 	target/lint/bin/hadolint packaging/docker/Dockerfile
 	target/lint/bin/python scripts/lint-compose packaging/docker/compose.yaml
+	target/lint/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # promtool reads the rules beside the tests of them.
 do-lint-monitoring:
@@ -203,7 +241,14 @@ do-deb:
 	$(LINTIAN) $(DEB)
 
 do-test-deb:
-	$(AS_ROOT) scripts/in-clean-debian tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run $(PG_MAJOR)
+	$(AS_ROOT) scripts/in-clean-debian $$(. /etc/os-release && echo $$VERSION_CODENAME) \
+		tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run
+
+# What the Dockerfile takes by itself.
+CONTAINER ?= 15 bookworm
+
+do-test-container:
+	$(AS_ROOT) tests/container/run $(CONTAINER) $$(rustc --print sysroot)
 
 do-bench:
 	scripts/bench $$($(PG_CONFIG) --bindir)
@@ -264,6 +309,9 @@ test-server: # whole servers: processes, crashes, rights
 test-patroni: # three nodes under Patroni, with etcd and HAProxy
 	$(MAKE) test-server SERVER_TESTS=server_life::patroni
 
+test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere
+	$(MAKE) test-server SERVER_TESTS="worker::story release::extension_update"
+
 test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have the extension
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test it -- $(UPGRADE_TEST)::
 
@@ -271,8 +319,20 @@ test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have
 SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts release::layers \
 	server_life::torture_checker server_life::torture_plan
 
-do-matrix:
-	scripts/run-all test-backend do-install test-regress test-readme do-matrix-servers
+test-fetched:
+	scripts/run-all test-backend do-install test-regress test-readme do-fetched-servers
 
-do-matrix-servers:
-	$(MAKE) -k PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade
+test-fetched-contract:
+	scripts/run-all do-install test-regress do-fetched-contract
+
+test-fetched-upgrade: do-install
+	$(FETCHED) test-upgrade
+
+.PHONY: test-fetched test-fetched-contract test-fetched-upgrade do-fetched-contract
+FETCHED = $(MAKE) -k PG_CONFIG=$(OLD_PG_CONFIG) SERVER=$(PG_CONFIG)
+
+do-fetched-servers:
+	$(FETCHED) SKIP="$(SERVERLESS_TESTS)" test-server test-upgrade
+
+do-fetched-contract:
+	$(FETCHED) test-story test-upgrade

@@ -3,6 +3,7 @@
 
 use crate::cluster::*;
 use postgres::Client;
+use std::fs;
 
 const COLUMNS: &str = "id int, shard int, status text, worker_id text, execution_error text,
                        completed_at timestamptz, retry_count int DEFAULT 0, max_retries int DEFAULT 1";
@@ -229,4 +230,57 @@ fn a_trigger_of_a_foreign_table_that_has_ended_sweepers_ends_no_session() {
     await_death(&mut client, "victim");
     assert_eq!(beat(&mut client, "victim"), 2);
     assert_eq!(ask::<String>(&mut client, "SELECT status FROM real_jobs", &[]), "running");
+}
+
+/// The one block of docs/install.md that is run on a server of this name.
+fn documented(server: &str) -> &'static str {
+    let document = include_str!("../../../docs/install.md");
+    let (_, block) = document.split_once(&format!("```sql {server}\n")).expect("it has such a block");
+    block.split("```").next().unwrap()
+}
+
+/// A server that has nothing of the extension, and asks the documented role for its password.
+fn managed_server() -> Cluster {
+    let managed = Cluster::builder().preload(false).start();
+    let rules = managed.socket_directory().join("rules");
+    fs::write(&rules, "local all rgrid_sidecar scram-sha-256\nlocal all all trust\n").unwrap();
+    managed.append_line(&format!("hba_file = '{}'", rules.display()));
+    managed.restart("fast");
+    managed
+}
+
+#[test]
+fn a_server_beside_a_managed_one_settles_its_jobs_as_the_document_says() {
+    let managed = managed_server();
+    run(&mut managed.connect("postgres"), "CREATE DATABASE app");
+    let mut managed_jobs = managed.connect("app");
+    executions_table(&mut managed_jobs);
+    run(&mut managed_jobs, documented("managed"));
+
+    let sidecar = Cluster::quick().start();
+    let database = sidecar.empty_database("rgrid");
+    let mut client = database.connect();
+    let here = managed.socket_directory().display().to_string();
+    run(&mut client, &documented("sidecar").replace("db.example.com", &here));
+    for worker in ["first", "second", "alive"] {
+        claim_jobs(&mut managed_jobs, worker, 2);
+    }
+    let _beats = Beating::calling(database.connect(), "alive");
+    assert_eq!(beat(&mut client, "first"), 1);
+    await_death(&mut client, "first");
+    assert_eq!(failed_jobs(&mut managed_jobs, "first"), 2);
+
+    assert_eq!(beat(&mut client, "second"), 1);
+    drop(managed_jobs);
+    managed.stop("immediate");
+    await_death(&mut client, "second");
+    assert_eq!(beat(&mut client, "second"), 2, "workers beat as usual");
+    managed.start();
+    let mut managed_jobs = managed.connect("app");
+    wait_until("the jobs of the server that was away", || failed_jobs(&mut managed_jobs, "second") == 2);
+
+    claim_jobs(&mut managed_jobs, "second", 1);
+    run(&mut client, "SELECT rgrid_register('second')");
+    assert_eq!(failed_jobs(&mut managed_jobs, "second"), 3, "whoever registers is a new process");
+    assert_eq!((jobs(&mut managed_jobs, "alive", "running"), deaths(&mut client, "alive")), (2, 0));
 }

@@ -63,7 +63,8 @@ fn whoever_builds_is_told_the_compiler_of_cargo_toml() {
         &[
             ("README.md", "with Rust ", ' '),
             ("scripts/install-deps", "install Rust ", ' '),
-            ("packaging/docker/Dockerfile", "FROM rust:", '-'),
+            ("packaging/docker/Dockerfile", "RUST_IMAGE=rust:", '-'),
+            (".github/workflows/check.yml", "RUST_VERSION: \"", '"'),
         ],
     );
 }

@@ -75,7 +75,7 @@ SET client_min_messages = warning;
 DROP SCHEMA rgrid CASCADE;
 CREATE EXTENSION rgrid_heartbeat;
 -- A database in another encoding.
-CREATE DATABASE rgrid_regress_latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0;
+CREATE DATABASE rgrid_regress_latin1 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0;
 \set database :DBNAME
 \c rgrid_regress_latin1
 CREATE EXTENSION rgrid_heartbeat;
