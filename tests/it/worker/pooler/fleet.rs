@@ -4,6 +4,7 @@
 use super::*;
 use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 const WORKERS: usize = 2_000;

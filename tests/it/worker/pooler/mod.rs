@@ -7,7 +7,6 @@ mod statements;
 
 use crate::cluster::*;
 use postgres::{Client, SimpleQueryMessage};
-use std::process::{Command, Stdio};
 
 const TRANSACTION_MODE: &str = "pool_mode = transaction\ndefault_pool_size = 3";
 const SESSION_MODE: &str = "pool_mode = session\ndefault_pool_size = 10";
@@ -17,30 +16,18 @@ fn server() -> Shared {
     Shared::of(|| Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "10s"))
 }
 
-/// The worker that the documents tell people to copy. Dropping it kills it.
-struct Example {
-    host: &'static str,
-    _process: Leashed,
+/// The worker of the documents, through the pooler's TCP port.
+fn example(pooler: &Pooler, database: &str, host: &'static str, job_seconds: f64) -> ExampleWorker {
+    ExampleWorker::start(&pooler.connection_string(database), host, job_seconds)
 }
 
-impl Example {
-    fn start(pooler: &Pooler, database: &str, host: &'static str, job_seconds: f64) -> Self {
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/worker.py");
-        let (dsn, job_seconds) = (pooler.connection_string(database), job_seconds.to_string());
-        let worker = ["/usr/bin/python3", "-B", program, "--dsn", &dsn, "--hostname", host];
-        let pace = ["--heartbeat-interval", "0.3", "--poll", "0.1", "--job-seconds", &job_seconds];
-        let process = Leashed::start(Command::new("sh"), &[worker.as_slice(), &pace].concat(), Stdio::null());
-        Self { host, _process: process }
-    }
-
-    /// Its id, once it has registered and claimed a job.
-    fn at_work(&self, client: &mut Client) -> String {
-        let sql = "SELECT max(e.worker_id) FROM executions e JOIN worker_heartbeats h USING (worker_id)
-                   WHERE h.hostname = $1";
-        let id = |client: &mut Client| ask::<Option<String>>(client, sql, &[&self.host]);
-        wait_until(&format!("{} to claim a job", self.host), || id(client).is_some());
-        id(client).unwrap()
-    }
+/// The worker's id, once it has registered and runs or has run a job.
+fn at_work(worker: &ExampleWorker, client: &mut Client) -> String {
+    let sql = "SELECT max(e.worker_id) FROM executions e JOIN worker_heartbeats h USING (worker_id)
+               WHERE h.hostname = $1";
+    let id = |client: &mut Client| ask::<Option<String>>(client, sql, &[&worker.name]);
+    wait_until(&format!("{} to claim a job", worker.name), || id(client).is_some());
+    id(client).unwrap()
 }
 
 /// How many jobs are done.
@@ -71,9 +58,9 @@ fn a_job_is_done_and_a_death_found(mode: &str, database: &str) {
     let pooler = Pooler::start(&cluster, mode);
     let mut client = pooled.connect();
     queue_jobs(&mut client, "anybody", 1_000);
-    let steady = Example::start(&pooler, database, "steady", 0.1);
-    let victim = Example::start(&pooler, database, "victim", 3600.0);
-    let [steady_id, victim_id] = [&steady, &victim].map(|worker| worker.at_work(&mut client));
+    let steady = example(&pooler, database, "steady", 0.1);
+    let victim = example(&pooler, database, "victim", 3600.0);
+    let [steady_id, victim_id] = [&steady, &victim].map(|worker| at_work(worker, &mut client));
     await_another_job(&mut client);
 
     drop(victim);

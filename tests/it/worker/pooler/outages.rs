@@ -5,7 +5,7 @@ use super::*;
 /// Three workers at work through a pooler, and a session that looks at them.
 struct Site<'a> {
     client: Client,
-    _workers: [Example; 3],
+    _workers: [ExampleWorker; 3],
     ids: [String; 3],
     pooler: Pooler,
     _database: Database<'a>,
@@ -17,8 +17,8 @@ impl<'a> Site<'a> {
         let owned = cluster.database(database);
         let mut client = owned.connect();
         queue_jobs(&mut client, "anybody", 10_000);
-        let workers = ["first", "second", "third"].map(|host| Example::start(&pooler, database, host, 0.1));
-        let ids = workers.each_ref().map(|worker| worker.at_work(&mut client));
+        let workers = ["first", "second", "third"].map(|host| example(&pooler, database, host, 0.1));
+        let ids = workers.each_ref().map(|worker| at_work(worker, &mut client));
         Self { client, _workers: workers, ids, pooler, _database: owned }
     }
 

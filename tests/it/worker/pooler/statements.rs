@@ -1,6 +1,7 @@
 //! Statements that a driver names, and their names in transaction mode: psycopg, as Debian ships it.
 
 use super::*;
+use std::process::Command;
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/worker/pooler/statements.py");
 
