@@ -14,7 +14,7 @@ use super::worker::{Call, Caller, client_address};
 use crate::error::{Error, Result};
 use crate::pg::{self, catalog, roles, version};
 use crate::settings;
-use crate::shmem::{buffer, databases};
+use crate::shmem::{buffer, buffer::ties, databases};
 use crate::tables::worker_owners;
 
 impl Caller<'_> {
@@ -132,8 +132,9 @@ fn reassign(worker_id: Option<&str>, role: &str) -> Result<()> {
     }
     check()?;
     worker_owners::put(installation, id, new_owner)?;
-    // Memory knows the former owner.
+    // Memory knows the former owner, and perhaps a session of its.
     buffer::close(id);
+    ties::untie(id);
     caller.check_number_of(new_owner)?;
     if !had_row { heartbeats.delete(id) } else { Ok(()) }
 }

@@ -14,7 +14,7 @@ use crate::pg::timer::{self, Deadline};
 use crate::pg::{self, report, scope, sql};
 use crate::rules::text::printable;
 use crate::settings;
-use crate::shmem::{buffer, databases};
+use crate::shmem::{buffer, buffer::ties, databases};
 use crate::sweep::death;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
@@ -53,7 +53,7 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 }
 
 /// A heartbeat that shared memory does not take: writes the worker's row, and reads in the ledger whether it is dead.
-fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
+pub(super) fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
     let had_row = caller.heartbeats.has(caller.id)?;
@@ -142,8 +142,9 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
     let record = deaths::worker_record(installation, id, earlier.is_some())?;
     let owner = caller.confirm_owner(record.dead)?;
-    // From here on heartbeats of the earlier process wait for the row.
+    // From here on heartbeats of the earlier process wait for the row, and the end of its session is nothing.
     buffer::close(id);
+    ties::untie(id);
     let mut incarnation = record.incarnation;
     if record.dead {
         death::close_on_return(installation, id, call.deadline)?;
@@ -219,7 +220,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
                 death::declare(
                     installation,
                     &[worker],
-                    Reason::Deregistered,
+                    |_| Reason::Deregistered,
                     pg::now(),
                     &Outcome::default(),
                 )?;

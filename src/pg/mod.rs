@@ -32,6 +32,7 @@ pub mod row_versions;
 pub mod scanned;
 pub mod scope;
 pub mod search_path;
+pub mod session_end;
 pub mod sql;
 pub mod subscriptions;
 mod syscache;

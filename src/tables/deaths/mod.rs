@@ -27,6 +27,11 @@ pub enum Reason {
     Restarted,
     /// It deregistered while it still had running jobs.
     Deregistered,
+    /// Its session ended because its client vanished, and it was not heard again.
+    Disconnected {
+        /// When the session ended; not known of a death that is read.
+        at: DateTime<Utc>,
+    },
 }
 
 impl Reason {
@@ -36,6 +41,7 @@ impl Reason {
             Self::Stale => "stale",
             Self::Restarted => "restarted",
             Self::Deregistered => "deregistered",
+            Self::Disconnected { .. } => "disconnected",
         }
     }
 }
@@ -303,7 +309,7 @@ pub fn close(
             Ok((row.required(1, "worker id")?, row.required(2, "reason")?))
         })
     })?;
-    let is_false = |reason: &str| reason == Reason::Stale.as_str();
+    let is_false = |reason: &str| ["stale", "disconnected"].contains(&reason);
     let false_deaths = counters::number(closed.iter().filter(|(_, reason)| is_false(reason)).count());
     if false_deaths > 0 {
         databases::count_at_commit(move |counters| counters.false_deaths += false_deaths);

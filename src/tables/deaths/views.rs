@@ -48,10 +48,11 @@ pub fn worker_records(installation: &Installation) -> Result<WorkerRecords> {
     Ok(WorkerRecords { known: known.into_iter().collect() })
 }
 
-/// How many deaths for silence since this time turned out false, because the worker returned. With the worker that died
+/// How many deaths for this reason since this time turned out false, because the worker returned. With the worker that died
 /// last among them, and the seconds that it had been silent for.
 pub fn false_deaths_since(
     installation: &Installation,
+    reason: Reason,
     time: DateTime<Utc>,
 ) -> Result<(i64, Option<(String, f64)>)> {
     let statement = installation.sql(
@@ -61,7 +62,7 @@ pub fn false_deaths_since(
          WHERE d.declared_dead_at > $1 AND d.reason = $2 AND d.returned_at IS NOT NULL \
          ORDER BY d.declared_dead_at DESC, d.worker_id LIMIT 1",
     );
-    let arguments = [pg::timestamptz(time).into(), Reason::Stale.as_str().into()];
+    let arguments = [pg::timestamptz(time).into(), reason.as_str().into()];
     let found = installation.as_owner(|| {
         sql::read(&statement, &arguments, |row| {
             let silence = row.optional(3)?.unwrap_or(0.0);

@@ -7,9 +7,11 @@
 //! time, `standby` copies a server, `subscription` has one copied row by row, `attack` makes roles of workers and roles
 //! that mean harm, `formation` has a primary and a standby under pg_auto_failover, `pooler` has PgBouncer in front of a
 //! server, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the system, `clock`
-//! steps a server's clock or stops it, `elsewhere` has tables whose rows are on other servers.
+//! steps a server's clock or stops it, `elsewhere` has tables whose rows are on other servers,
+//! `client_process` has clients that can be killed.
 
 mod attack;
+mod client_process;
 mod clock;
 mod copies;
 mod database;
@@ -26,6 +28,7 @@ mod standby;
 mod subscription;
 
 pub use attack::*;
+pub use client_process::ClientProcess;
 pub use copies::rows;
 pub use database::{Database, ask, has_available, run, sqlstate};
 pub use formation::Formation;

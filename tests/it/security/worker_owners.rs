@@ -14,13 +14,15 @@ fn server() -> Shared {
 }
 
 /// The calls that one worker of another role could make.
-fn calls(worker: &str) -> [String; 5] {
+fn calls(worker: &str) -> [String; 7] {
     [
         format!("SELECT rgrid_heartbeat('{worker}')"),
         format!("SELECT rgrid_heartbeat('{worker}', 'another host')"),
         format!("SELECT rgrid_heartbeat(ARRAY['{worker}'])"),
         format!("SELECT rgrid_register('{worker}')"),
         format!("SELECT rgrid_deregister('{worker}')"),
+        format!("SELECT rgrid_attach('{worker}')"),
+        format!("SELECT rgrid_detach('{worker}')"),
     ]
 }
 

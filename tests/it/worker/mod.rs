@@ -1,5 +1,6 @@
 //! What workers call and are told, and where their heartbeats are kept.
 
+mod attached;
 mod concurrency;
 mod encodings;
 mod heartbeat_table;
