@@ -55,6 +55,11 @@ pub fn judge_by(at: DateTime<Utc>) {
     }
 }
 
+/// Somebody in the current database is judged now.
+pub fn forget_judge_at() {
+    change(pg::current_database(), State::forget_judge_at);
+}
+
 /// When somebody in a database is to be judged.
 pub fn judge_at(database: pg_sys::Oid) -> Option<DateTime<Utc>> {
     change(database, |state| state.judge_at()).flatten()

@@ -30,6 +30,20 @@ pub fn judge_disconnected(report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>>
     judge(Mode::Sweeper, report)
 }
 
+/// Between the batches of a flush, which may take long: who is to be judged does not wait for its end. What cannot be done now
+/// is left to the sweeper that is started after it.
+pub fn judge_those_due() {
+    let now = pg::now();
+    let is_due = lost_sessions::judge_at(pg::current_database()).is_some_and(|at| at <= now);
+    if is_due && settings::enabled() {
+        lost_sessions::forget_judge_at();
+        let has_problem = judge(Mode::Sweeper, &mut |_| ()).map_or(true, |problems| !problems.is_empty());
+        if has_problem {
+            lost_sessions::judge_by(now);
+        }
+    }
+}
+
 /// Declares the workers dead whose grace is over. Returns what could not be done.
 pub(super) fn judge(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> {
     let due = mode.step(Sweep::look_for_disconnected)?.unwrap_or_default();
