@@ -20,7 +20,7 @@ use crate::tables::heartbeats::Worker;
 use crate::tables::unsettled;
 
 /// Declares workers dead whose jobs were settled. Records the deaths in the ledger and, at the commit, in the log;
-/// notifies listeners; closes the workers' entries in memory, and removes them at the commit.
+/// notifies listeners; sends their next heartbeats to their rows.
 pub fn declare(
     installation: &Installation,
     workers: &[Worker],
@@ -39,7 +39,6 @@ pub fn declare(
     record(installation, &deaths, &by_worker, &jobs.refused)?;
     // A trigger may have sent a heartbeat for its worker before the death was recorded.
     workers.iter().for_each(|worker| buffer::close(&worker.id));
-    workers.iter().for_each(|worker| buffer::remove_closed_at_commit(&worker.id));
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 //! nothing else, which the launcher starts when a grace is over. Reads memory and the rows of these workers, and no others.
 //!
 //! The order is that of every death: with the worker's row locked, memory is looked at again, and the entry is closed. A
-//! worker that is back by then has a later heartbeat, or is tied to another session, and lives. The entry is only removed at
-//! the commit: it has the last heartbeat, which may not be in the row yet, and without a commit that counts.
+//! worker that is back by then has a later heartbeat, or is tied to another session, and lives. The entry is not
+//! removed: it has the last heartbeat, which may not be in the row yet, and without a commit that counts.
 
 use std::collections::{HashMap, HashSet};
 
@@ -160,9 +160,9 @@ impl Sweep {
             |worker: &Worker| by_id.get(&worker.id).map_or(self.now, |lost| pg::from_postgres(lost.at));
         let reason = |worker: &Worker| Reason::Disconnected { at: lost_at(worker) };
         death::declare(&self.installation, &workers, reason, self.now, &jobs)?;
-        remember_at_commit(
-            workers.iter().filter_map(|worker| by_id.get(&worker.id)).map(|lost| loss_of(lost)),
-        );
+        let dead = || workers.iter().filter_map(|worker| by_id.get(&worker.id));
+        dead().for_each(|lost| ties::untie_at_commit(lost));
+        remember_at_commit(dead().map(|lost| loss_of(lost)));
         Ok(Step { workers, are_new: true, jobs })
     }
 

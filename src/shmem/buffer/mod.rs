@@ -251,14 +251,6 @@ pub fn remove_at_commit(id: &str) {
     }
 }
 
-/// Removes the entry of a worker that is given up once the current transaction has committed, unless it has returned by
-/// then.
-pub fn remove_closed_at_commit(id: &str) {
-    if let Some((table, key)) = table().zip(key(id)) {
-        commit::at_commit(move || table.remove_closed(&key));
-    }
-}
-
 /// Removes a worker's entry: its heartbeats go to its row from here on.
 pub fn remove(id: &str) {
     if let Some((table, key)) = table().zip(key(id)) {

@@ -27,7 +27,6 @@
 //! | `add` at commit, newer generation | no action | no action | no action |
 //! | `close` | no action, +1 | closed, +1 | no action, +1 |
 //! | `remove`; a flush finds no row | no action, +1 | none, +1 | none, +1 |
-//! | `remove_closed` | no action | no action | none, +1 |
 //! | `remove_silent` | no action, +1 | none, +1; with a heartbeat since the cutoff, no action | as if open |
 //! | `close_disconnected` | no action | closed, +1; tied again, or heard since, no action | as if open |
 //! | a flush has written its row | no action | the time recorded as written | as if open |
@@ -282,17 +281,6 @@ impl<'a, L: Locks> Table<'a, L> {
     /// Removes an entry unless its last heartbeat is at or after `cutoff`; returns whether there is no entry any more.
     pub fn remove_silent(&self, key: &Key, cutoff: i64) -> bool {
         self.remove_if(key, |beat_at| beat_at < cutoff)
-    }
-
-    /// Removes an entry that is still closed: of a worker that has returned meanwhile, it is open.
-    pub fn remove_closed(&self, key: &Key) {
-        let hash = self.hash(key);
-        let partition = Partition::of(hash);
-        let _locked = self.locks.exclusive(partition);
-        if let Some(slot) = self.find(key, hash).filter(|slot| slot.incarnation.load(Relaxed) == CLOSED) {
-            self.unlink(slot, hash);
-            self.header.generations[partition.0].fetch_add(1, Relaxed);
-        }
     }
 
     fn remove_if(&self, key: &Key, condition: impl FnOnce(i64) -> bool) -> bool {

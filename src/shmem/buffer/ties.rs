@@ -182,6 +182,15 @@ pub fn close_disconnected(worker: &Disconnected) -> bool {
     table().is_some_and(|table| table.close_disconnected(worker))
 }
 
+/// Unties a disconnected worker once its death has committed, unless it has lost another session by then. Its entry stays
+/// closed until it is forgotten like those of the silent, or opened by its return.
+pub fn untie_at_commit(worker: &Disconnected) {
+    let worker = worker.clone();
+    if let Some(table) = table() {
+        commit::at_commit(move || table.untie_lost(&worker));
+    }
+}
+
 /// Unties a worker of the current database at once: another process or another role gets its id. If that is rolled back,
 /// it stays untied.
 pub fn untie(id: &str) {

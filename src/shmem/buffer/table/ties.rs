@@ -11,6 +11,7 @@
 //! | its session's client vanishes | no action | disconnected; tied to another session, no action | no action |
 //! | its session ends otherwise | no action | untied; likewise | no action |
 //! | `spare` | no action | no action | disconnected, and judged by silence alone |
+//! | its death commits | no action | no action | untied |
 //! | the entry is removed | no action | untied | untied |
 //!
 //! A worker that is disconnected is heard again by a heartbeat later than the end of its session.
@@ -263,6 +264,14 @@ impl<L: Locks> Table<'_, L> {
         slot.incarnation.store(CLOSED, Relaxed);
         self.header.generations[partition.0].fetch_add(1, Relaxed);
         true
+    }
+
+    /// Unties a worker that is still disconnected as it was seen: it was declared dead.
+    pub fn untie_lost(&self, worker: &Disconnected) {
+        let hash = self.hash(&worker.key);
+        let _locked = self.locks.exclusive(Partition::of(hash));
+        let found = self.find_number(&worker.key, hash);
+        found.and_then(|(number, _)| self.lost_tie(number, worker)).into_iter().for_each(Tie::clear);
     }
 
     /// The slot of a worker that is still disconnected as it was seen, and was not heard since. Partition locked.

@@ -144,8 +144,8 @@ pub enum Sweep {
         lost: [Option<Session>; WORKERS],
     },
     Declaring(Declaration),
-    /// Committed; the entries of these are still there.
-    Declared([bool; WORKERS]),
+    /// Committed; those who have lost these sessions are not untied yet.
+    Declared([Option<Session>; WORKERS]),
     FoundLeftovers {
         dead: [bool; WORKERS],
     },
@@ -252,8 +252,8 @@ impl Sweep {
             Self::Idle => {}
             Self::Flushing(beats) | Self::Flushed(beats) => beats.swap(0, 1),
             Self::Found { silent } => silent.swap(0, 1),
-            Self::FoundDisconnected { lost } => lost.swap(0, 1),
-            Self::FoundLeftovers { dead } | Self::Declared(dead) => dead.swap(0, 1),
+            Self::FoundDisconnected { lost } | Self::Declared(lost) => lost.swap(0, 1),
+            Self::FoundLeftovers { dead } => dead.swap(0, 1),
             Self::SettlingLeftovers { locked, settled, .. } => {
                 locked.swap(0, 1);
                 settled.swap(0, 1);

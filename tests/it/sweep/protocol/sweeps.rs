@@ -4,7 +4,7 @@
 use std::array::from_fn;
 
 use super::model::Protocol;
-use super::state::{Declaration, DeclarationStep, JOBS, Rule, Session, State, Sweep, Time, WORKERS, Worker};
+use super::state::{Declaration, DeclarationStep, JOBS, Rule, Session, State, Sweep, Tie, Time, WORKERS};
 use super::workers::settle_jobs;
 
 /// Writes the heartbeats that are not in their rows and whose rows are not locked.
@@ -68,7 +68,7 @@ pub fn go_on(protocol: &Protocol, state: &mut State, number: usize) -> bool {
         Sweep::Found { silent } => Some(lock_silent(protocol, state, silent)),
         Sweep::FoundDisconnected { lost } => Some(lock_disconnected(protocol, state, lost)),
         Sweep::Declaring(declaration) => declare(protocol, state, number, declaration),
-        Sweep::Declared(dead) => Some(remove_entries(state, dead)),
+        Sweep::Declared(lost) => Some(untie(state, lost)),
         Sweep::FoundLeftovers { dead } => Some(lock_dead(state, dead)),
         Sweep::SettlingLeftovers { locked, settled, is_settled } => {
             Some(if is_settled { commit_leftovers(state, settled) } else { settle_leftovers(state, locked) })
@@ -214,16 +214,24 @@ fn commit(state: &mut State, declaration: Declaration) -> Sweep {
         }
         settle_jobs(state, number, declaration.settled[number]);
     }
-    Sweep::Declared(declaration.dying)
+    match declaration.of_disconnected {
+        true => {
+            let dead = declaration.dying;
+            Sweep::Declared(from_fn(|number| declaration.lost[number].filter(|_| dead[number])))
+        }
+        false => Sweep::Idle,
+    }
 }
 
-fn remove_entries(state: &mut State, dead: [bool; WORKERS]) -> Sweep {
-    let workers = state.workers.iter_mut().zip(dead);
-    // Of a worker that has returned meanwhile it is open.
-    let is_closed = |worker: &Worker| worker.entry.is_some_and(|entry| entry.closed);
-    workers
-        .filter(|(worker, is_dead)| *is_dead && is_closed(worker))
-        .for_each(|(worker, _)| worker.remove_entry());
+fn untie(state: &mut State, lost: [Option<Session>; WORKERS]) -> Sweep {
+    for (worker, lost) in state.workers.iter_mut().zip(lost) {
+        if let Some(entry) = &mut worker.entry
+            && let Tie::Lost { session, .. } = entry.tie
+            && lost == Some(session)
+        {
+            entry.tie = Tie::None;
+        }
+    }
     Sweep::Idle
 }
 

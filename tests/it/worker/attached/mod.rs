@@ -4,6 +4,7 @@ use crate::cluster::*;
 use postgres::Client;
 
 mod lost_sessions;
+mod poolers;
 mod together;
 mod transactions;
 

@@ -74,22 +74,26 @@ fn the_entry_of_a_disconnected_worker_can_be_closed_and_keeps_what_it_knows() {
     assert_ne!(table.generation(&key("a")), generation, "an entry that was being added stays out");
     assert_eq!((table.beat(&key("a"), None, OWNER, 9), table.beat_at(&key("a"))), (None, Some(6)));
     assert!(table.is_still(found) && table.close_disconnected(found), "it was rolled back");
-    table.remove_closed(&key("a"));
-    assert_eq!(table.beat_at(&key("a")), None);
+    table.untie_lost(found);
+    assert_eq!((table.beat_at(&key("a")), table.tie_state(&key("a"))), (Some(6), None));
     assert!(!table.close_disconnected(found));
+    table.remove(&key("a"));
     add(&table, &key("b"), 9);
     assert_eq!(table.tie_state(&key("b")), None, "the slot does not remember the tie before");
 }
 
 #[test]
-fn the_entry_of_a_worker_that_has_returned_meanwhile_stays() {
+fn a_worker_that_has_returned_and_lost_another_session_meanwhile_stays_disconnected() {
     let memory = Memory::new(1);
     let (table, slot) = with_tied(&memory);
     table.end_session([slot].into_iter(), ONE.number, Some(8));
-    assert!(table.close_disconnected(&lost(&table)[0]));
+    let found = &lost(&table)[0];
+    assert!(table.close_disconnected(found));
     table.add(&key("a"), Entry { incarnation: 2, ..entry(9) }, table.generation(&key("a")));
-    table.remove_closed(&key("a"));
-    assert_eq!(table.beat(&key("a"), None, OWNER, 10), Some(2));
+    table.attach(&key("a"), OTHER, 2, 9);
+    table.end_session([slot].into_iter(), OTHER.number, Some(10));
+    table.untie_lost(found);
+    assert_eq!(lost(&table)[0].session, OTHER);
 }
 
 #[test]
