@@ -59,8 +59,8 @@ INSTALL = "CREATE EXTENSION rgrid_heartbeat"
 WORKER_ROLE = (
     "CREATE ROLE rgrid_worker LOGIN",
     """
-GRANT EXECUTE ON FUNCTION rgrid_register(text, text), rgrid_heartbeat(text, text), rgrid_deregister(text)
-   TO rgrid_worker
+GRANT EXECUTE ON FUNCTION rgrid_register(text, text), rgrid_heartbeat(text, text), rgrid_attach(text, text),
+                          rgrid_deregister(text) TO rgrid_worker
 """,
     "GRANT SELECT, UPDATE ON executions TO rgrid_worker",
 )
