@@ -23,7 +23,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-sql test-stress test-upgrade matrix ci sql torture miri check bench bench-quick archive clean \
+	test-sql test-stress test-patroni test-upgrade matrix ci sql torture miri check bench bench-quick archive clean \
 	test-release test-contract test-story matrix-fetched contract-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
 
 help: ## list the targets
@@ -32,7 +32,8 @@ help: ## list the targets
 deps: $(call needs,test sql lint package container) ## install all that any target needs and this machine lacks
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
-target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml
+target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
+		clients/node/package-lock.json
 	@scripts/install-deps $*
 	@$(if $(PG_MAJOR),mkdir -p $(@D) && touch $@)
 
@@ -58,6 +59,9 @@ lint-packaging: $(call needs,lint) ## check the Dockerfile, the compose file and
 lint-monitoring: $(call needs,lint) ## check the rules for Prometheus, and try them on made-up numbers
 	$(MAKE) do-lint-monitoring
 
+lint-clients: $(call needs,lint) ## check the types of the clients for Python and Node
+	$(MAKE) do-lint-clients
+
 deb: $(call needs,package) ## build the Debian package into target/deb, and check it with lintian
 	$(MAKE) do-package do-deb
 
@@ -71,7 +75,7 @@ demo: $(call needs,demo) ## start a throw-away server with three real workers, k
 	$(MAKE) do-install do-demo
 
 test: $(call needs,test sql) ## all tests
-	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server
+	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server test-patroni
 
 STRESS_ROUNDS ?= 20
 
@@ -113,7 +117,7 @@ ci: $(call needs,test sql lint package) ## for each change: all tests on this ma
 	$(MAKE) do-lint
 	$(MAKE) test
 	$(MAKE) do-bench-quick
-	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb
 	scripts/run-all contract-trixie contract-forky contract-fetched
 
 check: $(call needs,test sql lint package container) ## before a release: everything, on all versions, and the container
@@ -121,7 +125,7 @@ check: $(call needs,test sql lint package container) ## before a release: everyt
 	$(MAKE) do-lint
 	scripts/run-all test-unit test-backend test-sql
 	$(MAKE) do-install do-bench-quick
-	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-test-container
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-test-container
 	$(MAKE) matrix
 
 torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
@@ -197,8 +201,8 @@ do-torture:
 do-lint:
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 
-.PHONY: lint-sql lint-packaging lint-monitoring deb test-deb test-container
-.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-deb do-test-deb do-test-container
+.PHONY: lint-sql lint-packaging lint-monitoring lint-clients deb test-deb test-container
+.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb do-test-container
 
 do-lint-sql: # the scripts of this version that do-package has laid out: to create it, and to update to it
 	cd $(STAGE)$$($(PG_CONFIG) --sharedir)/extension && \
@@ -213,6 +217,18 @@ do-lint-packaging:
 do-lint-monitoring:
 	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool check rules alerts.yml
 	cd examples/monitoring && $(CURDIR)/target/monitoring/usr/bin/promtool test rules alerts_test.yml
+
+# The one for Python as pip installs it, so that its types are those that users get. The declarations of the one for
+# Node are made from its comments; they are in the tree, so that it can be installed from there.
+LINT = $(CURDIR)/target/lint/bin
+DECLARATIONS = index.d.ts session.d.ts
+do-lint-clients:
+	$(LINT)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./clients/python
+	cd target/lint && $(LINT)/mypy --strict --cache-dir=$(CURDIR)/target/mypy --package rgrid_heartbeat
+	$(LINT)/mypy --strict --cache-dir=target/mypy examples/worker.py
+	@command -v node >/dev/null || { echo "skipped: there is no node on this machine"; exit 0; }; set -x && \
+		clients/node/node_modules/.bin/tsc --project clients/node --outDir target/declarations && \
+		for file in $(DECLARATIONS); do diff target/declarations/$$file clients/node/$$file || exit 1; done
 
 DEB = target/deb/postgresql-$(PG_MAJOR)-rgrid-heartbeat_*.deb
 # Without DEBEMAIL the address comes from the checkout and may be no mailbox. Lintian may then say so, and nothing else.
@@ -266,14 +282,18 @@ test-readme: # every statement that the documents show
 SERVER ?= $(PG_CONFIG)
 # Modules of tests/it to run, as `sweep` or `operators::health`, and `torture`, the other crate; all when empty.
 SERVER_TESTS ?=
-# These need what a release of Debian has for its own server: pg_auto_failover; postgres_fdw and, by the same sign of
-# such a server, the exporter.
+# These need what a release of Debian has for its own server: pg_auto_failover; pg_cron; postgres_fdw and, by the same
+# sign of such a server, the exporter.
 FAILOVER = $(wildcard $(shell $(SERVER) --pkglibdir)/pgautofailover.so)
+CRON = $(wildcard $(shell $(SERVER) --pkglibdir)/pg_cron.so)
 CONTRIB = $(wildcard $(shell $(SERVER) --sharedir)/extension/postgres_fdw.control)
-DEBIAN_TESTS = $(if $(FAILOVER),,server_life::failover) $(if $(CONTRIB),,operators::monitoring jobs::foreign_tables)
+DEBIAN_TESTS = $(if $(FAILOVER),,server_life::failover) $(if $(CRON),,server_life::neighbours) \
+	$(if $(CONTRIB),,operators::monitoring jobs::foreign_tables)
+# They take minutes in which they mostly wait: `make test-patroni`.
+PATRONI_TESTS = $(if $(filter server_life::patroni%,$(SERVER_TESTS)),,server_life::patroni)
 # Needs OLD_PG_CONFIG: `make test-upgrade`.
 UPGRADE_TEST = release::pg_upgrade
-SKIPPED = $(UPGRADE_TEST) $(SKIP) $(DEBIAN_TESTS)
+SKIPPED = $(UPGRADE_TEST) $(PATRONI_TESTS) $(SKIP) $(DEBIAN_TESTS)
 # Most tests wait for servers most of the time.
 TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 MODULES = $(filter-out torture,$(SERVER_TESTS))
@@ -285,6 +305,9 @@ test-server: # whole servers: processes, crashes, rights
 	done
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --no-fail-fast $(CRATES:%=--test %) -- \
 		--test-threads=$(TEST_THREADS) $(SKIPPED:%=--skip %::) $(MODULES:%=%::)
+
+test-patroni: # three nodes under Patroni, with etcd and HAProxy
+	$(MAKE) test-server SERVER_TESTS=server_life::patroni
 
 test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere
 	$(MAKE) test-server SERVER_TESTS="worker::story release::extension_update"

@@ -23,6 +23,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks import (
+    attached,
     daemon_race,
     detection,
     dynahash,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "dynahash": ("What the extension's table gains over PostgreSQL's own shared hash table", dynahash.measure),
     "standby": ("Heartbeats go on while a synchronous standby is away", standby.measure),
     "detection": ("A dead worker is found one sweep after the threshold, and never before it", detection.measure),
+    "attached": ("An attached worker that is killed is dead as soon as its grace is over", attached.measure),
     "fence": ("A fence costs jobs that nobody gave up next to nothing", fence.measure),
     "flush": ("Heartbeats are written to the table as fast as PostgreSQL updates rows", flush.measure),
     "held snapshot": ("A day of flushes while a snapshot is held makes none much slower", held_snapshot.measure),

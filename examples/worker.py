@@ -3,22 +3,23 @@
 
 What a worker owes the database:
 
-* it registers when it starts and deregisters when it stops on purpose;
-* it beats from a thread and a connection of its own, so that no job can hold up a heartbeat, and goes on beating until
-  its last job is done;
-* it writes its id into executions.worker_id when it claims a job;
+* it registers when it starts and deregisters when it stops on purpose, and beats until its last job is done, where no
+  job can hold up a heartbeat: all of that is done by the client in clients/python;
+* it claims a job only while the client says so, and writes its id into executions.worker_id;
 * it writes a result only if the job is still its own.
 
 Should it fall silent all the same, the database fails its running jobs. A worker that was only cut off or frozen hears
-of that with its next heartbeat: the incarnation that rgrid_heartbeat() answers is another one than before.
+of that with its next heartbeat.
 
-Needs psycopg 3.1, EXECUTE on rgrid_register, rgrid_heartbeat and rgrid_deregister, SELECT and UPDATE on executions, and
-RGrid's columns in it: id, execution_id, status, worker_id, execution_error, started_at, completed_at.
+Needs psycopg 3.1, the client (`pip install clients/python`, or its folder beside this file), EXECUTE on rgrid_register,
+rgrid_heartbeat and rgrid_deregister, and on rgrid_attach for its death to be seen at once, SELECT and UPDATE on
+executions, and RGrid's columns in it: id, execution_id, status, worker_id, execution_error, started_at, completed_at.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import random
@@ -26,14 +27,11 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
-REGISTER = "SELECT id, incarnation FROM rgrid_register(hostname => %(hostname)s)"
-HEARTBEAT = "SELECT rgrid_heartbeat(%(worker)s, %(hostname)s)"
-DEREGISTER = "SELECT rgrid_deregister(%(worker)s)"
+from rgrid_heartbeat import Heartbeat, split_hosts
 
 # A job that is already running under our own id is one whose claim was committed while the connection broke: we never
 # heard of it, and nobody else would ever take it up.
@@ -56,16 +54,8 @@ FINISH = """
     RETURNING execution_id
 """
 
-# A server that vanished without a word must be noticed within seconds, or the worker dies of waiting.
-# What the connection string says goes before these.
-CONNECTION = {
-    "fallback_application_name": "rgrid worker",
-    "connect_timeout": "10",
-    "tcp_user_timeout": "5000",
-    "keepalives_idle": "5",
-    "keepalives_interval": "2",
-    "keepalives_count": "3",
-}
+# For connecting, and for a statement: a server that stands still answers nothing, and its kernel answers TCP.
+DEADLINE = 10
 # Another attempt on another connection may succeed; a server that has become a standby is as good as gone.
 SERVER_AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
 
@@ -81,12 +71,25 @@ def retry_pause() -> float:
     return random.uniform(0.5, 1.5)
 
 
-class Database:
-    """A connection that is opened again when it is needed and broken. Not for use by two threads."""
+@contextlib.contextmanager
+def deadline(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Cuts the connection if what is done here takes longer: psycopg itself would wait for ever."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        timer = threading.Timer(DEADLINE, twin.shutdown, [socket.SHUT_RDWR])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
-    def __init__(self, name: str, dsn: str) -> None:
-        self.name = name
-        self.parameters = {**CONNECTION, **conninfo_to_dict(dsn)}
+
+class Database:
+    """A connection for the jobs, opened again when it is needed and broken. Not for use by two threads."""
+
+    def __init__(self, dsn: str) -> None:
+        self.servers = split_hosts(dsn)
         self.connection: psycopg.Connection[Any] | None = None
         self.trouble: str | None = None  # why the server was away at the last attempt
 
@@ -94,15 +97,25 @@ class Database:
         """One attempt: the rows, or None when the server is away. Every statement is a transaction of its own."""
         try:
             if self.connection is None:
-                self.connection = psycopg.connect(**self.parameters, autocommit=True)
-            rows = self.connection.execute(statement, parameters).fetchall()
+                self.connection = self.connect()
+            with deadline(self.connection):
+                rows = self.connection.execute(statement, parameters).fetchall()
         except SERVER_AWAY as error:
             self.disconnect(str(error).partition("\n")[0])
             return None
         if self.trouble is not None:
-            log.info("%s: the server is back", self.name)
+            log.info("the server is back")
             self.trouble = None
         return rows
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """To the first server that can be written to. No statement gets a name: a pooler in transaction mode mixes up
+        those of different clients."""
+        *others, last = self.servers
+        for server in others:
+            with contextlib.suppress(psycopg.OperationalError):
+                return psycopg.connect(server, connect_timeout=DEADLINE, autocommit=True, prepare_threshold=None)
+        return psycopg.connect(last, connect_timeout=DEADLINE, autocommit=True, prepare_threshold=None)
 
     def insist(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows, however long the server is away. The statement may run twice: an answer can be lost."""
@@ -115,73 +128,36 @@ class Database:
             self.connection.close()
             self.connection = None
         if trouble != self.trouble:
-            log.warning("%s: the server is away: %s", self.name, trouble)
+            log.warning("the server is away: %s", trouble)
             self.trouble = trouble
-
-
-class Heartbeat(threading.Thread):
-    """Registers the worker, beats until it is told to finish, then deregisters: one thread, so that no heartbeat can
-    overtake the deregistration and bring the worker back to life."""
-
-    def __init__(self, dsn: str, hostname: str, interval: float) -> None:
-        super().__init__(name="heartbeat", daemon=True)
-        self.database = Database("heartbeat", dsn)
-        self.hostname = hostname
-        self.interval = interval
-        self.finishing = threading.Event()
-        self.given_up = threading.Event()  # set here, cleared by whoever has looked after the jobs
-        self.worker, self.incarnation = self.database.insist(REGISTER, hostname=hostname)[0]
-        log.info("registered as %s, incarnation %d", self.worker, self.incarnation)
-
-    def run(self) -> None:
-        try:
-            pause = self.interval
-            while not self.finishing.wait(pause):
-                pause = self.interval if self.beat() else min(self.interval, retry_pause())
-            self.deregister()
-        except Exception as error:
-            # Without heartbeats the database gives the jobs up, so nothing that is still done here would count.
-            log.critical("the heartbeat cannot go on: %s", error)
-            os._exit(1)
-
-    def beat(self) -> bool:
-        rows = self.database.query(HEARTBEAT, worker=self.worker, hostname=self.hostname)
-        if rows and rows[0][0] != self.incarnation:
-            self.incarnation = rows[0][0]
-            log.warning("was taken for dead, goes on as incarnation %d", self.incarnation)
-            self.given_up.set()
-        return rows is not None
-
-    def deregister(self) -> None:
-        # The first attempt may only find out that the connection has been broken for a while.
-        for _ in range(2):
-            if self.database.query(DEREGISTER, worker=self.worker) is not None:
-                log.info("deregistered")
-                return
-        log.warning("could not deregister, the database will take the silence for a death")
-
-    def finish(self) -> None:
-        self.finishing.set()
-        self.join(timeout=30)
 
 
 class Worker:
     """Claims one job after the other in the main thread."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.heartbeat = Heartbeat(options.dsn, options.hostname, options.heartbeat_interval)
-        self.database = Database("jobs", options.dsn)
-        self.worker = self.heartbeat.worker
+        self.given_up = threading.Event()  # set by the heartbeat, cleared by whoever has looked after the jobs
+        self.heartbeat = Heartbeat(
+            options.dsn,
+            hostname=options.hostname,
+            interval=options.heartbeat_interval,
+            deadline=DEADLINE,
+            on_given_up=lambda heartbeat: self.given_up.set(),
+        )
+        self.database = Database(options.dsn)
         self.poll = options.poll
         self.job_seconds = options.job_seconds
         self.draining = False
+
+    @property
+    def id(self) -> str | None:
+        return self.heartbeat.worker_id
 
     def stop(self, *_: object) -> None:
         # Called by a signal, between any two instructions: no lock may be taken here.
         self.draining = True
 
     def run(self) -> None:
-        self.heartbeat.start()
         try:
             while not self.draining:
                 if (job := self.claim()) is not None:
@@ -189,10 +165,10 @@ class Worker:
                 else:
                     time.sleep(self.poll)
         finally:
-            self.heartbeat.finish()
+            self.heartbeat.stop()
 
     def claim(self) -> str | None:
-        rows = self.database.query(CLAIM, worker=self.worker)
+        rows = self.database.query(CLAIM, worker=self.id) if self.heartbeat.may_claim else None
         return rows[0][0] if rows else None
 
     def work_on(self, job: str) -> None:
@@ -214,16 +190,16 @@ class Worker:
 
     def wait_or_lose(self, job: str, seconds: float) -> None:
         """Waits, at most so long; raises JobLost as soon as the job turns out to be given up."""
-        if not self.heartbeat.given_up.wait(seconds):
+        if not self.given_up.wait(seconds):
             return
-        self.heartbeat.given_up.clear()
+        self.given_up.clear()
         # What an earlier incarnation had claimed is settled by now; a job that is still ours was claimed under the
         # new one, before we knew. Without an answer we work on: FINISH looks again.
-        if self.database.query(IS_MINE, job=job, worker=self.worker) == []:
+        if self.database.query(IS_MINE, job=job, worker=self.id) == []:
             raise JobLost
 
     def finish(self, job: str, status: str, error: str | None) -> None:
-        if self.database.insist(FINISH, job=job, worker=self.worker, status=status, error=error):
+        if self.database.insist(FINISH, job=job, worker=self.id, status=status, error=error):
             log.info("%s %s", job, status)
         else:
             log.warning("%s was settled already, its result is not written", job)
@@ -243,6 +219,7 @@ def main() -> None:
     options = parse_options()
     logging.basicConfig(format=f"%(asctime)s {options.hostname}: %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     worker = Worker(options)
+    worker.heartbeat.start()
     # Only from here on is there something to drain; before, a signal simply ends the process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)

@@ -6,6 +6,10 @@ COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
     'A worker starts; returns its id, generated when NULL, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'A worker stops on purpose; returns whether it was known';
+COMMENT ON FUNCTION @extschema@.rgrid_attach(text, text) IS
+    'A heartbeat that also ties the worker to this session: it is dead soon after its client vanishes; returns its incarnation';
+COMMENT ON FUNCTION @extschema@.rgrid_detach(text) IS
+    'Unties a worker from the session that it is attached to; returns whether there was one';
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
     'Declares silent workers dead and settles their jobs now, or shows which workers and jobs that would be';
 COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS
@@ -55,6 +59,7 @@ $$;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_fence_violated() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_attached() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;

@@ -183,8 +183,8 @@ COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.notified IS
 --   ledger
 
 -- The numbers that must outlive the ledger's rows. The row with an empty id has the floor, the number that an unknown
--- worker gets. The others have the numbers of workers that have died, and of those that were alive, and had never died,
--- when the floor was raised.
+-- worker gets. The others have the numbers of workers that have died, and of those that were first heard when the floor
+-- was above 1.
 CREATE TABLE @extschema@.rgrid_incarnations (
     worker_id text COLLATE pg_catalog."C" PRIMARY KEY,
     incarnation bigint NOT NULL CHECK (incarnation OPERATOR(pg_catalog.>) 0)
@@ -196,6 +196,27 @@ COMMENT ON TABLE @extschema@.rgrid_incarnations IS
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.worker_id IS
     'The worker''s id; empty for the incarnation of unknown workers';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats return';
+
+-- From which number on a worker gets a new one, a row for each time that the database went on from a copy or from an earlier
+-- moment. In dumps: where one is restored, its rows are those of another origin.
+CREATE TABLE @extschema@.rgrid_incarnation_bases (
+    base bigint NOT NULL CHECK (base OPERATOR(pg_catalog.>) 0),
+    origin text COLLATE pg_catalog."C" NOT NULL,
+    since timestamp with time zone NOT NULL,
+    transaction xid8 NOT NULL,
+    -- Two sessions may add the same base at the same time.
+    PRIMARY KEY (base, origin, transaction)
+);
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnation_bases', '');
+
+COMMENT ON TABLE @extschema@.rgrid_incarnation_bases IS
+    'Where incarnations begin: one row, and one more for each failover, restore, upgrade or copy';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.base IS
+    'No worker gets a lower number after a death or as an unknown one';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.origin IS
+    'System identifier, timeline, OID of the database and OID of this table';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.since IS 'When the first number was asked for after that';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.transaction IS 'The transaction that asked for it';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -485,6 +506,17 @@ COMMENT ON FUNCTION @extschema@.rgrid_fence_violated() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/attach.rs
+-- rgrid_heartbeat::api::attach::rgrid_attach
+CREATE  FUNCTION "rgrid_attach"(
+	"worker_id" TEXT, /* Option < & str > */
+	"hostname" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bigint /* Result < i64, ErrorReport > */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rgrid_attach_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/worker.rs
 -- rgrid_heartbeat::api::worker::rgrid_deregister
 CREATE  FUNCTION "rgrid_deregister"(
@@ -492,6 +524,16 @@ CREATE  FUNCTION "rgrid_deregister"(
 ) RETURNS bool /* Result < bool, ErrorReport > */
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'rgrid_deregister_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/attach.rs
+-- rgrid_heartbeat::api::attach::rgrid_detach
+CREATE  FUNCTION "rgrid_detach"(
+	"worker_id" TEXT /* Option < & str > */
+) RETURNS bool /* Result < bool, ErrorReport > */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rgrid_detach_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -592,6 +634,20 @@ CREATE  FUNCTION "rgrid_stale_workers"(
 )
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'rgrid_stale_workers_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/views/attached.rs
+-- rgrid_heartbeat::api::views::attached::rgrid_stat_attached
+CREATE  FUNCTION "rgrid_stat_attached"() RETURNS TABLE (
+	"datid" oid,  /* pg_sys :: Oid */
+	"attached_workers" bigint,  /* i64 */
+	"sessions_lost" bigint,  /* i64 */
+	"workers_lost_together" bigint  /* i64 */
+)
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rgrid_stat_attached_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -715,7 +771,9 @@ CREATE  FUNCTION "rgrid_worker_states"() RETURNS TABLE (
 	"incarnation" bigint,  /* i64 */
 	"last_heartbeat_at" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"seconds_since_heartbeat" double precision,  /* f64 */
-	"declared_dead_at" timestamp with time zone  /* Option < TimestampWithTimeZone > */
+	"declared_dead_at" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"attached_at" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"disconnected_at" timestamp with time zone  /* Option < TimestampWithTimeZone > */
 )
 STRICT
 LANGUAGE c /* Rust */
@@ -727,6 +785,7 @@ AS 'MODULE_PATHNAME', 'rgrid_worker_states_wrapper';
 -- requires:
 --   fence
 --   api::views::workers::rgrid_worker_states
+--   api::views::attached::rgrid_stat_attached
 --   api::views::statistics::rgrid_stat_databases
 --   api::views::statistics::rgrid_stat_reset
 --   api::views::problems::rgrid_stat_problems
@@ -735,17 +794,18 @@ AS 'MODULE_PATHNAME', 'rgrid_worker_states_wrapper';
 -- What operators read. Every column has its meaning, and its unit when it has one, in its comment.
 CREATE VIEW @extschema@.rgrid_workers AS
 SELECT w.worker_id, w.hostname, w.state, w.incarnation, w.last_heartbeat_at, w.seconds_since_heartbeat,
-       w.declared_dead_at
+       w.declared_dead_at, w.attached_at, w.disconnected_at
 FROM @extschema@.rgrid_worker_states() AS w;
 
 CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
        s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.calls_refused, s.flushes, s.rows_flushed,
        s.deaths, s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
-       s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
+       a.attached_workers, a.sessions_lost, a.workers_lost_together, s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
        s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
        s.buffer_capacity, s.connections_full_since, s.stats_reset
 FROM @extschema@.rgrid_stat_databases() AS s
+LEFT JOIN @extschema@.rgrid_stat_attached() AS a ON a.datid OPERATOR(pg_catalog.=) s.datid
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.datid;
 
 CREATE VIEW @extschema@.pg_stat_rgrid_problems AS
@@ -758,6 +818,7 @@ GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat,
 
 COMMENT ON FUNCTION @extschema@.rgrid_worker_states() IS 'What the view rgrid_workers shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_databases() IS 'What the view pg_stat_rgrid_heartbeat shows';
+COMMENT ON FUNCTION @extschema@.rgrid_stat_attached() IS 'What the view pg_stat_rgrid_heartbeat shows of attached workers';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_problems() IS 'What the view pg_stat_rgrid_problems shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
     'Resets the counters and intervals of this database in pg_stat_rgrid_heartbeat';
@@ -775,6 +836,10 @@ COMMENT ON COLUMN @extschema@.rgrid_workers.incarnation IS
 COMMENT ON COLUMN @extschema@.rgrid_workers.last_heartbeat_at IS 'When it was last heard of';
 COMMENT ON COLUMN @extschema@.rgrid_workers.seconds_since_heartbeat IS 'How long ago that was, in seconds';
 COMMENT ON COLUMN @extschema@.rgrid_workers.declared_dead_at IS 'When it was declared dead; NULL while it is not dead';
+COMMENT ON COLUMN @extschema@.rgrid_workers.attached_at IS
+    'Since when it is attached to a session; NULL when it is not';
+COMMENT ON COLUMN @extschema@.rgrid_workers.disconnected_at IS
+    'When the client of that session vanished; NULL once it was heard again, or declared dead';
 
 COMMENT ON VIEW @extschema@.pg_stat_rgrid_heartbeat IS
     'A row a database that the launcher knows, counted since stats_reset; lost in a crash of the server';
@@ -800,13 +865,19 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
     'Rows that they wrote: a worker counts once a flush, however many heartbeats it has sent';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to the ledger, of every reason';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
-    'Workers that returned after they had been declared dead for their silence';
+    'Workers that returned after they had been declared dead for their silence, or for their lost session';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_workers IS
-    'Silent workers that are held back now because they are so many at once';
+    'Workers that fell silent together and are held back now';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_until IS
     'When that ends at the latest, by the threshold of the current session; NULL while no worker is held back';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.locked_jobs IS
     'Running jobs of dead workers that the last sweep skipped because other sessions had locked them';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.attached_workers IS
+    'Workers that are attached to a session now';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.sessions_lost IS
+    'Sessions with attached workers that ended because their client vanished';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_lost_together IS
+    'Workers that were left to their silence because so many sessions were lost together, or by one pooler';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_from_the_future IS
     'Workers with heartbeats ahead of the clock, counted each time that a sweep finds one, since the server started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_failed IS 'Running jobs that were marked as failed';
@@ -860,6 +931,10 @@ COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
     'A worker starts; returns its id, generated when NULL, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'A worker stops on purpose; returns whether it was known';
+COMMENT ON FUNCTION @extschema@.rgrid_attach(text, text) IS
+    'A heartbeat that also ties the worker to this session: it is dead soon after its client vanishes; returns its incarnation';
+COMMENT ON FUNCTION @extschema@.rgrid_detach(text) IS
+    'Unties a worker from the session that it is attached to; returns whether there was one';
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
     'Declares silent workers dead and settles their jobs now, or shows which workers and jobs that would be';
 COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS
@@ -909,6 +984,7 @@ $$;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_fence_violated() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_attached() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;

@@ -1,17 +1,18 @@
 -- What operators read. Every column has its meaning, and its unit when it has one, in its comment.
 CREATE VIEW @extschema@.rgrid_workers AS
 SELECT w.worker_id, w.hostname, w.state, w.incarnation, w.last_heartbeat_at, w.seconds_since_heartbeat,
-       w.declared_dead_at
+       w.declared_dead_at, w.attached_at, w.disconnected_at
 FROM @extschema@.rgrid_worker_states() AS w;
 
 CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
        s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.calls_refused, s.flushes, s.rows_flushed,
        s.deaths, s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
-       s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
+       a.attached_workers, a.sessions_lost, a.workers_lost_together, s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
        s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
        s.buffer_capacity, s.connections_full_since, s.stats_reset
 FROM @extschema@.rgrid_stat_databases() AS s
+LEFT JOIN @extschema@.rgrid_stat_attached() AS a ON a.datid OPERATOR(pg_catalog.=) s.datid
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.datid;
 
 CREATE VIEW @extschema@.pg_stat_rgrid_problems AS
@@ -24,6 +25,7 @@ GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat,
 
 COMMENT ON FUNCTION @extschema@.rgrid_worker_states() IS 'What the view rgrid_workers shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_databases() IS 'What the view pg_stat_rgrid_heartbeat shows';
+COMMENT ON FUNCTION @extschema@.rgrid_stat_attached() IS 'What the view pg_stat_rgrid_heartbeat shows of attached workers';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_problems() IS 'What the view pg_stat_rgrid_problems shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
     'Resets the counters and intervals of this database in pg_stat_rgrid_heartbeat';
@@ -41,6 +43,10 @@ COMMENT ON COLUMN @extschema@.rgrid_workers.incarnation IS
 COMMENT ON COLUMN @extschema@.rgrid_workers.last_heartbeat_at IS 'When it was last heard of';
 COMMENT ON COLUMN @extschema@.rgrid_workers.seconds_since_heartbeat IS 'How long ago that was, in seconds';
 COMMENT ON COLUMN @extschema@.rgrid_workers.declared_dead_at IS 'When it was declared dead; NULL while it is not dead';
+COMMENT ON COLUMN @extschema@.rgrid_workers.attached_at IS
+    'Since when it is attached to a session; NULL when it is not';
+COMMENT ON COLUMN @extschema@.rgrid_workers.disconnected_at IS
+    'When the client of that session vanished; NULL once it was heard again, or declared dead';
 
 COMMENT ON VIEW @extschema@.pg_stat_rgrid_heartbeat IS
     'A row a database that the launcher knows, counted since stats_reset; lost in a crash of the server';
@@ -66,13 +72,19 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
     'Rows that they wrote: a worker counts once a flush, however many heartbeats it has sent';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to the ledger, of every reason';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
-    'Workers that returned after they had been declared dead for their silence';
+    'Workers that returned after they had been declared dead for their silence, or for their lost session';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_workers IS
-    'Silent workers that are held back now because they are so many at once';
+    'Workers that fell silent together and are held back now';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_until IS
     'When that ends at the latest, by the threshold of the current session; NULL while no worker is held back';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.locked_jobs IS
     'Running jobs of dead workers that the last sweep skipped because other sessions had locked them';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.attached_workers IS
+    'Workers that are attached to a session now';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.sessions_lost IS
+    'Sessions with attached workers that ended because their client vanished';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_lost_together IS
+    'Workers that were left to their silence because so many sessions were lost together, or by one pooler';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_from_the_future IS
     'Workers with heartbeats ahead of the clock, counted each time that a sweep finds one, since the server started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_failed IS 'Running jobs that were marked as failed';

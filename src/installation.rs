@@ -42,6 +42,7 @@ impl Installation {
             let tables = [
                 "rgrid_worker_deaths",
                 "rgrid_incarnations",
+                "rgrid_incarnation_bases",
                 "rgrid_worker_owners",
                 "rgrid_job_tables",
                 "rgrid_job_table_oids",

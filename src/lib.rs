@@ -53,6 +53,7 @@ extension_sql_file!(
     requires = [
         "fence",
         api::views::workers::rgrid_worker_states,
+        api::views::attached::rgrid_stat_attached,
         api::views::statistics::rgrid_stat_databases,
         api::views::statistics::rgrid_stat_reset,
         api::views::problems::rgrid_stat_problems,

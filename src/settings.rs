@@ -16,23 +16,27 @@ static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 static STATEMENT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static CALL_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
-static MAX_DEAD_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(1.0);
+static MAX_DEAD_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(0.9);
 static MASS_DEATH_MINIMUM: GucSetting<i32> = GucSetting::<i32>::new(10);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
 static PRUNE_ADOPTED: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ISOLATE_ROLES: GucSetting<bool> = GucSetting::<bool>::new(true);
 static MAX_WORKERS_PER_ROLE: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static DISCONNECT_GRACE: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static MAX_DISCONNECTED_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(0.5);
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// The settings without an effect on a server that does not preload the library, where they are known all the same: the
 /// launcher and its sweepers read them, or they are about shared memory.
-pub const OF_PRELOADED: [&str; 9] = [
+pub const OF_PRELOADED: [&str; 11] = [
     "rgrid_heartbeat.check_interval",
     "rgrid_heartbeat.flush_interval",
     "rgrid_heartbeat.statement_timeout",
     "rgrid_heartbeat.max_dead_fraction",
     "rgrid_heartbeat.mass_death_minimum",
+    "rgrid_heartbeat.disconnect_grace",
+    "rgrid_heartbeat.max_disconnected_fraction",
     "rgrid_heartbeat.enabled",
     "rgrid_heartbeat.retention",
     "rgrid_heartbeat.prune_adopted",
@@ -43,6 +47,7 @@ pub const OF_PRELOADED: [&str; 9] = [
 pub fn define() {
     define_times();
     define_mass_death();
+    define_disconnection();
     define_sizes();
     define_retention();
     define_owners();
@@ -113,7 +118,7 @@ fn define_times() {
 fn define_mass_death() {
     GucRegistry::define_float_guc(
         c"rgrid_heartbeat.max_dead_fraction",
-        c"Share of the living workers above which deaths at the same time are held back.",
+        c"Share of the living workers above which those that fall silent together are held back.",
         c"For one more stale_threshold at most; with 1 no worker is ever held back.",
         &MAX_DEAD_FRACTION,
         0.0,
@@ -123,11 +128,34 @@ fn define_mass_death() {
     );
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.mass_death_minimum",
-        c"Workers that may die at the same time without being held back, whatever their share.",
-        c"Only used when max_dead_fraction is below 1.",
+        c"Workers that may fall silent together without being held back, whatever their share.",
+        c"Also for sessions that are lost at the same time: see max_disconnected_fraction.",
         &MASS_DEATH_MINIMUM,
         0,
         i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+fn define_disconnection() {
+    GucRegistry::define_int_guc(
+        c"rgrid_heartbeat.disconnect_grace",
+        c"How long a worker may take to come back when the session that it was attached to ended because its client vanished.",
+        c"With 0 it is declared dead at once; -1 leaves it to its silence.",
+        &DISCONNECT_GRACE,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_float_guc(
+        c"rgrid_heartbeat.max_disconnected_fraction",
+        c"Share of the sessions with attached workers above which losses at the same time are left to silence.",
+        c"If they are also more than mass_death_minimum; with 1 none are.",
+        &MAX_DISCONNECTED_FRACTION,
+        0.0,
+        1.0,
         GucContext::Suset,
         GucFlags::default(),
     );
@@ -192,7 +220,7 @@ fn define_sizes() {
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.max_workers",
         c"Workers whose heartbeats fit in shared memory.",
-        c"Heartbeats of more workers than these are written to their rows at once. About 120 bytes each.",
+        c"Heartbeats of more workers than these are written to their rows at once. About 140 bytes each.",
         &MAX_WORKERS,
         0,
         16_777_216,
@@ -230,6 +258,16 @@ pub fn call_timeout() -> Duration {
 pub fn mass_death() -> MassDeath {
     let minimum = usize::try_from(MASS_DEATH_MINIMUM.get()).unwrap_or(0);
     MassDeath { fraction: MAX_DEAD_FRACTION.get(), minimum }
+}
+
+/// How long a worker may take to come back that has lost its session; `None` when silence alone counts.
+pub fn disconnect_grace() -> Option<Duration> {
+    u64::try_from(DISCONNECT_GRACE.get()).ok().map(Duration::from_millis)
+}
+
+/// Share of the sessions above which losses at the same time prove nothing.
+pub fn max_disconnected_fraction() -> f64 {
+    MAX_DISCONNECTED_FRACTION.get()
 }
 
 /// Workers that fit in shared memory.

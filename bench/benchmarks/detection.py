@@ -151,4 +151,5 @@ def tell(deaths: list[Death], last: list[float], size: Size, report: Report) -> 
         f"{len(silences)} killed workers; threshold {THRESHOLD:g} s, sweeps {CHECK_INTERVAL:g} s apart",
         silences,
         [histogram.Mark("threshold", THRESHOLD), histogram.Mark("99 %", p99), histogram.Mark("goal", limit)],
+        "of silence when declared dead",
     ))  # fmt: skip

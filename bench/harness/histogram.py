@@ -45,20 +45,20 @@ class Scale:
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * number / self.most
 
 
-def draw(title: str, subtitle: str, values: list[float], marks: list[Mark]) -> str:
+def draw(title: str, subtitle: str, values: list[float], marks: list[Mark], seconds_of: str) -> str:
     """The whole picture."""
     bins = Counter(math.floor(value / BIN) for value in values)
     ends = [*bins, *(round(mark.value / BIN) for mark in marks)]
     scale = Scale(min(ends) - 1, max(ends) + 2, max(bins.values()))
     body = [text(MARGIN, 34, title, size=18, weight="bold"), text(MARGIN, 54, subtitle, colour=FAINT)]
-    body += axes(scale)
+    body += axes(scale, seconds_of)
     body += [column(scale, number, count) for number, count in sorted(bins.items())]
     for number, mark in enumerate(sorted(marks, key=lambda mark: mark.value)):
         body += drawn_mark(scale, mark, is_low=number % 2 == 1)
     return document(title, HEIGHT, body)
 
 
-def axes(scale: Scale) -> list[str]:
+def axes(scale: Scale, seconds_of: str) -> list[str]:
     """How many, at the left; seconds, below."""
     drawn = []
     step = max(tick(scale.most), 1)
@@ -72,7 +72,7 @@ def axes(scale: Scale) -> list[str]:
             value = f"{number * BIN:.1f}"
             drawn.append(text(scale.x(number * BIN), HEIGHT - BOTTOM + 20, value, size=12, anchor="middle", colour=FAINT))
     middle = (LEFT + WIDTH - MARGIN) / 2
-    caption = "seconds of silence when declared dead; workers in each tenth of a second"
+    caption = f"seconds {seconds_of}; workers in each tenth of a second"
     drawn.append(text(middle, HEIGHT - BOTTOM + 44, caption, size=12, anchor="middle", colour=FAINT))
     return drawn
 

@@ -204,7 +204,9 @@ class Servers:
         try:
             shutil.copytree(self.template.data, server.data)
             os.chmod(server.data, 0o700)
-            server.configure({"shared_buffers": self.shared_buffers, **self.known(settings)})
+            # Whole fleets fall silent, to be settled at once.
+            fleet = {"rgrid_heartbeat.max_dead_fraction": "1"}
+            server.configure({"shared_buffers": self.shared_buffers, **self.known({**fleet, **settings})})
             yield server
         finally:
             server.stop()

@@ -1,6 +1,7 @@
 //! The SQL functions, each in the file of its subject. They check their arguments and return values or rows; the layers
 //! below do the work. A caller's role needs EXECUTE and nothing else: tables are read and written as their owners.
 
+pub mod attach;
 pub mod fence;
 pub mod health;
 pub mod installed;

@@ -10,11 +10,11 @@ use std::ffi::CStr;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::worker::{Call, Caller, default_hostname};
+use super::worker::{Call, Caller, client_address};
 use crate::error::{Error, Result};
 use crate::pg::{self, catalog, roles, version};
 use crate::settings;
-use crate::shmem::{buffer, databases};
+use crate::shmem::{buffer, buffer::ties, databases};
 use crate::tables::worker_owners;
 
 impl Caller<'_> {
@@ -125,15 +125,16 @@ fn reassign(worker_id: Option<&str>, role: &str) -> Result<()> {
         return Err(Error::NotMember { role: role.to_owned() });
     }
     // An id may have an owner and no row, as after the restore of a dump. All who use it wait for its row.
-    let had_row = !heartbeats.insert(id, None, default_hostname)?;
+    let had_row = !heartbeats.insert(id, None, client_address)?;
     let is_known = if had_row { heartbeats.lock(id)?.is_some() } else { caller.noted_owner()?.is_some() };
     if !is_known {
         return Err(Error::UnknownWorker { worker: (*id).to_owned() });
     }
     check()?;
     worker_owners::put(installation, id, new_owner)?;
-    // Memory knows the former owner.
+    // Memory knows the former owner, and perhaps a session of its.
     buffer::close(id);
+    ties::untie(id);
     caller.check_number_of(new_owner)?;
     if !had_row { heartbeats.delete(id) } else { Ok(()) }
 }

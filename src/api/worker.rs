@@ -14,18 +14,17 @@ use crate::pg::timer::{self, Deadline};
 use crate::pg::{self, report, scope, sql};
 use crate::rules::text::printable;
 use crate::settings;
-use crate::shmem::{buffer, databases};
+use crate::shmem::{buffer, buffer::ties, databases};
 use crate::sweep::death;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
-use crate::tables::{incarnations, worker_owners};
+use crate::tables::worker_owners;
 
 /// "I am alive." Returns the worker's incarnation.
 ///
 /// The number grows by one whenever the worker is given up. A worker that gets another number than before was declared
 /// dead meanwhile and must drop its jobs: they have been settled, and other workers may be running them. `hostname` is
-/// for people. With NULL the stored one stays; a new worker gets the client's address, or the server's name on a Unix
-/// socket.
+/// for people. With NULL the stored one stays; a new worker gets the client's address, and none on a Unix socket.
 ///
 /// Liveness, not data: the heartbeat of a known, living worker is one store in shared memory, and counts even if the
 /// caller's transaction is rolled back. Its row is written a little later.
@@ -54,13 +53,14 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 }
 
 /// A heartbeat that shared memory does not take: writes the worker's row, and reads in the ledger whether it is dead.
-fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
+pub(super) fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
-    caller.heartbeats.beat(caller.id, caller.hostname(), default_hostname)?;
+    let had_row = caller.heartbeats.has(caller.id)?;
+    caller.heartbeats.beat(caller.id, caller.hostname(), client_address)?;
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
-    let record = deaths::worker_record(&caller.installation, caller.id)?;
+    let record = deaths::worker_record(&caller.installation, caller.id, had_row)?;
     let owner = caller.confirm_owner(record.dead)?;
     if record.dead {
         death::close_on_return(&caller.installation, caller.id, call.deadline)?;
@@ -138,12 +138,13 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
     let Caller { installation, heartbeats, id, .. } = &caller;
-    let is_new = heartbeats.insert(id, caller.hostname(), default_hostname)?;
+    let is_new = heartbeats.insert(id, caller.hostname(), client_address)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
-    let record = deaths::worker_record(installation, id)?;
+    let record = deaths::worker_record(installation, id, earlier.is_some())?;
     let owner = caller.confirm_owner(record.dead)?;
-    // From here on heartbeats of the earlier process wait for the row.
+    // From here on heartbeats of the earlier process wait for the row, and the end of its session is nothing.
     buffer::close(id);
+    ties::untie(id);
     let mut incarnation = record.incarnation;
     if record.dead {
         death::close_on_return(installation, id, call.deadline)?;
@@ -151,11 +152,11 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
         let always = earlier.is_some();
         let worker = earlier.unwrap_or_else(|| caller.worker());
         if death::end_for_restart(installation, &worker, always, call.deadline)? {
-            incarnation = incarnations::after(incarnation, id)?;
+            incarnation = deaths::worker_record(installation, id, true)?.incarnation;
         }
     }
     if !is_new {
-        heartbeats.beat(id, caller.hostname(), default_hostname)?;
+        heartbeats.beat(id, caller.hostname(), client_address)?;
     }
     buffer::add_at_commit(id, hostname, owner, incarnation);
     Ok(((*id).to_owned(), incarnation))
@@ -172,8 +173,8 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
         let caller = Caller::new(Some(&id), hostname)?;
         let is_unused = !deaths::has_died(&caller.installation, &id)?
             && worker_owners::owner(&caller.installation, &id)?.is_none();
-        if is_unused && caller.heartbeats.insert(&id, caller.hostname(), default_hostname)? {
-            let incarnation = deaths::worker_record(&caller.installation, &id)?.incarnation;
+        if is_unused && caller.heartbeats.insert(&id, caller.hostname(), client_address)? {
+            let incarnation = deaths::worker_record(&caller.installation, &id, false)?.incarnation;
             let owner = caller.confirm_owner(false)?;
             buffer::add_at_commit(&id, hostname, owner, incarnation);
             return Ok((id, incarnation));
@@ -206,7 +207,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     let Some(worker) = heartbeats.lock(id)? else { return Ok(false) };
     caller.check_owner()?;
     buffer::close(id);
-    if deaths::worker_record(installation, id)?.dead {
+    if deaths::worker_record(installation, id, true)?.dead {
         // What cannot be settled now stays with the death.
         death::settle_dead(installation, id, pg::now(), call.deadline)?;
     } else {
@@ -215,11 +216,11 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     // Keys of other tables may have it wait for their locks, or run their triggers.
     match scope::subtransaction_of_call(call.deadline, || heartbeats.delete(id)) {
         Err(error) if error.keeps_row() && !(error.is_rollback() && scope::has_one_snapshot()) => {
-            if !deaths::worker_record(installation, id)?.dead {
+            if !deaths::worker_record(installation, id, true)?.dead {
                 death::declare(
                     installation,
                     &[worker],
-                    Reason::Deregistered,
+                    |_| Reason::Deregistered,
                     pg::now(),
                     &Outcome::default(),
                 )?;
@@ -283,13 +284,10 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// The hostname of a new worker that gives none.
-pub(super) fn default_hostname() -> Result<String> {
-    Ok(client_address()?.unwrap_or_else(pg::server_hostname))
-}
-
-/// The address of this session's client; `None` on a Unix socket, and in a process without a client.
-fn client_address() -> Result<Option<String>> {
+/// The hostname of a new worker that gives none: the address of this session's client. `None` on a Unix socket, and in a
+/// process without a client. A pooler on this machine may use that socket for workers of other machines, so the server's
+/// own name would be a guess.
+pub(super) fn client_address() -> Result<Option<String>> {
     let addresses =
         sql::read("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[], |row| row.optional(1))?;
     Ok(addresses.into_iter().flatten().next())

@@ -52,6 +52,8 @@ pub enum Error {
     // The library and its objects.
     /// Something that only exists when the server has loaded the library at its start.
     NotPreloaded,
+    /// A worker was attached or detached in a transaction that is to be prepared.
+    AttachedAndPrepared,
     /// The extension is not installed. Its own functions can only meet this while it is being dropped.
     NotInstalled,
     /// The SQL objects are of another version than the library: of `version`.
@@ -126,6 +128,8 @@ pub enum Error {
     RowKept { worker: String, reason: String },
     /// A session stores the result of a job that was already settled.
     GivenUp { table: String },
+    /// A table of jobs whose rows are elsewhere takes no trigger, for this reason.
+    FenceRefused { table: String, reason: String },
     /// A rehearsal could not settle a job.
     Rehearsal(Rehearsal),
     /// A name in a statement of ours now means another relation, `table`.
@@ -156,6 +160,8 @@ pub enum Error {
     LocalTime { table: String, workers: usize, example: String, behind: Duration },
     /// So many of the living workers are silent that they are held back, for `at_most`.
     MassDeath { silent: usize, living: usize, at_most: Duration },
+    /// The sessions of so many workers ended together, so they are judged by their silence alone.
+    LostTogether { workers: usize },
 
     // Warnings of the launcher.
     /// There is no worker slot for a sweeper.
@@ -272,6 +278,7 @@ impl Error {
             Self::IdsWithoutOwner { table } => report::ids_without_owner(table),
 
             Self::NotPreloaded => report::not_preloaded(),
+            Self::AttachedAndPrepared => report::attached_and_prepared(),
             Self::NotInstalled => report::not_installed(),
             Self::ForeignVersion { version } => report::foreign_version(version),
             Self::NoHeartbeatTable { table } => report::no_heartbeat_table(table),
@@ -311,6 +318,7 @@ impl Error {
             Self::NotWritten { table } => report::not_written(table),
             Self::RowKept { worker, reason } => report::row_kept(worker, reason),
             Self::GivenUp { table } => report::given_up(table),
+            Self::FenceRefused { table, reason } => report::fence_refused(table, reason),
             Self::Rehearsal(rehearsal) => report::rehearsal(rehearsal),
             Self::Replaced { table } => report::replaced("relation", table),
             Self::ReplacedType { name } => report::replaced("type", name),
@@ -330,6 +338,7 @@ impl Error {
                 report::local_time(table, *workers, example, *behind)
             }
             Self::MassDeath { silent, living, at_most } => report::mass_death(*silent, *living, *at_most),
+            Self::LostTogether { workers } => report::lost_together(*workers),
 
             Self::OutOfWorkerSlots => report::out_of_worker_slots(),
             Self::DoNotFit { places, id_length } => report::do_not_fit(*places, *id_length),

@@ -122,6 +122,13 @@ pub fn not_preloaded() -> Report {
         .hint("Add it to shared_preload_libraries and restart the server.")
 }
 
+pub fn attached_and_prepared() -> Report {
+    let message = "cannot PREPARE a transaction that has attached or detached a worker";
+    Report::new(ERRCODE_FEATURE_NOT_SUPPORTED, message)
+        .detail("A worker is attached to a session, and a prepared transaction belongs to none.")
+        .hint("Call rgrid_attach() and rgrid_detach() in a transaction of their own.")
+}
+
 pub fn not_installed() -> Report {
     not_ready("extension \"rgrid_heartbeat\" is not installed in this database")
 }
@@ -319,6 +326,15 @@ pub fn given_up(table: &str) -> Report {
         .hint("Drop the result: rgrid_heartbeat() now returns a different incarnation to the worker.")
 }
 
+pub fn fence_refused(table: &str, reason: &str) -> Report {
+    Report::new(ERRCODE_FEATURE_NOT_SUPPORTED, format!("cannot put up a fence at table {table}"))
+        .detail(reason)
+        .hint(
+            "Have each worker store its result by an UPDATE with WHERE status = 'running' AND worker = its id, and take \
+             the job for lost when that changes no row.",
+        )
+}
+
 pub fn rehearsal(rehearsal: &Rehearsal) -> Report {
     let Rehearsal { table, tried, path, revoke, never_works, why } = rehearsal;
     let (message, hint) = match (never_works, revoke) {
@@ -433,6 +449,17 @@ pub fn mass_death(silent: usize, living: usize, at_most: Duration) -> Report {
             "Look at the network between workers and server. If the workers are really gone, call \
              rgrid_sweep(force => true).",
         )
+}
+
+pub fn lost_together(workers: usize) -> Report {
+    let message =
+        format!("{workers} workers lost their sessions together and are judged by their silence alone");
+    Report::new(ERRCODE_WARNING, message)
+        .detail(
+            "So many sessions end at once when the network fails, or when a connection pooler is killed. Workers that are \
+             silent for longer than the threshold are declared dead.",
+        )
+        .hint("Look at the network between workers and server, and at connection poolers.")
 }
 
 // Warnings of the launcher.

@@ -11,8 +11,8 @@ use crate::tables::inheritance;
 impl JobTable {
     /// Whether triggers or rules may have changed what an UPDATE did, which it does not tell.
     pub(super) fn runs_code(&self) -> Result<bool> {
-        Ok(!self.is_foreign()
-            && inheritance::tree(&self.relation)?.iter().any(|part| part.has_triggers_or_rules))
+        Ok(inheritance::tree(&self.relation)?.iter().any(|part| part.has_triggers_or_rules)
+            && !self.is_elsewhere())
     }
 
     /// Whether jobs that were to be settled are running afterwards: a trigger has put the old status back, or a trigger or

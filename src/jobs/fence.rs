@@ -11,7 +11,7 @@ use super::statement::converted;
 use super::{JobTable, watched};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::scope::Scope;
+use crate::pg::scope::{self, Scope};
 use crate::pg::{catalog, sql};
 use crate::tables::job_tables::OnDeath;
 
@@ -35,7 +35,8 @@ pub fn renew(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> 
 ///
 /// # Errors
 ///
-/// `undefined_object` for a table that is not watched.
+/// `undefined_object` for a table that is not watched, `feature_not_supported` for one whose rows are
+/// elsewhere and that takes no triggers.
 pub fn put_up(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> {
     let jobs = watched::find(installation, job_table)?;
     take_down(job_table)?;
@@ -112,7 +113,11 @@ fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
         jobs.watched.name,
         condition(jobs)?,
     );
-    Scope::of(jobs.relation.owner, &[jobs.relation.oid]).run(|| sql::write(&statement, &[]))?;
+    let write = || Scope::of(jobs.relation.owner, &[jobs.relation.oid]).run(|| sql::write(&statement, &[]));
+    scope::subtransaction(write).map_err(|error| match jobs.is_elsewhere() {
+        true => Error::FenceRefused { table: jobs.watched.name.clone(), reason: error.message() },
+        false => error,
+    })?;
     // The owner of the schema may have put another table or function in the place of ours.
     let (made, ours) = (function_of(jobs.relation.oid)?, violated(installation)?);
     if made.is_none() || made != ours {

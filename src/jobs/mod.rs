@@ -3,11 +3,12 @@
 //! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have altered
 //! the table since it was watched. [`watched`] says which tables there are, [`entries`] which table a name means,
 //! [`table`] is one of them, [`columns`] has what it needs, [`statement`] has the texts of the statements, [`settle`]
-//! works on all tables together, [`quick_look`] tells where nothing runs, and [`rehearsal`] tries one of them.
+//! works on all tables together, [`elsewhere`] on one whose rows are not here, [`quick_look`] tells where nothing runs, and [`rehearsal`] tries one of them.
 
 mod afterwards;
 pub mod columns;
 mod counter;
+mod elsewhere;
 pub mod entries;
 pub mod fence;
 pub mod following;

@@ -56,7 +56,7 @@ pub fn idle(table: &JobTable, columns: &Columns, workers: Option<&[String]>) -> 
         return Ok(None);
     }
     let tree = inheritance::tree(&table.relation)?;
-    if tree.len() < MANY {
+    if tree.len() < MANY || table.is_elsewhere() {
         return Ok(None);
     }
     let index = best_index(table, columns, workers.is_some())?;

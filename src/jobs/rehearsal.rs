@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use super::Columns;
+use super::elsewhere;
 use super::rows::{Row, in_rows, single_key};
-use super::settle::FOREIGN_LIMIT;
 use super::statement::Statements;
 use super::table::{JobTable, LockPolicy};
 use crate::error::{Error, Rehearsal, Report, Result};
@@ -43,7 +43,7 @@ pub enum Tried {
     MadeUp(Way),
     /// No job: the statement was run and found none. In the table of this name, which may be a part.
     Nothing(String),
-    /// The same for a table or part on another server, where no job is touched.
+    /// The same for a table or part whose rows are elsewhere, where no job is touched.
     NothingElsewhere(String),
 }
 
@@ -131,8 +131,8 @@ struct Job {
 
 impl Trial<'_> {
     fn attempts(&self) -> Vec<Attempt> {
-        // Another server may not be able to undo what it was told.
-        if self.part.is_foreign() {
+        // Who has the rows may not be able to undo what he was told.
+        if self.part.is_elsewhere() {
             return vec![self.nothing()];
         }
         // A table that cannot be read is met again below.
@@ -183,7 +183,7 @@ impl Trial<'_> {
     fn nothing(&self) -> Attempt {
         let result = self.undone(|| self.settle_none());
         let table = self.part.target.clone();
-        match self.part.is_foreign() {
+        match self.part.is_elsewhere() {
             true => self.attempt(Tried::NothingElsewhere(table), result),
             false => self.attempt(Tried::Nothing(table), result),
         }
@@ -196,8 +196,8 @@ impl Trial<'_> {
     }
 
     fn undone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let is_foreign = self.part.is_foreign();
-        let deadline = if is_foreign { self.deadline.at_most(FOREIGN_LIMIT) } else { self.deadline };
+        let is_elsewhere = self.part.is_elsewhere();
+        let deadline = if is_elsewhere { self.deadline.at_most(elsewhere::LIMIT) } else { self.deadline };
         scope::undone_until(deadline, || {
             constraints::set_immediate()?;
             work()

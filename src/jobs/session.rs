@@ -7,10 +7,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::counter::MOST_KEYS;
+use super::elsewhere;
 use super::parts::{Parts, is_of_a_row};
 use super::pauses::{Occasion, may_read, may_settle, problem};
 use super::rows::Row;
-use super::settle::{FOREIGN_LIMIT, LeftBehind, Outcome, note_tried, parts};
+use super::settle::{LeftBehind, Outcome, note_tried, parts};
 use super::table::{JobTable, LockPolicy};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -22,7 +23,7 @@ use crate::shmem::quarantine;
 /// Locked jobs are waited for, a second, while there is more time than this.
 const TIME_TO_WAIT: Duration = Duration::from_millis(2_200);
 
-/// Why jobs of another server cannot be noted.
+/// Why jobs cannot be noted whose rows are elsewhere.
 const ELSEWHERE: &str = "They are locked on another server, which does not tell the versions of its rows.";
 
 /// Settles the running jobs of a worker whose session waits for that. Waits up to a second for locked rows, and until
@@ -32,7 +33,7 @@ const ELSEWHERE: &str = "They are locked on another server, which does not tell 
 ///
 /// # Errors
 ///
-/// [`Error::NotNoted`] when jobs on another server are locked, and that server says so.
+/// [`Error::NotNoted`] when jobs whose rows are elsewhere are locked.
 pub fn settle(
     installation: &Installation,
     worker: &str,
@@ -42,7 +43,7 @@ pub fn settle(
     let mut call = Call { worker, now, deadline, outcome: Outcome::default() };
     for table in parts(installation)? {
         match table.is_foreign() {
-            true => call.settle_foreign(&table)?,
+            true => call.settle_elsewhere(&table)?,
             false => call.settle_here(&table)?,
         }
     }
@@ -64,6 +65,7 @@ impl Call<'_> {
     fn settle_here(&mut self, table: &JobTable) -> Result<()> {
         let found = match self.rows(table) {
             Ok(rows) if rows.is_empty() => return Ok(()),
+            _ if table.is_elsewhere() => return self.settle_elsewhere(table),
             Ok(rows) => rows,
             Err(error) => {
                 self.leave(table, None, problem(table, &error));
@@ -124,23 +126,30 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Settles jobs on another server, which does not tell the versions of its rows: they cannot be noted.
-    fn settle_foreign(&mut self, table: &JobTable) -> Result<()> {
+    /// Settles jobs whose rows are elsewhere. Nobody tells their versions here: they cannot be noted.
+    fn settle_elsewhere(&mut self, table: &JobTable) -> Result<()> {
         if let Err(error) = may_settle(table, Occasion::Death) {
             self.outcome.add(table, Err(error));
             return Ok(());
         }
         let worker = [self.worker.to_owned()];
-        let deadline = self.deadline.at_most(FOREIGN_LIMIT);
-        let settle = || table.settle(&worker, self.now, LockPolicy::Refuse);
-        let bounded = || scope::subtransaction_of_call(deadline, settle);
-        let attempt = || quarantine::at_work(table.watched.oid, bounded);
-        match advisory::without_leftovers(attempt)? {
-            Err(error) if error.is_lock_not_available() => {
-                return Err(Error::NotNoted { table: table.target.clone(), reason: ELSEWHERE });
+        let attempt = |workers: &[String]| {
+            let deadline = self.deadline.at_most(elsewhere::LIMIT);
+            let settle = || table.settle(workers, self.now, LockPolicy::Refuse);
+            quarantine::at_work(table.watched.oid, || scope::subtransaction_of_call(deadline, settle))
+        };
+        let are_locked = |error: &Error| match error {
+            // Otherwise nobody answers, or only late: that keeps no worker away.
+            Error::TimedOut { .. } => attempt(&[]).is_ok(),
+            error => error.is_lock_not_available(),
+        };
+        let result = advisory::without_leftovers(|| match attempt(&worker) {
+            Err(error) if are_locked(&error) => {
+                Err(Error::NotNoted { table: table.target.clone(), reason: ELSEWHERE })
             }
-            result => self.outcome.add(table, result),
-        }
+            result => Ok(result),
+        })??;
+        self.outcome.add(table, result);
         Ok(())
     }
 

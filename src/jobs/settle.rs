@@ -5,12 +5,12 @@
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
+use super::elsewhere::{Elsewhere, LIMIT};
 use super::parts::{Parts, is_of_a_row};
 use super::pauses::{Occasion, is_paused, may_read, may_settle, place, problem};
 use super::table::{JobTable, LockPolicy, SettledJobs, TableName};
@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::timer::Deadline;
 use crate::pg::{constraints, scope};
-use crate::rules::bisection::{RetryBudget, bisect};
 use crate::shmem::problems::Problem;
 use crate::shmem::quarantine;
 use crate::tables::tried_tables;
@@ -123,8 +122,8 @@ pub fn settle(
             outcome.add(&table, Err(error));
         } else if is_paused(&table, occasion, now) {
             outcome.problems.push(Problem::standing(place(&table)));
-        } else if table.is_foreign() {
-            settle_foreign(&table, workers, now, &mut outcome);
+        } else if table.is_elsewhere() {
+            Elsewhere { table: &table, now, is_away: OnceCell::new() }.settle(workers, &mut outcome);
         } else {
             settle_here(&table, workers, now, &mut outcome);
         }
@@ -162,37 +161,6 @@ pub(super) fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Ut
             outcome.add(table, Ok(settled));
         }
         result => outcome.add(table, result),
-    }
-}
-
-/// How long a statement on another server may take. That server cannot be told to skip locked rows, nor how long to
-/// wait for them, so this bounds the wait.
-pub(super) const FOREIGN_LIMIT: Duration = Duration::from_secs(1);
-
-/// How many statements on one table of another server may fail or take too long in one sweep: enough to find two rows
-/// that are locked or refuse their new values among the jobs of a thousand workers by bisection.
-const FOREIGN_FAILURES: u32 = 24;
-
-/// Settles jobs on another server. When that fails or takes too long, each half of the workers is tried by itself, so
-/// that a row which is locked or refuses its new values delays the jobs of one worker only. A server that settles no
-/// jobs for no worker either is away.
-fn settle_foreign(table: &JobTable, workers: &[String], now: DateTime<Utc>, outcome: &mut Outcome) {
-    let attempt = |workers: &[String]| {
-        let settle = || table.settle(workers, now, LockPolicy::Refuse);
-        let bounded = || scope::subtransaction_within(FOREIGN_LIMIT, settle);
-        quarantine::at_work(table.watched.oid, bounded)
-    };
-    let is_away = OnceCell::new();
-    let is_of_some = |error: &Error| {
-        let may_be = is_of_a_row(error) || matches!(error, Error::TimedOut { .. });
-        may_be && !*is_away.get_or_init(|| attempt(&[]).is_err())
-    };
-    let mut budget = RetryBudget::of_failures(FOREIGN_FAILURES);
-    let result = bisect(workers, &mut budget, is_of_some, &mut |workers: &[String]| {
-        attempt(workers).map(|settled| outcome.add(table, Ok(settled)))
-    });
-    if let Err(error) = result {
-        outcome.problems.push(problem(table, &error));
     }
 }
 
@@ -242,8 +210,8 @@ fn read(
     for table in &there {
         let read = || read(table);
         let jobs = match deadline {
-            None => scope::subtransaction_within(FOREIGN_LIMIT, read),
-            Some(deadline) => scope::subtransaction_until(deadline.at_most(FOREIGN_LIMIT), read),
+            None => scope::subtransaction_within(LIMIT, read),
+            Some(deadline) => scope::subtransaction_until(deadline.at_most(LIMIT), read),
         };
         found.add(table, jobs);
     }

@@ -123,28 +123,30 @@ impl<'a> Statements<'a> {
     ///
     /// A row has to be locked before it is changed in two cases: to skip rows that other sessions have locked, and to
     /// read the worker before it is cleared. Then the two steps are joined by row identity, so that exactly the locked
-    /// rows are changed.
+    /// rows are changed. Rows that are elsewhere have none: they are waited for, and where jobs are requeued, the worker that
+    /// is returned is the first of `$1`.
     pub fn settle(&self, locked: LockPolicy) -> String {
         let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
         let key = self.returned_key();
-        if !locked.skips() && self.columns.requeue.is_none() {
-            let worker = self.worker_among();
+        let (is_elsewhere, requeued) = (self.table.is_elsewhere(), self.is_requeued());
+        if is_elsewhere || (!locked.skips() && self.columns.requeue.is_none()) {
+            let worker = match self.columns.requeue {
+                Some(_) => "($1)[1]".into(),
+                None => self.worker_among(),
+            };
             return format!(
-                "UPDATE {target} SET {assignments} WHERE {jobs} RETURNING {worker}, false, {key}"
+                "UPDATE {target} SET {assignments} WHERE {jobs} RETURNING {worker}, {requeued}, {key}"
             );
         }
         let skip = if locked.skips() { " SKIP LOCKED" } else { "" };
-        // Another server is asked for the rows again, and locks what it is asked for.
-        let recheck = if self.table.is_foreign() { format!("{jobs} AND ") } else { String::new() };
         format!(
             "WITH mine AS MATERIALIZED (SELECT j.tableoid AS t, j.ctid AS c, {worker} AS worker \
                  FROM {target} WHERE {jobs} FOR {lock} OF j{skip}) \
              UPDATE {target} SET {assignments} FROM mine \
-             WHERE {recheck}j.ctid OPERATOR(pg_catalog.=) mine.c AND j.tableoid OPERATOR(pg_catalog.=) mine.t \
+             WHERE j.ctid OPERATOR(pg_catalog.=) mine.c AND j.tableoid OPERATOR(pg_catalog.=) mine.t \
              RETURNING mine.worker, {requeued}, {key}",
             lock = self.lock,
             worker = self.worker_among(),
-            requeued = self.is_requeued(),
         )
     }
 
@@ -267,10 +269,16 @@ impl<'a> Statements<'a> {
                 };
                 let (used, maximum) = (used(requeue), self.maximum(requeue));
                 let counted = either(&format!("{used} OPERATOR(pg_catalog.+) 1"), &used);
-                let message = format!(
-                    "$2 OPERATOR(pg_catalog.||) \
-                     pg_catalog.format(' (attempts used: %s of %s)', {counted}, {maximum})"
-                );
+                // Immutable, so that who has the rows elsewhere can be told all of it.
+                let parts = [
+                    "$2",
+                    "' (attempts used: '",
+                    &format!("({counted})::pg_catalog.text"),
+                    "' of '",
+                    &format!("({maximum})::pg_catalog.text"),
+                    "')'",
+                ];
+                let message = parts.join(" OPERATOR(pg_catalog.||) ");
                 let mut assignments =
                     self.outcome(either(&queued, &dead), message, |time| either("NULL", &time));
                 assignments.push((&requeue.attempts, counted));

@@ -1,5 +1,6 @@
 //! One watched table: its running jobs of some workers, read or settled.
 
+use std::cell::OnceCell;
 use std::ffi::CStr;
 
 use chrono::{DateTime, Utc};
@@ -12,9 +13,9 @@ use super::quick_look;
 use super::rows::{Row, in_rows, single_key};
 use super::statement::Statements;
 use crate::error::{Error, Result};
-use crate::pg::scope::Scope;
+use crate::pg::scope::{self, Scope};
 use crate::pg::search_path::OwnersPath;
-use crate::pg::{self, arrays, catalog, sql};
+use crate::pg::{self, arrays, catalog, scanned, sql};
 use crate::tables::inheritance;
 use crate::tables::job_tables::{JobMapping, OnDeath};
 
@@ -74,6 +75,8 @@ pub struct JobTable {
     pub unchanged_since: Option<String>,
     /// The search_path for code of its owner, as it was when the table was watched; `None` for its own schema.
     pub search_path: Option<Vec<String>>,
+    /// Whether a library brings its rows, once that was asked.
+    brought: OnceCell<bool>,
 }
 
 /// The jobs of one worker in one table that were settled, or that are running and would be.
@@ -105,6 +108,7 @@ impl JobTable {
             search_path,
             subscription: None,
             unchanged_since: None,
+            brought: OnceCell::new(),
         })
     }
 
@@ -127,7 +131,7 @@ impl JobTable {
         let part = |relation: catalog::Relation| {
             let target = catalog::qualified_name(relation.oid)?;
             let relation = catalog::Relation { owner: self.relation.owner, ..relation };
-            Some(Self { target, only: true, relation, ..self.clone() })
+            Some(Self { target, only: true, relation, brought: OnceCell::new(), ..self.clone() })
         };
         Ok(tree.into_iter().filter(holds_rows).filter_map(part).collect())
     }
@@ -138,9 +142,20 @@ impl JobTable {
         Self { unchanged_since: Some(snapshot.to_owned()), ..self.clone() }
     }
 
-    /// Whether the rows are on another server, which cannot be told to skip locked ones.
+    /// Whether it is a foreign table.
     pub fn is_foreign(&self) -> bool {
         is_foreign(&self.relation)
+    }
+
+    /// Whether the rows are elsewhere: in a foreign table, or where a library brings them from. They take a plain UPDATE.
+    /// Places and versions of rows mean nothing here, and nobody there can be told to skip locked ones. A table that
+    /// cannot be looked at for now is taken for one of this server.
+    pub fn is_elsewhere(&self) -> bool {
+        let is_brought = || {
+            let look = || self.scope().lock_timeout(c"50ms").run(|| scanned::is_scanned_here(&self.target));
+            scanned::libraries_plan() && scope::subtransaction(look).is_ok_and(|is_here| !is_here)
+        };
+        self.is_foreign() || *self.brought.get_or_init(is_brought)
     }
 
     /// Settles the running jobs of these workers, which are declared dead, or have left.

@@ -78,7 +78,7 @@ pub fn running(installation: &Installation, noted: &[Noted], deadline: Option<De
 
 /// The parts of a watched table that are on this server.
 fn parts(table: &JobTable) -> Result<Vec<JobTable>> {
-    Ok(table.parts()?.into_iter().filter(|part| !part.is_foreign()).collect())
+    Ok(table.parts()?.into_iter().filter(|part| !part.is_elsewhere()).collect())
 }
 
 impl<'a> Settlement<'a> {

@@ -29,8 +29,10 @@ pub mod report;
 mod role_guard;
 pub mod roles;
 pub mod row_versions;
+pub mod scanned;
 pub mod scope;
 pub mod search_path;
+pub mod session_end;
 pub mod sql;
 pub mod subscriptions;
 mod syscache;
@@ -163,9 +165,14 @@ pub fn current_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// The name of the machine that the server runs on.
-pub fn server_hostname() -> String {
-    gethostname::gethostname().to_string_lossy().into_owned()
+/// What a table's rows were written by, as text: the server, its timeline, the database and the table. A copy of the table,
+/// and a server that went on from an earlier moment, have another one. Not on a standby.
+pub fn origin(table: pg_sys::Oid) -> String {
+    // SAFETY: read from the control file when the server was started.
+    let server = unsafe { pg_sys::GetSystemIdentifier() };
+    // SAFETY: fixed before recovery ends; callers write, so it has ended.
+    let timeline = unsafe { pg_sys::GetWALInsertionTimeLine() };
+    format!("{server}/{timeline}/{}/{}", current_database().to_u32(), table.to_u32())
 }
 
 /// Gives Postgres the chance to cancel the statement or end the process.

@@ -63,6 +63,11 @@ pub fn is_since(row: &str, transaction: u64) -> String {
     format!("pg_catalog.age({row}.xmin) OPERATOR(pg_catalog.<=) pg_catalog.age({first})")
 }
 
+/// Whether versions of rows can be compared with this transaction: numbers repeat later.
+pub fn is_comparable(transaction: u64) -> bool {
+    next_transaction().saturating_sub(transaction) < 1 << 31
+}
+
 /// The oldest transaction of which somebody may still need the versions of rows of this table that it replaced; `None` when
 /// the table was dropped.
 pub fn oldest_needed(table: pg_sys::Oid) -> Option<u32> {

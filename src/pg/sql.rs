@@ -88,6 +88,12 @@ pub fn plan(statement: &str) -> Result<serde_json::Value> {
     plans.first().map(|plans| plans[0]["Plan"].clone()).ok_or(Error::MissingValue("plan"))
 }
 
+/// Prepares a statement without arguments, which is not run, and looks at it by `look`.
+pub(super) fn prepared<T>(statement: &str, look: impl FnOnce(pg_sys::SPIPlanPtr) -> Result<T>) -> Result<T> {
+    let _ours = names::run(statement);
+    Spi::connect(|_client| look(prepare(statement, &Arguments::new(&[]))?))
+}
+
 /// A statement whose plan is kept for the session, for what every call of a worker runs. Not for arrays of any length:
 /// the plan does not know how long they are.
 pub struct SavedPlan {

@@ -15,6 +15,7 @@ use super::sweeper;
 use crate::error::Error;
 use crate::pg::databases::{self as pg_databases, Database};
 use crate::pg::{self, process, process::Worker, report, scope, subscriptions, version};
+use crate::rules::liveness::silence;
 use crate::rules::schedule::{Intervals, Task, Visit};
 use crate::settings;
 use crate::shmem;
@@ -92,7 +93,7 @@ struct Launcher {
 /// When sweepers of a database were started.
 #[derive(Clone, Copy)]
 struct LastVisits {
-    /// The last one, for whatever task.
+    /// The last one that was to flush or to sweep.
     any: Duration,
     /// The last one that was to sweep.
     sweep: Option<Duration>,
@@ -101,7 +102,9 @@ struct LastVisits {
 /// A sweeper at work.
 struct Sweeper {
     worker: Worker,
-    /// Rounds that the database had seen when it was started.
+    /// When it was started.
+    started: Duration,
+    /// Rounds that the database had seen then.
     rounds: u64,
     /// It was terminated because it took too long with a table.
     is_overdue: bool,
@@ -291,8 +294,7 @@ impl Launcher {
     /// Whether no more sweepers are to be started: enough are at work, or too many hang.
     fn is_busy(&self) -> bool {
         let now = self.started.elapsed();
-        let started_at = |oid| self.visits.get(oid).map_or(Duration::ZERO, |last| last.any);
-        let at_work = self.sweepers.keys().filter(|oid| now.saturating_sub(started_at(oid)) < HANGING);
+        let at_work = self.sweepers.values().filter(|sweeper| now.saturating_sub(sweeper.started) < HANGING);
         at_work.count() >= SWEEPERS_AT_ONCE || self.sweepers.len() >= SWEEPERS_AT_MOST
     }
 
@@ -317,6 +319,7 @@ impl Launcher {
                     failures: state.failures,
                     requested: state.requested,
                     unwritten: unwritten.contains(&database.oid),
+                    judge_at: state.judge_at().map(|at| self.moment(at)),
                 };
                 visit.due(intervals).map(|(at, task)| (at, task, database))
             })
@@ -325,29 +328,48 @@ impl Launcher {
         agenda
     }
 
+    /// A time of the wall clock as one of the monotonic clock.
+    fn moment(&self, at: DateTime<Utc>) -> Duration {
+        let elapsed = self.started.elapsed();
+        let now = pg::now();
+        (elapsed + silence(at, now)).saturating_sub(silence(now, at))
+    }
+
     /// Starts a sweeper; false when there is no worker slot for it.
     fn start(&mut self, database: &Database, task: Task) -> bool {
         // Read before the sweeper is started, because it may end before the next line runs.
         let before = databases::change(database.oid, |state| {
             let requested = state.requested;
             state.requested &= task != Task::Sweep && settings::enabled();
-            (state.rounds, requested)
+            let judge_at = if task == Task::Flush { None } else { state.forget_judge_at() };
+            (state.rounds, requested, judge_at)
         });
-        let (rounds, requested) = before.unwrap_or_default();
+        let (rounds, requested, judge_at) = before.unwrap_or_default();
         let worker = sweeper::start(database, task);
         self.note_slots(worker.is_some());
         let Some(worker) = worker else {
-            databases::change(database.oid, |state| state.requested |= requested);
+            databases::change(database.oid, |state| {
+                state.requested |= requested;
+                judge_at.into_iter().for_each(|at| _ = state.judge_by(at));
+            });
             return false;
         };
-        let now = self.started.elapsed();
-        let last = self.visits.entry(database.oid).or_insert(LastVisits { any: now, sweep: None });
+        let started = self.started.elapsed();
+        self.note_visit(database.oid, task, started);
+        self.sweepers.insert(database.oid, Sweeper { worker, started, rounds, is_overdue: false });
+        true
+    }
+
+    /// Judging alone delays no flush and no sweep.
+    fn note_visit(&mut self, database: pg_sys::Oid, task: Task, now: Duration) {
+        if task == Task::Judge {
+            return;
+        }
+        let last = self.visits.entry(database).or_insert(LastVisits { any: now, sweep: None });
         last.any = now;
         if task == Task::Sweep {
             last.sweep = Some(now);
         }
-        self.sweepers.insert(database.oid, Sweeper { worker, rounds, is_overdue: false });
-        true
     }
 
     /// Warns, once, when worker slots run out.

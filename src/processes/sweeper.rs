@@ -18,17 +18,18 @@ use crate::settings;
 use crate::shmem::observation::{self, Suspension};
 use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::{buffer, databases};
+use crate::sweep::disconnected::judge_disconnected;
 use crate::sweep::{Mode, flush, own_tables, prune, replicated, sweep};
 
 /// Starts a sweeper; `None` when there is no worker slot for it.
 pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
     let name = format!("{} for database {}", process::SWEEPER, database.name);
-    let argument = u64::from(database.oid.to_u32()) | if task == Task::Sweep { SWEEP } else { 0 };
+    let argument = u64::from(database.oid.to_u32()) | (task as u64) << TASK;
     process::Worker::start(process::SWEEPER, &name, "rgrid_heartbeat_sweeper_main", argument)
 }
 
-/// Set in a sweeper's argument when it is to sweep, and not only to flush; the lower half is the database's OID.
-const SWEEP: u64 = 1 << 32;
+/// Where in a sweeper's argument its task is; the lower half is the database's OID.
+const TASK: u32 = 32;
 
 /// Where a sweeper's process begins.
 #[pg_guard]
@@ -36,9 +37,10 @@ const SWEEP: u64 = 1 << 32;
 #[allow(unsafe_code, reason = "the entry point is called by name")]
 pub extern "C-unwind" fn rgrid_heartbeat_sweeper_main(argument: pg_sys::Datum) {
     let argument = argument.value() as u64;
-    let task = if argument & SWEEP == 0 { Task::Flush } else { Task::Sweep };
+    let tasks = [Task::Flush, Task::Judge, Task::Sweep];
+    let task = tasks.into_iter().find(|task| *task as u64 == argument >> TASK).unwrap_or(Task::Sweep);
     process::accept_signals();
-    process::connect(pg_sys::Oid::from((argument & !SWEEP) as u32));
+    process::connect(pg_sys::Oid::from(argument as u32));
     process::report_name(c"rgrid_heartbeat sweeper");
     process::reset_session_settings();
     scope::limit_statements(settings::statement_timeout());
@@ -64,6 +66,10 @@ enum Round {
 fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
     if let Some(round) = scope::transaction(|| recognise(problems))? {
         return Ok(round);
+    }
+    if task == Task::Judge {
+        problems.append(&mut judge_disconnected(&mut |_| ())?);
+        return Ok(Round::Done);
     }
     process::report_activity("writing heartbeats");
     flush::sample_intervals();
@@ -147,8 +153,9 @@ fn finish(task: Task, round: Result<Round>, mut problems: Vec<Problem>) {
     // Which problems this round would have met if they were still there; the others may last.
     let looked_for: fn(Task, Place) -> bool = match &round {
         Ok(Round::Done) => |task, place| {
-            let in_each = [Place::Round, Place::OwnTables, Place::Subscription, Place::Flush];
-            task == Task::Sweep || in_each.contains(&place)
+            let in_each = [Place::Round, Place::OwnTables, Place::Subscription];
+            let is_flush = place == Place::Flush && task != Task::Judge;
+            task == Task::Sweep || is_flush || in_each.contains(&place)
         },
         Ok(_) => |_, _| true,
         Err(_) => |_, _| false,

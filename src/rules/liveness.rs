@@ -71,15 +71,45 @@ pub struct MassDeath {
 }
 
 impl MassDeath {
-    /// Whether a number of silent workers can be a mass death at all, however many are alive.
-    pub fn is_possible(&self, silent: usize) -> bool {
-        self.fraction < 1.0 && silent > self.minimum
+    /// Whether any worker is ever held back.
+    pub fn is_enabled(&self) -> bool {
+        self.fraction < 1.0
+    }
+
+    /// Whether a number of quiet workers can be a mass death at all, however many are alive.
+    pub fn is_possible(&self, quiet: usize) -> bool {
+        self.is_enabled() && quiet > self.minimum
     }
 
     #[allow(clippy::cast_precision_loss, reason = "exact for more workers than fit anywhere")]
-    fn is_exceeded(&self, silent: usize, living: usize) -> bool {
-        self.is_possible(silent) && silent as f64 > self.fraction * living as f64
+    fn is_exceeded(&self, quiet: usize, living: usize) -> bool {
+        self.is_possible(quiet) && quiet as f64 > self.fraction * living as f64
     }
+}
+
+/// A worker that was not heard since this moment is quiet. Most are not dead yet, but healthy ones beat at least three times
+/// in a threshold. So when a network is cut, all are quiet before the first of them is silent for a whole threshold.
+pub fn quiet_since(now: DateTime<Utc>, threshold: Duration) -> DateTime<Utc> {
+    now - delta(threshold / 2)
+}
+
+/// How many workers fell quiet together, of those with these last heartbeats: within half a threshold of the last of all.
+/// Others were lost before that, one by one.
+pub fn together(last_heartbeats: &[DateTime<Utc>], threshold: Duration) -> usize {
+    let Some(last) = last_heartbeats.iter().max() else { return 0 };
+    let first = *last - delta(threshold / 2);
+    last_heartbeats.iter().filter(|heartbeat| **heartbeat >= first).count()
+}
+
+/// The workers of a database at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Fleet {
+    /// How many are to be declared dead.
+    pub silent: usize,
+    /// How many fell quiet together, the silent ones among them.
+    pub quiet: usize,
+    /// How many are not dead, whether they are heard or not.
+    pub living: usize,
 }
 
 /// Workers that are held back, or were in this mass death.
@@ -95,21 +125,25 @@ pub struct Hold {
 
 /// Whether silent workers are held back: returns the hold that applies from now on, if any.
 ///
-/// A hold begins with a mass death and lasts for one `threshold` at most. When it is over, sweeps go ahead, and only
-/// after one has found no mass death any more can there be another hold.
+/// A hold begins when some workers are silent and too many are quiet. It lasts until no worker is silent, for one
+/// `threshold` at most: when the first ones are heard again, the others get the time to follow. When it is over, sweeps go
+/// ahead, and only after one has found no mass death any more can there be another hold.
 pub fn hold(
     known: Option<Hold>,
     limits: &MassDeath,
-    (silent, living): (usize, usize),
+    fleet: Fleet,
     now: DateTime<Utc>,
     threshold: Duration,
 ) -> Option<Hold> {
-    if !limits.is_exceeded(silent, living) {
+    let goes_on = limits.is_enabled() && known.is_some_and(|hold| !hold.is_over);
+    let is_exceeded = limits.is_exceeded(fleet.quiet, fleet.living);
+    if fleet.silent == 0 || !is_exceeded && !goes_on {
         return None;
     }
-    let hold = known.unwrap_or(Hold { since: now, workers: silent, is_over: false });
+    let workers = fleet.quiet.max(fleet.silent);
+    let hold = known.unwrap_or(Hold { since: now, workers, is_over: false });
     let is_over = hold.is_over || now - hold.since >= delta(threshold);
-    Some(Hold { workers: silent, is_over, ..hold })
+    Some(Hold { workers, is_over, ..hold })
 }
 
 /// A length of time as a chrono one. Each comes from a setting or a clock and fits; a longer one means "forever".
@@ -190,47 +224,82 @@ mod tests {
         Some(Hold { since: at(second), workers, is_over: false })
     }
 
+    fn all_silent(silent: usize, living: usize) -> Fleet {
+        Fleet { silent, quiet: silent, living }
+    }
+
     #[test]
     fn a_mass_death_is_held_back_from_its_first_sight() {
-        assert_eq!(hold(None, &HALF, (11, 20), at(0), THRESHOLD), begun(0, 11));
+        assert_eq!(hold(None, &HALF, all_silent(11, 20), at(0), THRESHOLD), begun(0, 11));
+    }
+
+    #[test]
+    fn the_first_silent_worker_of_a_quiet_fleet_is_held_back() {
+        let fleet = Fleet { silent: 1, quiet: 20, living: 20 };
+        assert_eq!(hold(None, &HALF, fleet, at(0), THRESHOLD), begun(0, 20));
+        assert_eq!(
+            hold(None, &HALF, Fleet { silent: 0, ..fleet }, at(0), THRESHOLD),
+            None,
+            "nobody to hold back"
+        );
     }
 
     #[test]
     fn few_workers_and_small_shares_are_never_held_back() {
-        assert_eq!(hold(None, &HALF, (10, 10), at(0), THRESHOLD), None, "not more than the minimum");
-        assert_eq!(hold(None, &HALF, (11, 22), at(0), THRESHOLD), None, "not more than the share");
-        assert_eq!(hold(None, &HALF, (0, 0), at(0), THRESHOLD), None);
+        assert_eq!(
+            hold(None, &HALF, all_silent(10, 10), at(0), THRESHOLD),
+            None,
+            "not more than the minimum"
+        );
+        assert_eq!(hold(None, &HALF, all_silent(11, 22), at(0), THRESHOLD), None, "not more than the share");
+        assert_eq!(hold(None, &HALF, all_silent(0, 0), at(0), THRESHOLD), None);
     }
 
     #[test]
     fn with_a_share_of_one_no_worker_is_held_back() {
         let off = MassDeath { fraction: 1.0, minimum: 0 };
-        assert_eq!(hold(None, &off, (1_000, 1_000), at(0), THRESHOLD), None);
+        assert_eq!(hold(None, &off, all_silent(1_000, 1_000), at(0), THRESHOLD), None);
+        assert_eq!(hold(begun(0, 1_000), &off, all_silent(1_000, 1_000), at(1), THRESHOLD), None);
     }
 
     #[test]
     fn with_a_share_of_zero_every_death_above_the_minimum_is_held_back() {
         let strict = MassDeath { fraction: 0.0, minimum: 0 };
-        assert_eq!(hold(None, &strict, (1, 1_000), at(0), THRESHOLD), begun(0, 1));
+        assert_eq!(hold(None, &strict, all_silent(1, 1_000), at(0), THRESHOLD), begun(0, 1));
     }
 
     #[test]
     fn a_hold_ends_after_one_threshold_even_if_it_grows() {
-        let grown = hold(begun(0, 11), &HALF, (15, 20), at(119), THRESHOLD);
+        let grown = hold(begun(0, 11), &HALF, all_silent(15, 20), at(119), THRESHOLD);
         assert_eq!(grown, begun(0, 15));
-        let over = hold(grown, &HALF, (20, 20), at(120), THRESHOLD);
+        let over = hold(grown, &HALF, all_silent(20, 20), at(120), THRESHOLD);
         assert_eq!(over, Some(Hold { since: at(0), workers: 20, is_over: true }));
     }
 
     #[test]
     fn a_hold_that_is_over_stays_over_until_its_workers_are_settled() {
         let over = Some(Hold { since: at(0), workers: 20, is_over: true });
-        assert_eq!(hold(over, &HALF, (19, 20), at(1), THRESHOLD).map(|hold| hold.is_over), Some(true));
-        assert_eq!(hold(over, &HALF, (0, 0), at(1), THRESHOLD), None);
+        let judged = hold(over, &HALF, all_silent(19, 20), at(1), THRESHOLD);
+        assert_eq!(judged.map(|hold| hold.is_over), Some(true));
+        assert_eq!(hold(over, &HALF, all_silent(0, 0), at(1), THRESHOLD), None);
+        assert_eq!(hold(over, &HALF, all_silent(1, 20), at(1), THRESHOLD), None, "one whose row is locked");
     }
 
     #[test]
-    fn a_hold_ends_when_enough_workers_are_back() {
-        assert_eq!(hold(begun(0, 11), &HALF, (10, 20), at(1), THRESHOLD), None);
+    fn the_last_ones_of_a_fleet_that_comes_back_are_held_as_long_as_the_first() {
+        assert_eq!(hold(begun(0, 20), &HALF, all_silent(1, 20), at(60), THRESHOLD), begun(0, 1));
+        let over = hold(begun(0, 20), &HALF, all_silent(1, 20), at(120), THRESHOLD);
+        assert_eq!(over.map(|hold| hold.is_over), Some(true));
+        assert_eq!(hold(begun(0, 20), &HALF, all_silent(0, 20), at(60), THRESHOLD), None, "all are back");
+    }
+
+    #[test]
+    fn workers_that_fell_quiet_one_by_one_did_not_do_so_together() {
+        let every_minute: Vec<_> = (0..20).map(|minute| at(60 * minute)).collect();
+        assert_eq!(together(&every_minute, THRESHOLD), 2);
+        let within_half_a_minute: Vec<_> = (0..30).map(at).collect();
+        assert_eq!(together(&within_half_a_minute, THRESHOLD), 30);
+        assert_eq!(together(&[], THRESHOLD), 0);
+        assert_eq!(quiet_since(at(60), THRESHOLD), at(0));
     }
 }

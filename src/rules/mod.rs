@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bisection;
+pub mod disconnection;
 pub mod hearing;
 pub mod intervals;
 pub mod liveness;

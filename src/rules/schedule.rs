@@ -61,7 +61,9 @@ pub enum Presence {
 pub enum Task {
     /// Write heartbeats to their rows.
     Flush,
-    /// Write heartbeats to their rows, and look for dead workers.
+    /// Judge the workers that have lost their sessions.
+    Judge,
+    /// Write heartbeats to their rows, and look for dead workers, also among those that have lost their sessions.
     Sweep,
 }
 
@@ -96,6 +98,8 @@ pub struct Visit {
     pub requested: bool,
     /// There are heartbeats in memory that are not in their rows.
     pub unwritten: bool,
+    /// When a worker is to be judged that has lost its session.
+    pub judge_at: Option<Duration>,
 }
 
 impl Visit {
@@ -106,13 +110,14 @@ impl Visit {
             (1.., Some(last_started)) => last_started + retry_pause(self.failures),
             _ => Duration::ZERO,
         };
-        let sweep = self.sweep_due(intervals).map(|at| (at.max(retry_at), Task::Sweep));
-        let flush = self.flush_due(intervals).map(|at| (at.max(retry_at), Task::Flush));
-        match (sweep, flush) {
-            // A sweep flushes, too.
-            (Some(sweep), Some(flush)) => Some(if flush.0 < sweep.0 { flush } else { sweep }),
-            (sweep, flush) => sweep.or(flush),
-        }
+        // Of those that are due at the same time, the one that does most: a sweep flushes and judges, too.
+        let tasks = [
+            (self.sweep_due(intervals), Task::Sweep),
+            (self.judge_at.filter(|_| intervals.check.is_some()), Task::Judge),
+            (self.flush_due(intervals), Task::Flush),
+        ];
+        let due = tasks.into_iter().filter_map(|(at, task)| Some((at?.max(retry_at), task)));
+        due.min_by_key(|(at, _)| *at)
     }
 
     fn sweep_due(&self, intervals: &Intervals) -> Option<Duration> {
@@ -194,6 +199,7 @@ mod tests {
             failures: 0,
             requested: false,
             unwritten: false,
+            judge_at: None,
         }
     }
 
@@ -230,6 +236,21 @@ mod tests {
     fn a_database_never_visited_is_due_now() {
         let unknown = Visit { presence: Presence::Unknown, last_started: None, last_sweep: None, ..visit() };
         assert_eq!(due_at(unknown), Some((0, Task::Sweep)));
+    }
+
+    #[test]
+    fn a_worker_that_lost_its_session_is_judged_at_its_time() {
+        let lost = Visit { judge_at: Some(Duration::from_secs(70)), ..visit() };
+        assert_eq!(due_at(lost), Some((70, Task::Judge)));
+        assert_eq!(
+            due_at(Visit { judge_at: Some(INTERVAL * 2), ..visit() }),
+            Some((120, Task::Sweep)),
+            "by a sweep"
+        );
+        assert_eq!(due_at(Visit { unwritten: true, ..lost }), Some((70, Task::Judge)), "before a flush");
+        assert_eq!(due_at(Visit { failures: 5, ..lost }), Some((76, Task::Sweep)), "after a pause");
+        let off = Intervals { check: None, ..INTERVALS };
+        assert_eq!(lost.due(&off), None, "not while sweeping is off");
     }
 
     #[test]

@@ -21,8 +21,12 @@ pub struct Counters {
     pub rows_flushed: u64,
     /// Deaths in the ledger, for any reason.
     pub deaths: u64,
-    /// Workers that returned after they had been declared dead for being silent.
+    /// Workers that returned after they had been declared dead for being silent or disconnected.
     pub false_deaths: u64,
+    /// Sessions of attached workers whose client vanished.
+    pub sessions_lost: u64,
+    /// Workers that were left to their silence because so many sessions were lost together.
+    pub spared: u64,
     /// Jobs that were marked as failed.
     pub jobs_failed: u64,
     /// Jobs that were given back to the queue.

@@ -19,6 +19,7 @@ use super::quarantine::AtWork;
 use super::refusal::Refusal;
 use super::{is_preloaded, launcher};
 use crate::pg::{self, commit};
+use crate::rules::disconnection::{Hourly, RecentLosses};
 use crate::rules::intervals::Histogram;
 use crate::rules::liveness::{Hold, Moment};
 use crate::rules::local_time::{Mark, Marks};
@@ -74,6 +75,14 @@ pub struct State {
     pub refusal: Option<Refusal>,
     /// What its sweeper is at, while code of a table's owner may be running; stays when that ends the sweeper.
     pub at_work: Option<AtWork>,
+    /// When the next worker is to be judged that has lost its session, in Postgres' microseconds; 0 when none is.
+    pub(super) judge_at: i64,
+    /// The sessions of workers that were lost lately.
+    pub losses: RecentLosses,
+    /// The workers that came back after that.
+    pub came_back: Hourly,
+    /// When it was last told that many were lost together; as above.
+    pub(super) told_of_losses: i64,
     /// Running jobs of dead workers that the last sweep left alone because other sessions had locked them.
     pub locked_jobs: u64,
     /// Which rows of heartbeats were written lately.
@@ -108,6 +117,10 @@ impl State {
             ahead_of_clock_at: 0,
             refusal: None,
             at_work: None,
+            judge_at: 0,
+            losses: RecentLosses::NONE,
+            came_back: Hourly::NONE,
+            told_of_losses: 0,
             locked_jobs: 0,
             marks: Marks::NONE,
             counters: Counters::since(pg::to_postgres(now)),
@@ -147,7 +160,7 @@ impl State {
 }
 
 /// A time that is 0 while it has not come.
-fn moment(timestamp: i64) -> Option<DateTime<Utc>> {
+pub(super) fn moment(timestamp: i64) -> Option<DateTime<Utc>> {
     (timestamp != 0).then(|| pg::from_postgres(timestamp))
 }
 

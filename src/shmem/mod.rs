@@ -11,6 +11,7 @@ pub mod connections;
 pub mod counters;
 pub mod databases;
 pub mod launcher;
+pub mod lost_sessions;
 pub mod observation;
 pub mod problems;
 pub mod quarantine;

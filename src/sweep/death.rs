@@ -20,11 +20,11 @@ use crate::tables::heartbeats::Worker;
 use crate::tables::unsettled;
 
 /// Declares workers dead whose jobs were settled. Records the deaths in the ledger and, at the commit, in the log;
-/// notifies listeners; removes the workers' entries from memory.
+/// notifies listeners; sends their next heartbeats to their rows.
 pub fn declare(
     installation: &Installation,
     workers: &[Worker],
-    reason: Reason,
+    reason: impl Fn(&Worker) -> Reason,
     now: DateTime<Utc>,
     jobs: &Outcome,
 ) -> Result<()> {
@@ -32,11 +32,13 @@ pub fn declare(
         return Ok(());
     }
     let by_worker = jobs.by_worker();
-    let deaths: Vec<Death> =
-        workers.iter().map(|worker| death(worker, reason, now, jobs_of(&by_worker, worker))).collect();
+    let deaths: Vec<Death> = workers
+        .iter()
+        .map(|worker| death(worker, reason(worker), now, jobs_of(&by_worker, worker)))
+        .collect();
     record(installation, &deaths, &by_worker, &jobs.refused)?;
     // A trigger may have sent a heartbeat for its worker before the death was recorded.
-    workers.iter().for_each(|worker| buffer::remove(&worker.id));
+    workers.iter().for_each(|worker| buffer::close(&worker.id));
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use super::disconnected;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, process, report, row_versions, scope, version};
@@ -87,6 +88,7 @@ fn write_all() -> Result<()> {
             outcome = outcome.and(Err(Error::TimedOut { limit }));
             break;
         }
+        disconnected::judge_those_due();
         if !has_failed {
             process::delay(delay, delaying);
         }

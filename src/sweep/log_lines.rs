@@ -15,7 +15,8 @@ pub fn death_line(death: &Death) -> String {
     let host =
         death.worker.hostname.as_deref().map_or("unknown".into(), |name| format!("\"{}\"", printable(name)));
     let jobs = counted(death.jobs_failed, death.jobs_requeued);
-    let seconds = seconds(liveness::silence(death.declared_dead_at, death.worker.last_heartbeat_at));
+    let ago = |time| seconds(liveness::silence(death.declared_dead_at, time));
+    let seconds = ago(death.worker.last_heartbeat_at);
     match death.reason {
         Reason::Stale => {
             format!("worker \"{id}\" on host {host} declared dead: last heartbeat {seconds} s ago, {jobs}")
@@ -26,6 +27,11 @@ pub fn death_line(death: &Death) -> String {
         Reason::Deregistered => format!(
             "worker \"{id}\" on host {host} deregistered with running jobs: \
              last heartbeat {seconds} s ago, {jobs}"
+        ),
+        Reason::Disconnected { at } => format!(
+            "worker \"{id}\" on host {host} declared dead: its session was lost {} s ago, \
+             last heartbeat {seconds} s ago, {jobs}",
+            ago(at)
         ),
     }
 }

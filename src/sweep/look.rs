@@ -22,7 +22,7 @@ use crate::shmem::problems::{Place, Problem};
 use crate::shmem::{buffer, databases};
 use crate::tables::heartbeats::Worker;
 use crate::tables::unsettled::Noted;
-use crate::tables::{deaths, unsettled};
+use crate::tables::{deaths, incarnations, unsettled};
 
 /// What a sweep has to deal with.
 pub struct WorkToDo {
@@ -181,6 +181,7 @@ impl Sweep {
         }
         if !self.mode.is_dry_run() {
             let ids: Vec<&str> = returned.iter().map(String::as_str).collect();
+            incarnations::lift(&self.installation, &ids)?;
             let closed = deaths::close(&self.installation, &ids, self.now)?;
             log_at_commit(closed.iter().map(|worker| return_line(worker)).collect());
         }

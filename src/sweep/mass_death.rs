@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::notify;
 use crate::error::{Error, Result};
 use crate::pg::{self, commit, report};
-use crate::rules::liveness::{self, Hold};
+use crate::rules::liveness::{self, Fleet, Hold};
 use crate::settings;
 use crate::shmem::{databases, is_preloaded};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
@@ -25,18 +25,33 @@ pub struct Census<'a> {
 }
 
 impl Census<'_> {
-    /// How many workers are not dead in the ledger. Counted only if there can be a mass death; otherwise 0.
-    fn living(&self) -> Result<usize> {
-        if !settings::mass_death().is_possible(self.silent) {
-            return Ok(0);
+    /// Reads how many workers are quiet, and how many live. Only if there can be a mass death; otherwise both are 0.
+    fn fleet(&self) -> Result<Fleet> {
+        let nobody = Fleet { silent: self.silent, quiet: 0, living: 0 };
+        if self.silent == 0 || !settings::mass_death().is_enabled() {
+            return Ok(nobody);
         }
         let dead: Vec<String> = self.dead.iter().map(|worker| worker.id.clone()).collect();
-        self.heartbeats.count(&dead)
+        let quiet = self.quiet(&dead)?;
+        if !settings::mass_death().is_possible(quiet) {
+            return Ok(nobody);
+        }
+        Ok(Fleet { quiet, living: self.heartbeats.count(&dead)?, ..nobody })
     }
 
-    fn judge(&self, known: Option<Hold>, living: usize) -> Option<Hold> {
-        let (limits, threshold) = (settings::mass_death(), settings::stale_threshold());
-        liveness::hold(known, &limits, (self.silent, living), self.now, threshold)
+    /// How many living workers fell quiet together.
+    fn quiet(&self, dead: &[String]) -> Result<usize> {
+        let threshold = settings::stale_threshold();
+        let since = liveness::quiet_since(self.now, threshold);
+        let mut unheard = self.heartbeats.silent_since(since, dead)?;
+        unheard.iter_mut().for_each(Worker::renew);
+        let last: Vec<DateTime<Utc>> =
+            unheard.iter().map(|worker| worker.last_heartbeat_at).filter(|at| *at < since).collect();
+        Ok(liveness::together(&last, threshold))
+    }
+
+    fn judge(&self, known: Option<Hold>, fleet: Fleet) -> Option<Hold> {
+        liveness::hold(known, &settings::mass_death(), fleet, self.now, settings::stale_threshold())
     }
 }
 
@@ -56,17 +71,17 @@ pub fn hold_back(census: &Census<'_>) -> Result<Option<Hold>> {
     if !is_preloaded() {
         return Ok(None);
     }
-    let living = census.living()?;
+    let fleet = census.fleet()?;
     let judged = databases::change(pg::current_database(), |state| {
         let known = state.hold;
-        state.hold = census.judge(known, living);
+        state.hold = census.judge(known, fleet);
         (known, state.hold)
     });
     let Some((known, Some(hold))) = judged.filter(|(_, hold)| hold.is_some_and(|hold| !hold.is_over)) else {
         return Ok(None);
     };
     if known.is_none() {
-        announce(&hold, living)?;
+        announce(&hold, fleet.living)?;
     }
     Ok(Some(hold))
 }
@@ -76,9 +91,9 @@ pub fn would_hold_back(census: &Census<'_>) -> Result<Option<Hold>> {
     if !is_preloaded() {
         return Ok(None);
     }
-    let living = census.living()?;
+    let fleet = census.fleet()?;
     let known = databases::state(pg::current_database()).and_then(|state| state.hold);
-    Ok(census.judge(known, living).filter(|hold| !hold.is_over))
+    Ok(census.judge(known, fleet).filter(|hold| !hold.is_over))
 }
 
 /// Tells the log and the listeners, once, that workers are held back.

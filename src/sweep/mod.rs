@@ -16,6 +16,7 @@ use crate::shmem::problems::{Place, Problem};
 use crate::tables::heartbeats::Worker;
 
 pub mod death;
+pub mod disconnected;
 pub mod flush;
 pub mod local_time;
 mod log_lines;
@@ -59,8 +60,8 @@ pub struct Step {
     pub jobs: Outcome,
 }
 
-/// One sweep of the current database: sets heartbeats ahead of the clock to the current time, declares silent workers
-/// dead, settles orphaned jobs. Calls `report` after each step. Returns what could not be done.
+/// One sweep of the current database: sets heartbeats ahead of the clock to the current time, declares disconnected and
+/// silent workers dead, settles orphaned jobs. Calls `report` after each step. Returns what could not be done.
 pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> {
     mode.report_activity("looking for dead workers");
     let followed = mode.attempt(Sweep::follow).unwrap_or_else(|error| Some(Some(of_following(&error))));
@@ -76,6 +77,9 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
     }
     if silent.len() + orphans.workers.len() + noted.len() > 0 {
         mode.report_activity("settling jobs of dead workers");
+    }
+    for problem in disconnected::judge(mode, report)? {
+        problems.add(Some(problem));
     }
     for batch in mode.batches(&silent) {
         if let Some(mut step) = mode.step(|sweep| sweep.declare_dead(batch))? {

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::jobs::{RefusedJob, SettledJobs};
 use crate::pg::{arrays, sql};
 use crate::rules::text::sqlstate;
-use crate::tables::deaths::Death;
+use crate::tables::deaths::{Death, Reason};
 
 const CHANNEL: &str = "rgrid_worker_deaths";
 
@@ -26,6 +26,9 @@ struct DeathEvent<'a> {
     last_heartbeat_at: DateTime<Utc>,
     declared_dead_at: DateTime<Utc>,
     reason: &'a str,
+    /// When its session was lost, if it died of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disconnected_at: Option<DateTime<Utc>>,
     jobs: Vec<Jobs<'a>>,
     /// Jobs that are still running, because their tables refuse their new values.
     refused: Vec<Refused<'a>>,
@@ -70,6 +73,10 @@ pub fn of_death(
         last_heartbeat_at: death.worker.last_heartbeat_at,
         declared_dead_at: death.declared_dead_at,
         reason: death.reason.as_str(),
+        disconnected_at: match death.reason {
+            Reason::Disconnected { at } => Some(at),
+            _ => None,
+        },
         jobs: jobs
             .iter()
             .map(|jobs| Jobs {
@@ -164,7 +171,6 @@ fn payload(event: &mut DeathEvent<'_>) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::deaths::Reason;
     use crate::tables::heartbeats::Worker;
 
     fn event(tables: &[String]) -> DeathEvent<'_> {
@@ -175,6 +181,7 @@ mod tests {
             last_heartbeat_at: DateTime::UNIX_EPOCH,
             declared_dead_at: DateTime::UNIX_EPOCH,
             reason: "stale",
+            disconnected_at: None,
             jobs: tables
                 .iter()
                 .map(|table| Jobs { table, failed: 1, requeued: 0, keys: vec!["42"] })

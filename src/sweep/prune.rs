@@ -42,8 +42,8 @@ pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
     outcome.and(free_unknown(horizon))
 }
 
-/// Frees a batch of ids of which nothing but the owner is known, and has not been since the horizon: a server that was
-/// started since may have been restored from a dump.
+/// Frees a batch of ids of which nothing but the owner or the number is known, and has not been since the horizon: a server
+/// that was started since may have been restored from a dump.
 fn free_unknown(horizon: DateTime<Utc>) -> Result<()> {
     if databases::current().is_none_or(|state| state.observing_since() >= horizon) {
         return Ok(());
@@ -80,12 +80,18 @@ fn with_tables<T>(work: impl FnOnce(Tables) -> Result<T>) -> Result<Option<T>> {
 impl Tables {
     fn free_unknown(self) -> Result<()> {
         let Self { installation, heartbeats, .. } = &self;
-        let unknown = || worker_owners::unknown(installation, heartbeats, settings::batch_size());
+        let limit = settings::batch_size();
+        let owned = || match heartbeats.is_own {
+            true => worker_owners::unknown(installation, heartbeats, limit),
+            false => Ok(Vec::new()),
+        };
         // Who uses an id for the first time reads the numbers before the owner. Most often there is nobody to lock out.
-        if !heartbeats.is_own || unknown()?.is_empty() || !incarnations::try_lock(installation) {
+        let is_idle = owned()?.is_empty() && !incarnations::has_unknown(installation, heartbeats)?;
+        if is_idle || !incarnations::try_lock(installation) {
             return Ok(());
         }
-        worker_owners::remove(installation, &unknown()?)
+        worker_owners::remove(installation, &owned()?)?;
+        incarnations::forget_unknown(installation, heartbeats, limit)
     }
 
     /// The workers whose last death is old enough, and that have no row which must keep it.
@@ -135,7 +141,7 @@ impl Tables {
         }
         if let Some(highest) = numbers.iter().max() {
             incarnations::forget(&self.installation, &gone)?;
-            incarnations::raise_floor(&self.installation, *highest, &self.heartbeats)?;
+            incarnations::raise_floor(&self.installation, *highest)?;
         }
         databases::count_at_commit(move |counters| counters.workers_pruned += counters::number(rows));
         Ok(())

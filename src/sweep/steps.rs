@@ -81,13 +81,13 @@ impl Sweep {
         };
         let mut jobs = self.settle(&workers, Occasion::Death)?;
         jobs.problems.extend(problem);
-        death::declare(&self.installation, &workers, Reason::Stale, self.now, &jobs)?;
+        death::declare(&self.installation, &workers, |_| Reason::Stale, self.now, &jobs)?;
         Ok(Step { workers, are_new: true, jobs })
     }
 
     /// The workers whose deaths can be recorded, and what is wrong with the others. A number that was put into a table by
     /// hand must not stop the deaths of a whole batch.
-    fn with_numbers(&self, silent: &[Worker]) -> Result<(Vec<Worker>, Option<Problem>)> {
+    pub(super) fn with_numbers(&self, silent: &[Worker]) -> Result<(Vec<Worker>, Option<Problem>)> {
         let without = deaths::out_of_range(&self.installation, &ids(silent))?;
         let (refused, able): (Vec<_>, Vec<_>) =
             silent.iter().cloned().partition(|worker| without.contains(&worker.id));
@@ -150,14 +150,14 @@ impl Sweep {
         Ok(step(outcome))
     }
 
-    fn settle(&self, workers: &[Worker], occasion: Occasion) -> Result<Outcome> {
+    pub(super) fn settle(&self, workers: &[Worker], occasion: Occasion) -> Result<Outcome> {
         match workers {
             [] => Ok(Outcome::default()),
             workers => settle::settle(&self.installation, &ids(workers), self.now, occasion),
         }
     }
 
-    fn would_settle(&self, workers: &[Worker], are_new: bool) -> Result<Step> {
+    pub(super) fn would_settle(&self, workers: &[Worker], are_new: bool) -> Result<Step> {
         let jobs = settle::running(&self.installation, &ids(workers), self.mode.deadline())?;
         Ok(Step { workers: workers.to_vec(), are_new, jobs })
     }

@@ -1,30 +1,46 @@
-//! The numbers that were given whatever becomes of the ledger, in `rgrid_incarnations`.
+//! The numbers that were given whatever becomes of the ledger, in `rgrid_incarnations`, and the bases of those that are given
+//! anew, in `rgrid_incarnation_bases`.
 //!
 //! A worker's number is one more than that of its last death. With each death the next number is noted here, too: rows of
-//! the ledger can be removed by hand. When the last row of a worker is pruned from the ledger, so is its number here, which
-//! would then start again at 1. So unknown workers get the floor, a number that is higher than that of any death that was
-//! pruned. Workers that are alive and have never died must keep the number that they were given before, so they have rows
-//! of their own. The floor rises seldom: first from 1 to 2, and then only when a pruned worker has died more often than
-//! any before it.
+//! the ledger can be removed by hand. A worker that has never died has the number 1 without a row here, if it was known
+//! before. One that is unknown gets the floor, and a row if that is higher than 1. The floor is above all numbers that were
+//! pruned.
 //!
-//! A session that gives a worker its number has read this table, and so holds a share lock on it until its transaction
-//! ends. A session that changes the numbers, or removes the last row of a worker from the ledger, locks it exclusively:
-//! then no uncommitted transaction has given out a number. That lock is taken only if it is free, so no session waits
-//! for it.
+//! What happened after the moment to which a database went back, by a failover or a restore, is lost, and with it numbers
+//! that were given. So each row of the bases names its origin. When the highest is of another origin than this database, a
+//! new one is added: the seconds since 1970, above all that is known. Numbers after a death, and those of unknown workers,
+//! are not below it. A living worker keeps its number.
+//!
+//! Rows of the bases are only ever added, and several sessions may do so at once: each is above those before. So nobody
+//! waits for the transaction of another worker.
+//!
+//! A session that gives a worker its number has read `rgrid_incarnations`, and so holds a share lock on it until its
+//! transaction ends. A session that raises the floor, or removes the last row of a worker from the ledger, locks it
+//! exclusively: then no uncommitted transaction has given out a number. That lock is taken only if it is free, so no session
+//! waits for it.
+
+use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{catalog, sql};
+use crate::pg::{self, catalog, commit, report, sql};
 use crate::rules::text::printable;
 use crate::tables::heartbeats::HeartbeatTable;
 
-/// The number of an unknown worker, as an SQL expression. The row with the empty id has it; without that row it is 1.
-pub const FLOOR: &str =
-    "coalesce((SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), 1)";
+/// The lowest number after a death, as an SQL expression.
+pub const BASE: &str =
+    "coalesce((SELECT pg_catalog.max(b.base) FROM @extschema@.rgrid_incarnation_bases b), 1)";
+
+/// The number of an unknown worker, as an SQL expression. The row with the empty id has what pruning has made of it.
+pub const FLOOR: &str = "greatest((SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), \
+     (SELECT pg_catalog.max(b.base) FROM @extschema@.rgrid_incarnation_bases b), 1)";
 
 /// The highest number that is given. Whatever reads JSON keeps whole numbers up to this one. A higher one in a table
 /// was put there by hand.
 pub const HIGHEST: i64 = (1 << 53) - 1;
+
+/// A number above this one was put into a table by hand. No base is raised above it: half of the numbers stay.
+const HIGHEST_BASE: i64 = HIGHEST / 2;
 
 /// The number of a worker after the death of this one.
 ///
@@ -54,28 +70,105 @@ pub fn try_lock(installation: &Installation) -> bool {
         .is_some_and(|table| catalog::try_lock_exclusively(table.oid))
 }
 
-/// The number of a worker as an SQL expression, from its last death in the ledger, which may be NULL, and its row here, `i`.
+/// The number of a known worker as an SQL expression, from its last death in the ledger, which may be NULL, and its row
+/// here, `i`.
 pub fn number(last: &str) -> String {
-    format!("coalesce(greatest({last} + 1, i.incarnation), {FLOOR})")
+    format!("coalesce(greatest({last} + 1, i.incarnation), 1)")
 }
 
-/// Raises the floor above this number, so that unknown workers get a higher one. No other worker's number changes. The
-/// caller has locked the numbers.
-pub fn raise_floor(installation: &Installation, pruned: i64, heartbeats: &HeartbeatTable) -> Result<()> {
-    if floor(installation)? > pruned {
+/// Adds a base if the highest is of another origin than this database, as after a failover or a restore. In a database in
+/// which no number was ever given, it is 1.
+pub fn raise_base(installation: &Installation) -> Result<()> {
+    let Some(table) = catalog::relation_named(installation.schema, "rgrid_incarnation_bases") else {
+        return Ok(());
+    };
+    let origin = pg::origin(table.oid);
+    let is_current = sql::SavedPlan::new(installation.sql(
+        "SELECT coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin = $1) \
+                         > coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin <> $1), 0), false) \
+         FROM @extschema@.rgrid_incarnation_bases b",
+    ));
+    let current: Vec<bool> = installation
+        .as_owner(|| is_current.read_latest(&[origin.as_str().into()], |row| row.required(1, "origin")))?;
+    if current.first() == Some(&true) {
         return Ok(());
     }
-    let pruned = keep(installation, &heartbeats.ids()?)?.map_or(pruned, |gone| gone.max(pruned));
-    let statement = installation.sql(
-        "INSERT INTO @extschema@.rgrid_incarnations AS n (worker_id, incarnation) VALUES ('', $1) \
-         ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation",
-    );
-    installation.as_owner(|| sql::write(&statement, &[(pruned + 1).into()]))?;
+    let statement = installation.sql(&format!(
+        "WITH known AS ( \
+             SELECT pg_catalog.max(k.number) AS highest FROM ( \
+                 SELECT pg_catalog.max(b.base) AS number FROM @extschema@.rgrid_incarnation_bases b \
+                 UNION ALL \
+                 SELECT pg_catalog.max(n.incarnation) FROM @extschema@.rgrid_incarnations n \
+                 WHERE n.incarnation < {HIGHEST_BASE} \
+                 UNION ALL \
+                 SELECT pg_catalog.max(d.incarnation) FROM @extschema@.rgrid_worker_deaths d \
+                 WHERE d.incarnation < {HIGHEST_BASE}) k) \
+         INSERT INTO @extschema@.rgrid_incarnation_bases (base, origin, since, transaction) \
+         SELECT CASE WHEN k.highest IS NULL THEN 1 \
+                     ELSE greatest(k.highest + 1, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::bigint) END, \
+                $1, pg_catalog.clock_timestamp(), pg_catalog.pg_current_xact_id() FROM known k RETURNING base",
+    ));
+    let added: Vec<i64> = installation
+        .as_owner(|| sql::write_returning(&statement, &[origin.into()], |row| row.required(1, "base")))?;
+    if let Some(base) = added.first().copied().filter(|base| *base > 1) {
+        commit::at_commit(move || {
+            report::log_to_server(format!(
+                "this database went on from a copy or an earlier moment: new incarnations begin at {base}"
+            ));
+        });
+    }
     Ok(())
 }
 
-/// Removes the numbers of these workers, which have died since they got a row here and whose deaths were pruned. From
-/// now on they are unknown workers. The caller has locked the numbers.
+/// When this database last went on from a copy or an earlier moment, and the transaction that noticed; `None` if it never
+/// did.
+pub fn last_raised(installation: &Installation) -> Result<Option<(DateTime<Utc>, u64)>> {
+    let statement = installation.sql(
+        "SELECT b.since, b.transaction::text::bigint FROM @extschema@.rgrid_incarnation_bases b \
+         WHERE b.base > 1 ORDER BY b.base DESC LIMIT 1",
+    );
+    let found: Vec<(DateTime<Utc>, i64)> = installation.as_owner(|| {
+        sql::read(&statement, &[], |row| {
+            Ok((pg::time_of(row.required(1, "time")?), row.required(2, "transaction")?))
+        })
+    })?;
+    Ok(found.into_iter().next().map(|(since, transaction)| (since, transaction.unsigned_abs())))
+}
+
+/// Notes the number that a worker is told. The caller has locked its row of `worker_heartbeats`.
+pub fn note(installation: &Installation, worker: &str, number: i64) -> Result<()> {
+    let statement = sql::SavedPlan::new(installation.sql(
+        "INSERT INTO @extschema@.rgrid_incarnations AS n (worker_id, incarnation) VALUES ($1, $2) \
+         ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation",
+    ));
+    installation.as_owner(|| statement.write(&[worker.into(), number.into()]))?;
+    Ok(())
+}
+
+/// Lifts the noted numbers of dead workers that return to the base.
+pub fn lift(installation: &Installation, workers: &[&str]) -> Result<()> {
+    raise_base(installation)?;
+    let statement = installation.sql(&format!(
+        "UPDATE @extschema@.rgrid_incarnations n SET incarnation = {BASE} \
+         WHERE n.worker_id = ANY ($1) AND n.incarnation < {BASE}"
+    ));
+    installation.as_owner(|| sql::write(&statement, &[workers.to_vec().into()]))?;
+    Ok(())
+}
+
+/// Raises the floor above this number, so that unknown workers get a higher one. The caller has locked the numbers.
+pub fn raise_floor(installation: &Installation, pruned: i64) -> Result<()> {
+    let statement = installation.sql(&format!(
+        "INSERT INTO @extschema@.rgrid_incarnations AS n (worker_id, incarnation) \
+         SELECT '', $1 + 1 WHERE {FLOOR} <= $1 \
+         ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation",
+    ));
+    installation.as_owner(|| sql::write(&statement, &[pruned.into()]))?;
+    Ok(())
+}
+
+/// Removes the numbers of these workers, whose deaths were pruned. From now on they are unknown workers. The caller has
+/// locked the numbers.
 pub fn forget(installation: &Installation, workers: &[String]) -> Result<()> {
     let statement =
         installation.sql("DELETE FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ANY ($1)");
@@ -83,33 +176,39 @@ pub fn forget(installation: &Installation, workers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Reads the floor.
-fn floor(installation: &Installation) -> Result<i64> {
-    let statement = installation.sql(&format!("SELECT {FLOOR}"));
-    let numbers =
-        installation.as_owner(|| sql::read_latest(&statement, &[], |row| row.required(1, "incarnation")))?;
-    Ok(numbers.into_iter().next().unwrap_or(1))
+/// Removes the numbers of workers of which nothing else is known, as many as `limit`, and raises the floor above them. The
+/// caller has locked the numbers.
+pub fn forget_unknown(installation: &Installation, heartbeats: &HeartbeatTable, limit: usize) -> Result<()> {
+    let statement = installation.sql(&format!(
+        "DELETE FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ANY (ARRAY( \
+             SELECT u.worker_id FROM @extschema@.rgrid_incarnations u \
+             WHERE u.worker_id <> '' AND {} LIMIT $1)) RETURNING least(n.incarnation, $2)",
+        unknown(heartbeats)
+    ));
+    let arguments = [i64::try_from(limit).unwrap_or(i64::MAX).into(), HIGHEST_BASE.into()];
+    let gone: Vec<i64> = installation.as_owner_with(heartbeats.oid, || {
+        sql::write_returning(&statement, &arguments, |row| row.required(1, "incarnation"))
+    })?;
+    gone.into_iter().max().map_or(Ok(()), |highest| raise_floor(installation, highest))
 }
 
-/// Stores the numbers of those of these workers that have no death in the ledger, and removes those of workers that have
-/// neither a death nor a row. Returns the highest of the latter.
-fn keep(installation: &Installation, workers: &[String]) -> Result<Option<i64>> {
-    let statement = installation.sql(
-        "DELETE FROM @extschema@.rgrid_incarnations n \
-         WHERE n.worker_id <> '' AND n.worker_id <> ALL ($1) \
-           AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = n.worker_id) \
-         RETURNING least(n.incarnation, $2)",
-    );
-    let arguments = [workers.to_vec().into(), (HIGHEST - 1).into()];
-    let gone: Vec<i64> = installation
-        .as_owner(|| sql::write_returning(&statement, &arguments, |row| row.required(1, "incarnation")))?;
-    let number = floor(installation)?;
-    let statement = installation.sql(
-        "INSERT INTO @extschema@.rgrid_incarnations (worker_id, incarnation) \
-         SELECT w.id, $2 FROM unnest($1::text[]) AS w (id) \
-         WHERE NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = w.id) \
-         ON CONFLICT DO NOTHING",
-    );
-    installation.as_owner(|| sql::write(&statement, &[workers.to_vec().into(), number.into()]))?;
-    Ok(gone.into_iter().max())
+/// Whether there are numbers of workers of which nothing else is known.
+pub fn has_unknown(installation: &Installation, heartbeats: &HeartbeatTable) -> Result<bool> {
+    let statement = installation.sql(&format!(
+        "SELECT EXISTS (SELECT FROM @extschema@.rgrid_incarnations u WHERE u.worker_id <> '' AND {})",
+        unknown(heartbeats)
+    ));
+    let found: Vec<bool> = installation.as_owner_with(heartbeats.oid, || {
+        sql::read_latest(&statement, &[], |row| row.required(1, "existence"))
+    })?;
+    Ok(found.first() == Some(&true))
+}
+
+fn unknown(heartbeats: &HeartbeatTable) -> String {
+    format!(
+        "NOT EXISTS (SELECT FROM {} h WHERE h.worker_id = u.worker_id) \
+         AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = u.worker_id) \
+         AND NOT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = u.worker_id)",
+        heartbeats.name
+    )
 }

@@ -42,7 +42,7 @@ pub fn id(worker: usize) -> String {
 }
 
 impl<'a> Fleet<'a> {
-    /// Every other worker is a careless one.
+    /// Every other worker is a careless one, and every third is not attached to its session.
     pub fn start(notes: &'a Notes, directory: &'a Path, seed: u64) -> Self {
         let mut fleet = Self { notes, directory, seed, started: 0, processes: BTreeMap::new() };
         (0..WORKERS).for_each(|worker| fleet.start_process(worker));
@@ -58,6 +58,7 @@ impl<'a> Fleet<'a> {
             seed: self.seed ^ ((process as u64) << 32),
             directory: self.directory.into(),
             threshold: THRESHOLD,
+            attaches: !worker.is_multiple_of(3),
             careless: worker.is_multiple_of(2),
         };
         let order = serde_json::to_string(&order).expect("an order can be written as JSON");

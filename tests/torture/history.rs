@@ -100,8 +100,13 @@ pub struct Death {
 }
 
 impl Death {
-    pub fn is_stale(&self) -> bool {
-        self.reason == "stale"
+    /// Whether it was declared because the worker was not heard, with its session or without.
+    pub fn is_of_silence(&self) -> bool {
+        self.reason == "stale" || self.is_of_lost_session()
+    }
+
+    pub fn is_of_lost_session(&self) -> bool {
+        self.reason == "disconnected"
     }
 }
 
@@ -137,6 +142,8 @@ pub struct Row {
 pub struct History {
     /// `stale_threshold`.
     pub threshold: Time,
+    /// `disconnect_grace`.
+    pub grace: Time,
     /// How long a heartbeat may be in memory alone: the flush interval, and what locked rows and load add to it.
     pub unwritten: Time,
     pub calls: Vec<Call>,

@@ -28,7 +28,7 @@ use cluster::wait_until;
 use fleet::Fleet;
 use history::{History, SECOND, now};
 use notes::Notes;
-use plan::{Plan, THRESHOLD};
+use plan::{GRACE, Plan, THRESHOLD};
 use servers::{FLUSH_INTERVAL, Servers};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -93,6 +93,7 @@ fn run(plan: &Plan, seed: u64, seconds: u64, directory: &Path) -> (History, i64)
     let notes = Notes::new();
     let mut history = History {
         threshold: i64::try_from(THRESHOLD).unwrap() * 1_000,
+        grace: i64::try_from(GRACE).unwrap() * 1_000,
         unwritten: i64::try_from(FLUSH_INTERVAL).unwrap() * 1_000 + LATE,
         ..History::default()
     };

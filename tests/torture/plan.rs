@@ -9,6 +9,9 @@ pub const WORKERS: usize = 12;
 /// A worker is dead after this many milliseconds of silence.
 pub const THRESHOLD: u64 = 2_000;
 
+/// A worker that is attached to a session may take so many milliseconds to come back when that is lost.
+pub const GRACE: u64 = 700;
+
 /// What is done to a worker. Times are milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerFault {
@@ -43,6 +46,8 @@ pub enum ServerFault {
     /// The primary is stopped for good, and the standby takes its place.
     Promote,
     TerminateLauncher,
+    /// The sessions of all attached workers are terminated, which proves nothing.
+    TerminateAttached,
     CheckInterval {
         length: u64,
     },
@@ -130,6 +135,7 @@ fn small_faults(random: &mut StdRng, length: u64) -> Vec<(u64, ServerFault)> {
     while at < length {
         let fault = match random.random_range(0..8) {
             0 => ServerFault::TerminateLauncher,
+            7 => ServerFault::TerminateAttached,
             1..3 => ServerFault::CheckInterval { length: random.random_range(100..1_000) },
             3 => ServerFault::FlushInterval { length: random.random_range(100..600) },
             _ => ServerFault::SweepByHand,

@@ -7,7 +7,7 @@
 use crate::cluster::{Cluster, LAUNCHER, ask, run, wait_until};
 use crate::history::deaths_in;
 use crate::notes::Notes;
-use crate::plan::{ServerFault, THRESHOLD};
+use crate::plan::{GRACE, ServerFault, THRESHOLD};
 use crate::worker::{DATABASE, connect};
 use postgres::Client;
 use rand::rngs::StdRng;
@@ -52,8 +52,11 @@ impl<'a> Servers<'a> {
     pub fn start(notes: &'a Notes, directory: PathBuf, seed: u64, seconds: u64) -> Self {
         let primary = Cluster::builder()
             .setting("rgrid_heartbeat.stale_threshold", &format!("{THRESHOLD}ms"))
+            .setting("rgrid_heartbeat.disconnect_grace", &format!("{GRACE}ms"))
             .setting("rgrid_heartbeat.check_interval", &format!("{CHECK_INTERVAL}ms"))
             .setting("rgrid_heartbeat.flush_interval", &format!("{FLUSH_INTERVAL}ms"))
+            // All twelve workers may be silent after an outage, and each death has its time.
+            .setting("rgrid_heartbeat.max_dead_fraction", "1")
             .setting("wal_retrieve_retry_interval", "100ms")
             .setting("restart_after_crash", "on")
             .start();
@@ -107,6 +110,10 @@ impl<'a> Servers<'a> {
             ServerFault::TerminateLauncher => self.notes.during("terminate the launcher", || {
                 let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = $1";
                 self.client().execute(sql, &[&LAUNCHER]).expect("it is told, if it is there");
+            }),
+            ServerFault::TerminateAttached => self.notes.during("terminate the attached sessions", || {
+                let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT rgrid_attach%'";
+                let _ = self.client().execute(sql, &[]);
             }),
             ServerFault::CheckInterval { length } => self.set("check_interval", *length),
             ServerFault::FlushInterval { length } => self.set("flush_interval", *length),

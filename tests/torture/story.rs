@@ -16,7 +16,7 @@ pub fn summary(history: &History) -> (String, Vec<&'static str>) {
     let deaths = |reason: &str| history.deaths.iter().filter(|death| death.reason == reason).count();
     let changes = |new: &str| history.changes.iter().filter(|change| change.new == new).count();
     let returns =
-        history.deaths.iter().filter(|death| death.is_stale() && death.returned_at.is_some()).count();
+        history.deaths.iter().filter(|death| death.is_of_silence() && death.returned_at.is_some()).count();
     let counts = [
         ("heartbeats answered", calls(|call| matches!(call.what, What::Beat { .. }))),
         ("registrations", calls(|call| matches!(call.what, What::Registered { .. }))),
@@ -26,13 +26,20 @@ pub fn summary(history: &History) -> (String, Vec<&'static str>) {
         ("jobs settled", changes("failed")),
         ("results refused", calls(|call| matches!(call.what, What::Refused { .. }))),
         ("deaths by silence", deaths("stale")),
+        ("deaths by a lost session", deaths("disconnected")),
         ("returns from them", returns),
         ("deaths by a new registration", deaths("restarted")),
         ("outages", history.outages.len()),
     ];
     let lines: Vec<String> = counts.iter().map(|(what, count)| format!("{count:8} {what}")).collect();
-    let never =
-        ["jobs settled", "deaths by silence", "returns from them", "deaths by a new registration", "outages"];
+    let never = [
+        "jobs settled",
+        "deaths by silence",
+        "deaths by a lost session",
+        "returns from them",
+        "deaths by a new registration",
+        "outages",
+    ];
     let never = counts.iter().filter(|(what, count)| *count == 0 && never.contains(what));
     (lines.join("\n"), never.map(|(what, _)| *what).collect())
 }

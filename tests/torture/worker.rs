@@ -31,6 +31,8 @@ pub struct Order {
     pub directory: PathBuf,
     /// Milliseconds of silence that are too many.
     pub threshold: u64,
+    /// Attaches itself to the session in which it beats.
+    pub attaches: bool,
     /// Writes results without looking whether the job is still its own, and relies on the fence.
     pub careless: bool,
 }
@@ -120,7 +122,11 @@ impl Worker {
         let mut client = connect(&self.order.directory);
         loop {
             let begin = now();
-            match client.query_one("SELECT rgrid_heartbeat($1)", &[&self.order.worker]) {
+            let call = match self.order.attaches {
+                true => "SELECT rgrid_attach($1, 'one.example')",
+                false => "SELECT rgrid_heartbeat($1)",
+            };
+            match client.query_one(call, &[&self.order.worker]) {
                 Ok(row) => {
                     let incarnation = row.get(0);
                     self.told(incarnation);

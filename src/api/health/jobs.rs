@@ -41,8 +41,8 @@ pub fn findings(installation: &Installation, deadline: Deadline) -> Vec<Finding>
 }
 
 /// The checks of one table, and what they share.
-struct TableCheck<'a> {
-    installation: &'a Installation,
+pub(super) struct TableCheck<'a> {
+    pub(super) installation: &'a Installation,
     table: &'a JobTable,
     columns: Columns,
     /// Whether rows of the table are on another server.
@@ -93,6 +93,7 @@ fn of_table<'a>(installation: &'a Installation, table: &'a JobTable, deadline: D
     check("jobs without worker", TableCheck::without_worker);
     check("jobs of unknown workers", TableCheck::of_unknown_workers);
     check("locked jobs", TableCheck::locked);
+    check("jobs before failover", TableCheck::before_failover);
     findings
 }
 
@@ -100,7 +101,7 @@ impl<'a> TableCheck<'a> {
     /// What the checks need, and whether a quick look answers them all.
     fn of(installation: &'a Installation, table: &'a JobTable) -> Result<(Self, Option<Idle>)> {
         let columns = table.columns()?;
-        let is_elsewhere = table.is_foreign() || table.parts()?.iter().any(JobTable::is_foreign);
+        let is_elsewhere = table.is_elsewhere() || table.parts()?.iter().any(JobTable::is_elsewhere);
         let idle =
             if is_elsewhere { None } else { table.as_owner(|| quick_look::idle(table, &columns, None))? };
         Ok((Self { installation, table, columns, is_elsewhere }, idle))
@@ -165,21 +166,27 @@ impl<'a> TableCheck<'a> {
     }
 
     fn of_unknown_workers(&self, check: String) -> Result<Finding> {
+        match self.running_by_worker("true")? {
+            Some(running) => Ok(unknown_workers(check, &self.unknown(running)?)),
+            None => Ok(not_checked(check)),
+        }
+    }
+
+    /// How many of the running jobs that meet a condition each worker has; `None` when it costs too much to find out.
+    pub(super) fn running_by_worker(&self, condition: &str) -> Result<Option<Vec<(String, i64)>>> {
         let statements = self.statements();
         let statement = format!(
-            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} GROUP BY 1 ORDER BY 1",
+            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} AND {condition} GROUP BY 1 ORDER BY 1",
             statements.worker(),
             statements.target(),
             self.columns.worker.name,
             statements.is_running()
         );
         if !is_affordable(self.table, &statement)? {
-            return Ok(not_checked(check));
+            return Ok(None);
         }
-        let running: Vec<(String, i64)> = self.read(|| {
-            sql::read(&statement, &[], |row| Ok((row.required(1, "worker")?, row.required(2, "count")?)))
-        })?;
-        Ok(unknown_workers(check, &self.unknown(running)?))
+        let count = |row: sql::Row<'_>| Ok((row.required(1, "worker")?, row.required(2, "count")?));
+        self.read(|| sql::read(&statement, &[], count)).map(Some)
     }
 
     /// Of these workers and their jobs, those without a row in the table of heartbeats that are not dead either.
@@ -200,7 +207,7 @@ impl<'a> TableCheck<'a> {
         Ok(running)
     }
 
-    fn dead(&self) -> Result<Vec<String>> {
+    pub(super) fn dead(&self) -> Result<Vec<String>> {
         Ok(deaths::dead(self.installation)?.into_iter().map(|worker| worker.id).collect())
     }
 
@@ -254,6 +261,6 @@ fn unknown_workers(check: String, unknown: &[(String, i64)]) -> Finding {
     )
 }
 
-fn not_checked(check: String) -> Finding {
+pub(super) fn not_checked(check: String) -> Finding {
     Finding::good(check, "Not checked, because that would read the whole table: see the check \"job index\".")
 }

@@ -14,7 +14,9 @@ use crate::pg::scope::{self, Scope};
 use crate::pg::timer::Deadline;
 use crate::settings;
 
+mod attached;
 mod database;
+mod failover;
 mod fitness;
 mod idle;
 mod jobs;
@@ -112,6 +114,7 @@ fn findings(installation: &Installation) -> Vec<Finding> {
     findings.extend(database::findings(installation));
     findings.push(own::finding(installation));
     findings.extend(workers::findings(installation));
+    findings.push(attempt(attached::CHECK, || attached::finding(installation)));
     findings.extend(jobs::findings(installation, Deadline::after(settings::call_timeout())));
     findings
 }

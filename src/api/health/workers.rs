@@ -16,8 +16,9 @@ use crate::settings;
 use crate::shmem::databases;
 use crate::shmem::refusal::Refusal;
 use crate::sweep::local_time;
+use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
-use crate::tables::{deaths, unsettled};
+use crate::tables::unsettled;
 
 pub fn findings(installation: &Installation) -> Vec<Finding> {
     let mut findings = vec![
@@ -76,11 +77,12 @@ fn unsettled_jobs(installation: &Installation) -> Result<Finding> {
 }
 
 /// How long a false or untold death is reported.
-const REPORTED_FOR: TimeDelta = TimeDelta::days(1);
+pub(super) const REPORTED_FOR: TimeDelta = TimeDelta::days(1);
 
 fn false_deaths(installation: &Installation) -> Result<Finding> {
     const CHECK: &str = "false deaths";
-    let (count, example) = deaths::views::false_deaths_since(installation, pg::now() - REPORTED_FOR)?;
+    let since = pg::now() - REPORTED_FOR;
+    let (count, example) = deaths::views::false_deaths_since(installation, Reason::Stale, since)?;
     let Some((worker, silence)) = example else {
         return Ok(Finding::good(
             CHECK,

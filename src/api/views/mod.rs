@@ -1,6 +1,7 @@
 //! What operators read through the views: the workers, the numbers of each database, and what could not be done.
 //! [`crate::api::health`] says what is wrong and how to fix it.
 
+pub mod attached;
 pub mod problems;
 pub mod statistics;
 pub mod workers;

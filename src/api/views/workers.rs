@@ -7,12 +7,13 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::seconds;
+use super::{seconds, time};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, sql};
 use crate::rules::liveness;
 use crate::settings;
+use crate::shmem::buffer::ties;
 use crate::tables::deaths;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 
@@ -73,6 +74,8 @@ fn rgrid_worker_states() -> Result<
             name!(last_heartbeat_at, Option<TimestampWithTimeZone>),
             name!(seconds_since_heartbeat, f64),
             name!(declared_dead_at, Option<TimestampWithTimeZone>),
+            name!(attached_at, Option<TimestampWithTimeZone>),
+            name!(disconnected_at, Option<TimestampWithTimeZone>),
         ),
     >,
     ErrorReport,
@@ -85,6 +88,7 @@ fn rgrid_worker_states() -> Result<
     let stale = now - liveness::delta(settings::stale_threshold());
     Ok(TableIterator::new(workers.into_iter().map(move |worker| {
         let (incarnation, died_at) = records.of(&worker.id);
+        let (attached_at, disconnected_at) = ties::since(&worker.id);
         let state = match died_at {
             Some(_) => "dead",
             None if worker.last_heartbeat_at < stale => "stale",
@@ -98,6 +102,8 @@ fn rgrid_worker_states() -> Result<
             pg::timestamptz(worker.last_heartbeat_at),
             seconds(liveness::silence(now, worker.last_heartbeat_at)),
             died_at.and_then(pg::timestamptz),
+            time(attached_at),
+            time(disconnected_at),
         )
     })))
 }

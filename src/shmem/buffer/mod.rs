@@ -22,15 +22,16 @@ use crate::pg::{self, catalog, commit, roles};
 use crate::settings;
 
 pub mod table;
+pub mod ties;
 
 use table::{
-    ANY_ROLE, Entry, Header, Key, Locks, PARTITIONS, Partition, PendingHeartbeat, Slot, Table, Tail,
+    ANY_ROLE, Entry, Header, Key, Locks, PARTITIONS, Partition, PendingHeartbeat, Slot, Table, Tail, Tie,
     buckets_for,
 };
 
 const NAME: &CStr = c"rgrid_heartbeat_buffer";
 
-/// The block of shared memory: header, buckets, slots, tails, one behind the other.
+/// The block of shared memory: header, buckets, slots, tails, ties, one behind the other.
 struct Buffer;
 
 /// The table; null when the library was not preloaded. Written before any process is forked.
@@ -60,8 +61,12 @@ impl Buffer {
         Self::slots_offset() + settings::max_workers() * size_of::<Slot>()
     }
 
-    fn size() -> usize {
+    fn ties_offset() -> usize {
         Self::tails_offset() + settings::max_workers() * size_of::<Tail>()
+    }
+
+    fn size() -> usize {
+        Self::ties_offset() + settings::max_workers() * size_of::<Tie>()
     }
 }
 
@@ -112,7 +117,9 @@ unsafe fn table_over(block: *mut u8) -> Table<'static, LwLocks> {
     // SAFETY: as above.
     let tails =
         unsafe { std::slice::from_raw_parts(block.add(Buffer::tails_offset()).cast::<Tail>(), count) };
-    Table::new(header, buckets, slots, tails, LwLocks)
+    // SAFETY: as above.
+    let ties = unsafe { std::slice::from_raw_parts(block.add(Buffer::ties_offset()).cast::<Tie>(), count) };
+    Table::new(header, buckets, slots, (tails, ties), LwLocks)
 }
 
 /// The partitions' locks in shared memory.

@@ -12,7 +12,7 @@
 //!
 //! A heartbeat costs what it takes to fetch memory that no cache has: with many workers, each heartbeat comes long
 //! after its entry was last looked at. So a slot is one cache line, with the beginning of the id in it; the rest of a
-//! long id is kept apart, in `tails`.
+//! long id is kept apart, in `tails`. So is the session that the worker is tied to, in `ties`.
 //!
 //! # The states of an entry
 //!
@@ -28,6 +28,7 @@
 //! | `close` | no action, +1 | closed, +1 | no action, +1 |
 //! | `remove`; a flush finds no row | no action, +1 | none, +1 | none, +1 |
 //! | `remove_silent` | no action, +1 | none, +1; with a heartbeat since the cutoff, no action | as if open |
+//! | `close_disconnected` | no action | closed, +1; tied again, or heard since, no action | as if open |
 //! | a flush has written its row | no action | the time recorded as written | as if open |
 //! | `forget_silent` | no action | none, +1; with a heartbeat since the cutoff or not written, no action | as if open |
 //! | `retain` without its database | no action | none, +1 | none, +1 |
@@ -41,9 +42,11 @@ mod chains;
 mod key;
 mod owners;
 mod scans;
+mod ties;
 
 pub use key::Key;
 pub use owners::ANY_ROLE;
+pub use ties::{Disconnected, Session, Tie, TieState, TiedSession};
 
 /// Bytes of a worker id that fit in an entry; longer ones are not kept here.
 pub const ID_LENGTH: usize = 64;
@@ -157,6 +160,8 @@ pub struct Header {
     generations: [AtomicU64; PARTITIONS],
     /// How often a worker could not have an entry: no slot, or too long an id. No lock.
     refused: AtomicU64,
+    /// Sessions that workers were tied to so far. No lock.
+    sessions: AtomicU32,
 }
 
 /// A view of the table, the same in all processes.
@@ -165,20 +170,21 @@ pub struct Table<'a, L> {
     buckets: &'a [AtomicU32],
     slots: &'a [Slot],
     tails: &'a [Tail],
+    ties: &'a [Tie],
     locks: L,
 }
 
 impl<'a, L: Locks> Table<'a, L> {
     /// Over memory that was all zeroes, but for the header's seed, when the first of them was made. `buckets` is as
-    /// long as a power of two, and there are as many `tails` as `slots`.
+    /// long as a power of two, and there are as many `tails` and `ties` as `slots`.
     pub fn new(
         header: &'a Header,
         buckets: &'a [AtomicU32],
         slots: &'a [Slot],
-        tails: &'a [Tail],
+        (tails, ties): (&'a [Tail], &'a [Tie]),
         locks: L,
     ) -> Self {
-        Self { header, buckets, slots, tails, locks }
+        Self { header, buckets, slots, tails, ties, locks }
     }
 
     /// A hash of a hostname, to be compared with an entry's.

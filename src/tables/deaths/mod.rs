@@ -13,7 +13,7 @@ use crate::installation::Installation;
 use crate::pg::{self, arrays, sql};
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::Worker;
-use crate::tables::incarnations::{self, FLOOR, HIGHEST};
+use crate::tables::incarnations::{self, BASE, FLOOR, HIGHEST};
 
 pub mod prune;
 pub mod views;
@@ -27,6 +27,11 @@ pub enum Reason {
     Restarted,
     /// It deregistered while it still had running jobs.
     Deregistered,
+    /// Its session ended because its client vanished, and it was not heard again.
+    Disconnected {
+        /// When the session ended; not known of a death that is read.
+        at: DateTime<Utc>,
+    },
 }
 
 impl Reason {
@@ -36,6 +41,7 @@ impl Reason {
             Self::Stale => "stale",
             Self::Restarted => "restarted",
             Self::Deregistered => "deregistered",
+            Self::Disconnected { .. } => "disconnected",
         }
     }
 }
@@ -43,8 +49,8 @@ impl Reason {
 /// What the ledger says about one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerRecord {
-    /// The current incarnation: one more than the number of its last death. Without a known death it comes from
-    /// [`crate::tables::incarnations`].
+    /// The incarnation that it is told: that after its last death, or what [`crate::tables::incarnations`] has for a worker
+    /// without one.
     pub incarnation: i64,
     /// Whether it is dead now.
     pub dead: bool,
@@ -67,8 +73,9 @@ pub struct Death {
     pub returned_at: Option<DateTime<Utc>>,
 }
 
-/// What the ledger, and the numbers that outlive it, say about a worker. The caller has locked its row of
-/// `worker_heartbeats`.
+/// What the ledger, and the numbers that outlive it, say about a worker, and the number that it is told. The caller has locked
+/// its row of `worker_heartbeats`, and says whether there was one before. A number that is higher than what was noted for the
+/// worker is noted.
 ///
 /// The lock orders this with sweeps only if this sees what they committed before the lock was taken. So it uses a new
 /// snapshot, whatever the caller's isolation level.
@@ -76,24 +83,37 @@ pub struct Death {
 /// # Errors
 ///
 /// `numeric_value_out_of_range` when there is no number for the worker.
-pub fn worker_record(installation: &Installation, worker: &str) -> Result<WorkerRecord> {
+pub fn worker_record(installation: &Installation, worker: &str, had_row: bool) -> Result<WorkerRecord> {
+    incarnations::raise_base(installation)?;
     let statement = installation.sql(&format!(
         "SELECT pg_catalog.max(d.incarnation), \
-                (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {FLOOR}, \
-                coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false) \
+                (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {BASE}, {FLOOR}, \
+                coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false), \
+                EXISTS (SELECT FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1) \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
     ));
     let record = |row: sql::Row<'_>| {
         let next = row.optional(1)?.map(|last| incarnations::after(last, worker)).transpose()?;
-        let incarnation = match next.max(row.optional(2)?) {
-            Some(number) => incarnations::checked(number, worker)?,
-            None => incarnations::checked(row.required(3, "incarnation")?, worker)?,
+        let known = next.max(row.optional(2)?);
+        let (base, floor): (i64, i64) = (row.required(3, "base")?, row.required(4, "floor")?);
+        let (dead, is_owned): (bool, bool) = (row.required(5, "death")?, row.required(6, "owner")?);
+        let is_living = !dead && (had_row || is_owned);
+        let incarnation = match known {
+            Some(number) if is_living => number,
+            Some(number) => number.max(base),
+            None if is_living => 1,
+            None => floor,
         };
-        Ok(WorkerRecord { incarnation, dead: row.required(4, "death")? })
+        let is_noted = incarnation == known.unwrap_or(1);
+        Ok((WorkerRecord { incarnation: incarnations::checked(incarnation, worker)?, dead }, is_noted))
     };
     let plan = sql::SavedPlan::new(statement);
     let records = installation.as_owner(|| plan.read_latest(&[worker.into()], record))?;
-    records.into_iter().next().ok_or(Error::MissingValue("worker record"))
+    let (record, is_noted) = records.into_iter().next().ok_or(Error::MissingValue("worker record"))?;
+    if !is_noted {
+        incarnations::note(installation, worker, record.incarnation)?;
+    }
+    Ok(record)
 }
 
 /// Of these workers, the ones whose death cannot be recorded, because their number is out of range.
@@ -168,6 +188,7 @@ fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
 /// only the first one records it. `notified` says whether listeners are told. The number that comes next is noted, whatever
 /// becomes of the ledger.
 pub fn record(installation: &Installation, deaths: &[Death], notified: bool) -> Result<HashMap<String, i64>> {
+    incarnations::raise_base(installation)?;
     let statement = installation.sql(&format!(
         "WITH recorded AS ( \
          INSERT INTO @extschema@.rgrid_worker_deaths \
@@ -187,7 +208,7 @@ pub fn record(installation: &Installation, deaths: &[Death], notified: bool) -> 
          ON CONFLICT DO NOTHING RETURNING worker_id, incarnation), \
          noted AS ( \
          INSERT INTO @extschema@.rgrid_incarnations AS i (worker_id, incarnation) \
-         SELECT r.worker_id, r.incarnation + 1 FROM recorded r \
+         SELECT r.worker_id, greatest(r.incarnation + 1, {BASE}) FROM recorded r \
          ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation) \
          SELECT r.worker_id, r.incarnation FROM recorded r",
         incarnations::number("d.last"),
@@ -288,7 +309,7 @@ pub fn close(
             Ok((row.required(1, "worker id")?, row.required(2, "reason")?))
         })
     })?;
-    let is_false = |reason: &str| reason == Reason::Stale.as_str();
+    let is_false = |reason: &str| ["stale", "disconnected"].contains(&reason);
     let false_deaths = counters::number(closed.iter().filter(|(_, reason)| is_false(reason)).count());
     if false_deaths > 0 {
         databases::count_at_commit(move |counters| counters.false_deaths += false_deaths);

@@ -8,23 +8,21 @@ use super::Reason;
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg::{self, sql};
-use crate::tables::incarnations::{FLOOR, HIGHEST};
+use crate::tables::incarnations::{BASE, HIGHEST};
 
 /// A worker's number, and when it died if it is dead.
 type Record = (i64, Option<DateTime<Utc>>);
 
 /// What the ledger, and the numbers that outlive it, say about every worker.
 pub struct WorkerRecords {
-    /// Of the workers that have died or have a number of their own.
+    /// Of the workers that have died or have a number of their own. All others have the number 1.
     known: HashMap<String, Record>,
-    /// The number of all other workers.
-    floor: i64,
 }
 
 impl WorkerRecords {
     /// A worker's number, and when it died if it is dead.
     pub fn of(&self, worker: &str) -> Record {
-        self.known.get(worker).copied().unwrap_or((self.floor, None))
+        self.known.get(worker).copied().unwrap_or((1, None))
     }
 }
 
@@ -32,35 +30,29 @@ impl WorkerRecords {
 pub fn worker_records(installation: &Installation) -> Result<WorkerRecords> {
     let statement = installation.sql(&format!(
         "SELECT w.worker_id, pg_catalog.max(w.incarnation), pg_catalog.max(w.died_at) FROM ( \
-             SELECT d.worker_id, least(d.incarnation, {HIGHEST}) + 1 AS incarnation, \
+             SELECT d.worker_id, \
+                    greatest(least(d.incarnation, {HIGHEST}) + 1, CASE WHEN d.returned_at IS NULL THEN {BASE} END) \
+                        AS incarnation, \
                     CASE WHEN d.returned_at IS NULL THEN d.declared_dead_at END AS died_at \
              FROM @extschema@.rgrid_worker_deaths d \
              UNION ALL \
              SELECT n.worker_id, n.incarnation, NULL FROM @extschema@.rgrid_incarnations n WHERE n.worker_id <> '' \
-             ) w GROUP BY w.worker_id \
-         UNION ALL \
-         SELECT NULL, {FLOOR}, NULL",
+             ) w GROUP BY w.worker_id",
     ));
-    let rows: Vec<(Option<String>, Record)> = installation.as_owner(|| {
+    let known = installation.as_owner(|| {
         sql::read(&statement, &[], |row| {
             let died_at = row.optional(3)?.map(pg::time_of);
-            Ok((row.optional(1)?, (row.required(2, "incarnation")?, died_at)))
+            Ok((row.required(1, "worker id")?, (row.required(2, "incarnation")?, died_at)))
         })
     })?;
-    let mut records = WorkerRecords { known: HashMap::new(), floor: 1 };
-    for (worker, record) in rows {
-        match worker {
-            Some(worker) => drop(records.known.insert(worker, record)),
-            None => records.floor = record.0,
-        }
-    }
-    Ok(records)
+    Ok(WorkerRecords { known: known.into_iter().collect() })
 }
 
-/// How many deaths for silence since this time turned out false, because the worker returned. With the worker that died
+/// How many deaths for this reason since this time turned out false, because the worker returned. With the worker that died
 /// last among them, and the seconds that it had been silent for.
 pub fn false_deaths_since(
     installation: &Installation,
+    reason: Reason,
     time: DateTime<Utc>,
 ) -> Result<(i64, Option<(String, f64)>)> {
     let statement = installation.sql(
@@ -70,7 +62,7 @@ pub fn false_deaths_since(
          WHERE d.declared_dead_at > $1 AND d.reason = $2 AND d.returned_at IS NOT NULL \
          ORDER BY d.declared_dead_at DESC, d.worker_id LIMIT 1",
     );
-    let arguments = [pg::timestamptz(time).into(), Reason::Stale.as_str().into()];
+    let arguments = [pg::timestamptz(time).into(), reason.as_str().into()];
     let found = installation.as_owner(|| {
         sql::read(&statement, &arguments, |row| {
             let silence = row.optional(3)?.unwrap_or(0.0);

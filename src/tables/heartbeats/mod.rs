@@ -115,13 +115,21 @@ impl HeartbeatTable {
         })
     }
 
+    /// Whether a worker has a row, as the caller's statement sees it.
+    pub fn has(&self, id: &str) -> Result<bool> {
+        let statement = self.sql("SELECT EXISTS (SELECT FROM @table@ h WHERE h.worker_id = $1)");
+        let statement = sql::SavedPlan::new(statement);
+        let found = self.as_owner(|| statement.read(&[id.into()], |row| row.required(1, "existence")))?;
+        Ok(found.first() == Some(&true))
+    }
+
     /// Writes a heartbeat of a worker to its row. Waits for a sweep that has locked the row. Without a hostname the
-    /// stored one stays, and a new row gets `default_hostname`.
+    /// stored one stays, and a new row gets `default_hostname`. Without that, it gets the column's default.
     pub fn beat(
         &self,
         id: &str,
         hostname: Option<&str>,
-        default_hostname: impl FnOnce() -> Result<String>,
+        default_hostname: impl FnOnce() -> Result<Option<String>>,
     ) -> Result<()> {
         let now = self.stored("pg_catalog.clock_timestamp()");
         let assignment = match hostname {
@@ -140,7 +148,7 @@ impl HeartbeatTable {
         &self,
         id: &str,
         hostname: Option<&str>,
-        default_hostname: impl FnOnce() -> Result<String>,
+        default_hostname: impl FnOnce() -> Result<Option<String>>,
     ) -> Result<bool> {
         Ok(self.insert_or("NOTHING", id, hostname, default_hostname)? == 1)
     }
@@ -150,20 +158,20 @@ impl HeartbeatTable {
         on_conflict: &str,
         id: &str,
         hostname: Option<&str>,
-        default_hostname: impl FnOnce() -> Result<String>,
+        default_hostname: impl FnOnce() -> Result<Option<String>>,
     ) -> Result<usize> {
-        let (column, value) = if self.has_hostname { (", hostname", ", $2") } else { ("", "") };
+        let hostname = match hostname {
+            _ if !self.has_hostname => None,
+            None => default_hostname()?,
+            hostname => hostname.map(str::to_owned),
+        };
+        let hostname = hostname.map(|name| name.chars().take(self.hostname_limit).collect::<String>());
+        let (column, value) = if hostname.is_some() { (", hostname", ", $2") } else { ("", "") };
         let now = self.stored("pg_catalog.clock_timestamp()");
         let statement = self.sql(&format!(
             "INSERT INTO @table@ AS h (worker_id, last_heartbeat_at{column}) VALUES ($1, {now}{value}) \
              ON CONFLICT (worker_id) DO {on_conflict}"
         ));
-        let hostname = match hostname {
-            Some(hostname) => hostname.to_owned(),
-            None if self.has_hostname => default_hostname()?,
-            None => String::new(),
-        };
-        let hostname: String = hostname.chars().take(self.hostname_limit).collect();
         // A parameter that the statement does not use is allowed.
         let statement = sql::SavedPlan::new(statement);
         let count = self.as_owner(|| statement.write(&[id.into(), hostname.into()]))?;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{HeartbeatTable, Worker, worker};
 use crate::error::Result;
-use crate::pg::{self, sql};
+use crate::pg::{self, arrays, sql};
 
 impl HeartbeatTable {
     /// All workers, in the order of their ids.
@@ -16,6 +16,13 @@ impl HeartbeatTable {
              WHERE h.worker_id IS NOT NULL AND h.last_heartbeat_at IS NOT NULL ORDER BY h.worker_id",
         );
         self.as_owner(|| sql::read(&statement, &[], worker))
+    }
+
+    /// Of these workers, the ones that have a row, in the order of their ids.
+    pub fn rows_of(&self, ids: &[String]) -> Result<Vec<Worker>> {
+        let statement =
+            self.sql("SELECT @columns@ FROM @table@ h WHERE h.worker_id = ANY ($1) ORDER BY h.worker_id");
+        self.as_owner(|| sql::read(&statement, &[arrays::of(ids)], worker))
     }
 
     /// Of these workers, the ones that have a row, by the caller's snapshot.

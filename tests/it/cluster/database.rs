@@ -29,6 +29,12 @@ impl<'a> Database<'a> {
         self.cluster.connect_as(&self.name, role)
     }
 
+    /// How to connect, in the words of libpq.
+    pub fn connection_string(&self) -> String {
+        let directory = self.cluster.socket_directory().display();
+        format!("host={directory} user={SUPERUSER} dbname={}", self.name)
+    }
+
     /// How to connect, for a worker that has to do so again after a crash.
     pub fn config(&self) -> Config {
         self.cluster.config(&self.name, SUPERUSER)

@@ -9,6 +9,14 @@ pub fn beat(client: &mut Client, worker: &str) -> i64 {
     ask(client, "SELECT rgrid_heartbeat($1)", &[&worker])
 }
 
+/// A heartbeat that has to ask the row, because it names another host.
+pub fn slow_beat(client: &mut Client, worker: &str, host: &str) -> i64 {
+    ask(client, "SELECT rgrid_heartbeat($1, $2)", &[&worker, &host])
+}
+
+/// Every number from another origin of the database is higher than this one: it is the seconds since 1970.
+pub const NEW_BASE: i64 = 1_700_000_000;
+
 /// One heartbeat; whether it was kept in memory, which needs no transaction id.
 pub fn beats_in_memory(client: &mut Client, worker: &str) -> bool {
     let sql = "SELECT rgrid_heartbeat($1) IS NOT NULL AND pg_current_xact_id_if_assigned() IS NULL";

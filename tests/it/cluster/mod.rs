@@ -4,19 +4,27 @@
 //!
 //! `server` starts and stops one, `programs` runs the server's programs, `observe` looks at processes and log,
 //! `database` gives each test a database, `rgrid` plays RGrid's workers, `heartbeats` has their heartbeats one at a
-//! time, `standby` copies a server, `subscription` has one
-//! copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has a primary and a standby under
-//! pg_auto_failover, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
-//! system, `clock` steps a server's clock or stops it.
+//! time, `example_worker` starts the worker of examples/, `http` asks programs over HTTP, `standby` copies a server,
+//! `subscription` has one copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has
+//! a primary and a standby under pg_auto_failover, `patroni` has three servers under Patroni, `pooler` has PgBouncer in
+//! front of a server, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
+//! system, `clock` steps a server's clock or stops it, `elsewhere` has tables whose rows are on other servers, `client_process` has clients that
+//! can be killed.
 
 mod attack;
+mod client_process;
 mod clock;
 mod copies;
 mod database;
+mod elsewhere;
+mod example_worker;
 mod formation;
 mod heartbeats;
+mod http;
 mod interposed;
 mod observe;
+mod patroni;
+mod pooler;
 mod programs;
 mod rgrid;
 mod server;
@@ -24,12 +32,17 @@ mod standby;
 mod subscription;
 
 pub use attack::*;
+pub use client_process::ClientProcess;
 pub use copies::rows;
 pub use database::{Database, ask, has_available, run, sqlstate};
+pub use example_worker::ExampleWorker;
 pub use formation::Formation;
 pub use heartbeats::*;
+pub use http::http_request;
 pub use observe::{LAUNCHER, SWEEPER, next_notice};
-pub use programs::{Leashed, free_port, signal};
+pub use patroni::Patroni;
+pub use pooler::Pooler;
+pub use programs::{Leashed, free_port, has_library, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 pub use subscription::*;
@@ -41,14 +54,19 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Polls until `done` says yes, and answers how long that took. The only place where tests sleep.
+/// Polls until `done` says yes, and answers how long that took.
 ///
 /// # Panics
 /// After the deadline, naming what was awaited.
-pub fn wait_until(awaited: &str, mut done: impl FnMut() -> bool) -> Duration {
+pub fn wait_until(awaited: &str, done: impl FnMut() -> bool) -> Duration {
+    wait_within(DEADLINE, awaited, done)
+}
+
+/// The same with a deadline of its own. The only place where tests sleep.
+pub fn wait_within(deadline: Duration, awaited: &str, mut done: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain for: {awaited}");
+        assert!(started.elapsed() < deadline, "waited {deadline:?} in vain for: {awaited}");
         thread::sleep(POLL);
     }
     started.elapsed()

@@ -190,6 +190,13 @@ pub(super) fn bindir() -> &'static Path {
     BINDIR.get_or_init(|| bindir_of(&env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into())))
 }
 
+/// Whether a library is installed beside the server.
+pub fn has_library(name: &str) -> bool {
+    let pg_config = env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
+    let directory = PathBuf::from(run_program(Command::new(pg_config).arg("--pkglibdir")));
+    directory.join(format!("{name}.so")).exists()
+}
+
 /// Where the programs of another installation are.
 pub(super) fn bindir_of(pg_config: &str) -> PathBuf {
     run_program(Command::new(pg_config).arg("--bindir")).into()

@@ -3,7 +3,7 @@
 
 use super::{Database, ask, run, wait_until};
 use chrono::{DateTime, NaiveDateTime};
-use postgres::{Client, NoTls};
+use postgres::{Client, Config, NoTls};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -201,8 +201,13 @@ impl Beating {
 
     /// A worker that calls `rgrid_heartbeat`, and connects again when the server ends its session.
     pub fn through_crashes(database: &Database<'_>, worker: &'static str) -> Self {
-        let config = database.config();
-        Self::start(database.connect(), move |client| {
+        Self::reconnecting(database.config(), worker)
+    }
+
+    /// The same, wherever the way to connect leads it.
+    pub fn reconnecting(config: Config, worker: &'static str) -> Self {
+        let client = config.connect(NoTls).expect("the server takes connections");
+        Self::start(client, move |client| {
             if client.execute("SELECT rgrid_heartbeat($1)", &[&worker]).is_err()
                 && let Ok(again) = config.connect(NoTls)
             {

@@ -22,6 +22,7 @@ pub struct Builder {
     preload: bool,
     settings: Vec<(String, String)>,
     interposed: Option<Interposed>,
+    has_tables_elsewhere: bool,
 }
 
 impl Builder {
@@ -47,6 +48,12 @@ impl Builder {
     /// for a sweeper; see `requests.c`.
     pub fn held_up_after_requests(mut self) -> Self {
         self.interposed = Some(Interposed::Requests);
+        self
+    }
+
+    /// With a schema `elsewhere`, the rows of whose tables are on other servers as far as a session sees.
+    pub fn tables_elsewhere(mut self) -> Self {
+        self.has_tables_elsewhere = true;
         self
     }
 
@@ -83,7 +90,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn builder() -> Builder {
-        Builder { preload: true, settings: Vec::new(), interposed: None }
+        Builder { preload: true, settings: Vec::new(), interposed: None, has_tables_elsewhere: false }
     }
 
     /// A server as most tests want it: sweeps every 200 ms, a worker is dead after two seconds of silence.
@@ -94,6 +101,9 @@ impl Cluster {
     }
 
     fn append_configuration(&self, builder: &Builder) {
+        let mut libraries = Vec::new();
+        libraries.extend(builder.has_tables_elsewhere.then(|| self.library_of_tables_elsewhere()));
+        libraries.extend(builder.preload.then(|| "rgrid_heartbeat".to_owned()));
         let fixed = [
             ("listen_addresses", String::new()),
             ("unix_socket_directories", self.dir.display().to_string()),
@@ -102,10 +112,7 @@ impl Cluster {
             ("max_prepared_transactions", "4".into()),
             ("log_line_prefix", "%m [%p] %b: ".into()),
             ("timezone", "UTC".into()),
-            (
-                "shared_preload_libraries",
-                if builder.preload { "rgrid_heartbeat".into() } else { String::new() },
-            ),
+            ("shared_preload_libraries", libraries.join(",")),
         ];
         let fixed = fixed.iter().map(|(name, value)| (*name, value.as_str()));
         let chosen = builder.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));

@@ -12,4 +12,5 @@ mod rehearsal;
 mod replaced_tables;
 mod row_locks;
 mod spellings;
+mod tables_elsewhere;
 mod watched_tables;

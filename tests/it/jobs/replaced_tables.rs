@@ -74,10 +74,10 @@ fn a_table_that_takes_the_place_of_a_watched_one_is_settled_as_that_one_was() {
          CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (10) TO (20)",
     );
     ["executions", "duties", "parts"].iter().for_each(|name| await_noted(&mut client, name));
-    silent_worker(&mut client, "w");
     for (table, id) in [("executions", 1), ("duties", 2), ("parts", 3), ("parts", 13)] {
         job(&mut client, table, id, "w");
     }
+    silent_worker(&mut client, "w");
     await_death(&mut client, "w");
     for (table, id, after) in [
         ("executions", 1, "queued"),

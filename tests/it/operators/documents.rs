@@ -4,6 +4,8 @@
 use crate::cluster::*;
 use postgres::Client;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 /// The one block of a language in a document.
@@ -24,7 +26,8 @@ fn until(command: &str) -> String {
 
 /// A server with the documents' database, and RGrid's table with jobs in the queue.
 fn server(jobs: i32) -> (Cluster, Client) {
-    let cluster = Cluster::quick().start();
+    // These workers beat every 30 seconds.
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1min").start();
     let mut client = cluster.database("rgrid").connect();
     queue_jobs(&mut client, "nobody", jobs);
     (cluster, client)
@@ -38,12 +41,23 @@ fn workers(client: &mut Client) -> i64 {
     ask(client, "SELECT count(*) FROM worker_heartbeats", &[])
 }
 
+/// Runs the Python worker of the documents, and then `call`. The client is copied beside it: the server's user may not
+/// be allowed to look into the checkout.
+fn python_worker(cluster: &Cluster, change: impl Fn(&str) -> String, call: &str) -> String {
+    let to = cluster.socket_directory().join("rgrid_heartbeat");
+    fs::create_dir(&to).unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/rgrid_heartbeat");
+    for file in fs::read_dir(from).unwrap().map(Result::unwrap).filter(|file| file.path().is_file()) {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    let program = change(&block("docs/workers.md", "python"));
+    cluster.run_script(&format!("python3 - <<'END'\n{program}\n{call}\nEND"))
+}
+
 #[test]
 fn the_python_worker_of_the_documents_does_the_jobs_and_leaves() {
     let (cluster, mut client) = server(5);
-    let program = block("docs/workers.md", "python");
-    let said =
-        cluster.run_script(&format!("python3 - <<'END'\n{program}\nmain(lambda job, given_up: None)\nEND"));
+    let said = python_worker(&cluster, str::to_owned, "main(lambda job, heartbeat: None)");
     assert_eq!((said.as_str(), completed(&mut client), workers(&mut client)), ("", 5, 0));
 }
 
@@ -51,18 +65,38 @@ fn the_python_worker_of_the_documents_does_the_jobs_and_leaves() {
 fn the_python_worker_of_the_documents_drops_a_job_that_was_given_up() {
     let (cluster, mut client) = server(1);
     // A test cannot wait for a heartbeat every 30 seconds: that is all that is changed.
-    let program = block("docs/workers.md", "python").replace("wait(30)", "wait(0.1)");
+    let impatient = |program: &str| program.replace("Heartbeat(DSN)", "Heartbeat(DSN, interval=0.1)");
+    let work = "
+import time
+def work(job, heartbeat):
+    before = heartbeat.incarnation
+    while heartbeat.incarnation == before:
+        time.sleep(0.01)
+main(work)";
     thread::scope(|scope| {
-        let said = scope.spawn(|| {
-            let call = "main(lambda job, given_up: given_up.wait(60))";
-            cluster.run_script(&format!("python3 - <<'END'\n{program}\n{call}\nEND"))
-        });
+        let said = scope.spawn(|| python_worker(&cluster, impatient, work));
         let running = "SELECT count(*) = 1 FROM executions WHERE status = 'running'";
         wait_until("a job to be claimed", || ask(&mut client, running, &[]));
         run(&mut client, "SELECT rgrid_register(worker_id) FROM worker_heartbeats");
         assert!(said.join().unwrap().starts_with("given up meanwhile: "));
     });
     assert_eq!(completed(&mut client), 0);
+}
+
+#[test]
+fn the_worker_for_node_of_the_documents_does_the_jobs_and_leaves() {
+    if Command::new("node").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no node on this machine");
+        return;
+    }
+    let (cluster, mut client) = server(5);
+    let program = block("docs/workers.md", "js") + "main(async () => {})";
+    let mut node = Command::new("node");
+    node.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/node"));
+    node.env("PGHOST", cluster.socket_directory()).env("PGUSER", "postgres").env("PGDATABASE", "rgrid");
+    let output = node.args(["--eval", &program]).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!((said.as_str(), completed(&mut client), workers(&mut client)), ("", 5, 0));
 }
 
 #[test]
@@ -91,7 +125,8 @@ const FORGED: &str =
 
 #[test]
 fn the_listener_of_the_documents_replaces_the_machine_of_a_dead_worker_and_believes_no_forgery() {
-    let (cluster, mut client) = server(0);
+    let cluster = Cluster::quick().start();
+    let mut client = cluster.database("rgrid").connect();
     run(&mut client, "CREATE ROLE forger LOGIN");
     let program = block("README.md", "python");
     let listens = until(

@@ -4,8 +4,6 @@
 use crate::cluster::*;
 use postgres::config::Host;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -184,15 +182,7 @@ impl WebServer {
 
     /// What it answers, or nothing while it does not listen yet.
     fn get(&self, path: &str) -> String {
-        let mut answer = String::new();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        if let Ok(mut stream) = TcpStream::connect(address) {
-            // 1.0: one answer, not in chunks, and the connection is closed after it.
-            let request = format!("GET {path} HTTP/1.0\r\n\r\n");
-            let asked = stream.write_all(request.as_bytes());
-            let _ = asked.and_then(|()| stream.read_to_string(&mut answer));
-        }
-        answer
+        http_request(self.port, "GET", path).1
     }
 
     fn stop(&mut self) {

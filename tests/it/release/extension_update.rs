@@ -155,7 +155,8 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
     assert_eq!(notes, "silent", "without a search_path in its entry, its trigger finds its own schema");
     assert!(!ask::<bool>(&mut client, tried, &[]));
     assert_eq!((jobs(&mut client, "alive", "running"), deaths(&mut client, "alive")), (2, 0));
-    assert_eq!((beat(&mut client, "gone"), beat(&mut client, "phoenix")), (2, 2), "incarnations go on");
+    assert_eq!(beat(&mut client, "phoenix"), 2, "incarnations go on");
+    assert!(beat(&mut client, "gone") > 1, "it was told 1");
 
     let restored = cluster.empty_database("restored");
     cluster.restore(&cluster.dump("grid"), "restored");

@@ -41,6 +41,11 @@ fn every_place_states_the_version_of_cargo_toml() {
     assert_eq!(newest, VERSION, "the newest entry of CHANGELOG.md");
     let package = &stated("packaging/debian/changelog.in", "rgrid-heartbeat (", '-')[0];
     assert_eq!(package, VERSION, "the newest entry of packaging/debian/changelog.in");
+    let clients = [
+        ("clients/python/pyproject.toml", "\nversion = \"", '"'),
+        ("clients/node/package.json", "\"version\": \"", '"'),
+    ];
+    all_say(VERSION, &clients);
     all_say("@CARGO_VERSION@", &[("rgrid_heartbeat.control", "default_version = '", '\'')]);
 }
 

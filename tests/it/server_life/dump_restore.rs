@@ -205,7 +205,9 @@ fn it_goes_on_as_before(client: &mut Client) {
     assert_eq!(ask::<String>(client, sql, &[]), "healthy busy, later lost", "the table is watched");
     let recorded: String = ask(client, "SELECT string_agg(runner, ' ') FROM records.lost", &[]);
     assert_eq!(recorded, "later", "its trigger has the search_path with which it was watched");
-    for (worker, incarnation) in [("healthy", 1), ("phoenix", 2), ("gone", 2)] {
-        assert_eq!(beat(client, worker), incarnation, "{worker}");
+    assert_eq!(beat(client, "healthy"), 1);
+    for worker in ["phoenix", "gone"] {
+        let number = beat(client, worker);
+        assert!(number > NEW_BASE, "{worker} may have been told another number after the dump: {number}");
     }
 }

@@ -144,7 +144,7 @@ fn rows_of_the_extension_that_are_on_both_sides_stop_no_subscription() {
     // Calls that reach the wrong server: their rows are in the way of the publisher's.
     for client in [&mut there, &mut here] {
         run(client, "SELECT rgrid_register('early'), rgrid_register('known to both')");
-        run(client, "INSERT INTO rgrid_incarnations VALUES ('early', 9)");
+        run(client, "INSERT INTO rgrid_incarnations VALUES ('numbered', 9)");
         beat(client, "died on both");
     }
     run(&mut here, "CREATE TABLE here_alone (LIKE tasks INCLUDING ALL)");

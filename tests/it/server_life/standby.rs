@@ -112,5 +112,5 @@ fn the_promoted_server_hears(standby: &Cluster, client: &mut Client) {
     assert!(ask::<bool>(client, sql, &[&promoted]), "silence counts from the promotion");
     assert_eq!((deaths(client, "healthy"), beat(client, "healthy")), (0, 1));
     assert_eq!(jobs(client, "healthy", "running"), 1);
-    assert_eq!(beat(client, "silent"), 3, "the number goes on from the primary's");
+    assert!(beat(client, "silent") > NEW_BASE, "deaths may have been lost with the primary");
 }

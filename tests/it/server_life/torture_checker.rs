@@ -25,8 +25,13 @@ const fn ms(time: Time) -> Time {
 /// | 4000 | dies by silence; job 1 is settled |
 /// | 6000 | comes back, claims job 2, finishes it at 6500, beats every half second until 9500 |
 fn clean() -> History {
-    let mut history =
-        History { threshold: ms(2_000), unwritten: ms(1_000), read_at: ms(10_000), ..History::default() };
+    let mut history = History {
+        threshold: ms(2_000),
+        grace: ms(500),
+        unwritten: ms(1_000),
+        read_at: ms(10_000),
+        ..History::default()
+    };
     call(&mut history, 0, What::Registered { incarnation: 1 });
     (500..=1_500).step_by(500).for_each(|at| beat(&mut history, at, 1));
     call(&mut history, 1_200, What::Claimed { job: 1, incarnation: 1 });
@@ -107,6 +112,45 @@ fn a_worker_that_beat_within_the_threshold_before_its_death_is_found() {
     let mut history = clean();
     beat(&mut history, 2_500, 1);
     history.deaths[0].last_heartbeat_at = ms(2_505);
+    finds(&history, Rule::SettledOnlyWhenDead);
+}
+
+/// The same, but at 2100 it dies of its lost session, after a kill.
+fn disconnected() -> History {
+    let mut history = clean();
+    history.deaths[0].reason = "disconnected".into();
+    history.deaths[0].declared_dead_at = ms(2_100);
+    history.changes[1].at = ms(2_101);
+    history.faults.push(Fault { begin: ms(1_590), end: ms(1_595), text: format!("kill -9 {WORKER}") });
+    history
+}
+
+#[test]
+fn a_death_of_a_lost_session_is_no_fault_sooner_than_a_threshold() {
+    accepts(&disconnected());
+}
+
+#[test]
+fn a_worker_that_beat_within_the_grace_before_its_death_is_found() {
+    let mut history = disconnected();
+    beat(&mut history, 1_700, 1);
+    history.deaths[0].last_heartbeat_at = ms(1_705);
+    finds(&history, Rule::SettledOnlyWhenDead);
+}
+
+#[test]
+fn a_death_of_a_lost_session_of_a_process_that_was_not_killed_is_found() {
+    let mut history = disconnected();
+    for text in ["kill -9 worker-10", "pause worker-1 for 700 ms", "terminate the attached sessions"] {
+        history.faults[0].text = text.into();
+        finds(&history, Rule::SettledOnlyWhenDead);
+    }
+}
+
+#[test]
+fn a_death_sooner_than_a_grace_after_an_outage_is_found() {
+    let mut history = disconnected();
+    outage(&mut history, 1_650, 1_700);
     finds(&history, Rule::SettledOnlyWhenDead);
 }
 

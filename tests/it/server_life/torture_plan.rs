@@ -3,7 +3,7 @@
 #[path = "../../torture/plan.rs"]
 mod plan;
 
-use plan::{Plan, ServerFault, THRESHOLD, WORKERS, WorkerFault};
+use plan::{GRACE, Plan, ServerFault, THRESHOLD, WORKERS, WorkerFault};
 
 const SHORT: u64 = 25;
 
@@ -23,6 +23,18 @@ fn every_short_run_has_each_way_to_lose_the_memory() {
         assert!(has(|fault| *fault == ServerFault::KillBackend), "seed {seed}");
         assert!(has(|fault| *fault == ServerFault::Promote), "seed {seed}");
     }
+}
+
+#[test]
+fn some_processes_come_back_within_the_grace_and_some_after_the_threshold() {
+    let rests: Vec<u64> = (0..200)
+        .flat_map(|seed| Plan::new(seed, SHORT).workers)
+        .filter_map(|(_, _, fault)| match fault {
+            WorkerFault::Kill { rest } => Some(rest),
+            _ => None,
+        })
+        .collect();
+    assert!(rests.iter().any(|rest| *rest < GRACE) && rests.iter().any(|rest| *rest > THRESHOLD));
 }
 
 #[test]

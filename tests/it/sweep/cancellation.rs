@@ -17,6 +17,7 @@ fn server() -> Shared {
         Cluster::builder()
             .setting("rgrid_heartbeat.check_interval", "1h")
             .setting("rgrid_heartbeat.stale_threshold", "200ms")
+            .setting("rgrid_heartbeat.max_dead_fraction", "1")
     })
 }
 

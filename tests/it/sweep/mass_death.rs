@@ -1,4 +1,4 @@
-//! Many deaths at once: held back when they are asked to be, for a while, visibly, and never for ever.
+//! Many deaths at once: held back for a while, visibly, and never for ever.
 
 use crate::cluster::*;
 use postgres::Client;
@@ -79,10 +79,100 @@ fn few_deaths_and_small_fleets_are_not_held_back() {
     assert_eq!(holds(&cluster), 0);
 }
 
+/// Workers of a fleet that beat one after the other, each twice a second: a fifth of them at a time.
+fn beating(database: &Database<'_>, size: usize) -> Beating {
+    let mut turn = 0;
+    Beating::start(database.connect(), move |client| {
+        let now: Vec<String> =
+            (1..=size).filter(|n| n % 5 == turn % 5).map(|n| format!("ship-{n}")).collect();
+        run(client, &format!("SELECT rgrid_heartbeat('{{{}}}'::text[])", now.join(",")));
+        turn += 1;
+    })
+}
+
+/// All of a fleet have a row and a job.
+fn at_work(client: &mut Client, size: i32) {
+    let sql = "SELECT count(*) FROM worker_heartbeats WHERE worker_id LIKE 'ship-%'";
+    wait_until("the fleet to be known", || ask::<i64>(client, sql, &[]) == i64::from(size));
+    (1..=size).for_each(|n| claim_jobs(client, &format!("ship-{n}"), 1));
+}
+
 #[test]
-fn by_default_no_death_is_held_back() {
-    let cluster = Cluster::quick().setting("rgrid_heartbeat.mass_death_minimum", "0").start();
-    let database = cluster.database("by_default");
+fn a_fleet_that_is_cut_off_and_comes_back_one_by_one_loses_nobody() {
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "4s").start();
+    let database = cluster.database("cut");
+    let mut client = database.connect();
+    await_sweep(&mut client, "judged-before");
+    let beats = beating(&database, 20);
+    at_work(&mut client, 20);
+    drop(beats);
+    wait_until("the hold", || holds(&cluster) == 1);
+    assert_eq!(dead(&mut client, "ship"), 0, "not even those who had beaten before the others");
+    let held = "SELECT held_workers FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
+    assert_eq!(ask::<i64>(&mut client, held, &[]), 20);
+    // The network is there again; not all find back at once.
+    let sweeps = "SELECT sweeps FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
+    for back in [3, 11, 20] {
+        for n in 1..=back {
+            beat(&mut client, &format!("ship-{n}"));
+        }
+        let before: i64 = ask(&mut client, sweeps, &[]);
+        wait_until("a sweep", || ask::<i64>(&mut client, sweeps, &[]) > before + 1);
+        assert_eq!(dead(&mut client, "ship"), 0, "{back} are back");
+    }
+    let running = "SELECT count(*) FROM executions WHERE status = 'running'";
+    assert_eq!(ask::<i64>(&mut client, running, &[]), 20);
+}
+
+#[test]
+fn by_default_a_fleet_that_died_is_found_a_threshold_later_and_ten_workers_at_once() {
+    let cluster = Cluster::quick().start();
+    let (big, small) = (cluster.database("big"), cluster.database("small"));
+    let (mut client, mut small_client) = (big.connect(), small.connect());
+    await_sweep(&mut client, "judged-before");
+    let written = Instant::now();
+    fleet(&mut small_client, "all", 10);
+    fleet(&mut client, "ship", 11);
+    wait_until("the deaths of the small fleet", || dead(&mut small_client, "all") == 10);
+    wait_until("the deaths of the big one", || dead(&mut client, "ship") == 11);
+    assert!(written.elapsed() >= Duration::from_secs(4), "two thresholds: {:?}", written.elapsed());
+    assert_eq!(holds(&cluster), 1, "that of the big one");
+}
+
+#[test]
+fn by_default_hosts_that_die_beside_others_are_not_held_back() {
+    let cluster = Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "4s").start();
+    let database = cluster.database("hosts");
+    let mut client = database.connect();
+    await_sweep(&mut client, "judged-before");
+    let _beats = beating(&database, 3);
+    fleet(&mut client, "crashed", 20);
+    wait_until("the deaths", || dead(&mut client, "crashed") == 20);
+    assert_eq!(holds(&cluster), 0);
+}
+
+#[test]
+fn workers_that_fell_silent_one_by_one_are_not_held_back() {
+    let cluster = Cluster::quick().start();
+    let database = cluster.database("one_by_one");
+    let mut client = database.connect();
+    await_sweep(&mut client, "judged-before");
+    run(
+        &mut client,
+        "INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at)
+         SELECT 'ship-' || n, clock_timestamp() - n * interval '1 minute' FROM generate_series(1, 20) AS n",
+    );
+    wait_until("the deaths", || dead(&mut client, "ship") == 20);
+    assert_eq!(holds(&cluster), 0);
+}
+
+#[test]
+fn with_a_share_of_1_no_death_is_held_back() {
+    let cluster = Cluster::quick()
+        .setting("rgrid_heartbeat.max_dead_fraction", "1")
+        .setting("rgrid_heartbeat.mass_death_minimum", "0")
+        .start();
+    let database = cluster.database("never");
     let mut client = database.connect();
     await_sweep(&mut client, "judged-before");
     fleet(&mut client, "ship", 12);

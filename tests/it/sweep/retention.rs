@@ -30,11 +30,6 @@ fn forget_somebody(client: &mut Client, worker: &str) {
     await_pruning(client, worker);
 }
 
-/// A heartbeat that has to ask the row, because it names another host.
-fn slow_beat(client: &mut Client, worker: &str, host: &str) -> i64 {
-    ask(client, "SELECT rgrid_heartbeat($1, $2)", &[&worker, &host])
-}
-
 #[test]
 fn a_dead_worker_is_forgotten_when_its_death_is_old_and_its_number_is_not() {
     let cluster = server();
@@ -101,6 +96,23 @@ fn twice_dead(client: &mut Client, worker: &str) {
         assert_eq!(beat(client, worker), incarnation);
         wait_until("it to die", || ask(client, is_dead, &[&worker]));
     }
+}
+
+#[test]
+fn numbers_of_workers_that_have_left_do_not_pile_up_and_are_not_given_again() {
+    let cluster = server();
+    let database = cluster.database("piles");
+    let mut client = database.connect();
+    let _beats = Beating::calling(database.connect(), "steady");
+    run(&mut client, "INSERT INTO rgrid_incarnation_bases VALUES (7, 'elsewhere', now(), '3')");
+    let number = beat(&mut client, "leaving");
+    assert!(number > NEW_BASE, "{number}");
+    let noted = "SELECT count(*) FROM rgrid_incarnations WHERE worker_id <> ''";
+    assert_eq!(ask::<i64>(&mut client, noted, &[]), 1, "and none of the one that has the number 1");
+    run(&mut client, "SELECT rgrid_deregister('leaving')");
+    wait_until("the number to be forgotten", || ask::<i64>(&mut client, noted, &[]) == 0);
+    assert!(beat(&mut client, "leaving") > number);
+    assert_eq!(slow_beat(&mut client, "steady", "another host"), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What workers call and are told, and where their heartbeats are kept.
 
+mod attached;
 mod concurrency;
 mod encodings;
 mod heartbeat_table;
@@ -7,6 +8,7 @@ mod incarnations;
 mod lifecycle;
 mod local_time;
 mod memory;
+mod pooler;
 mod python_workers;
 mod session_memory;
 mod story;

@@ -64,8 +64,12 @@ RESET TimeZone;
 -- The table is not the extension's: it stays.
 DROP EXTENSION rgrid_heartbeat;
 SELECT count(*) FROM rgrid.worker_heartbeats;
--- And can be adopted again.
+-- And can be adopted again. A worker whose host is not known gets what the owner has as default.
+ALTER TABLE rgrid.worker_heartbeats ADD hostname varchar(9) NOT NULL DEFAULT 'somewhere';
+DELETE FROM rgrid.worker_heartbeats WHERE worker_id = 'worker-2';
 CREATE EXTENSION rgrid_heartbeat SCHEMA rgrid;
+SELECT rgrid.rgrid_heartbeat('worker-2');
+SELECT hostname FROM rgrid.worker_heartbeats WHERE worker_id = 'worker-2';
 DROP EXTENSION rgrid_heartbeat;
 SET client_min_messages = warning;
 DROP SCHEMA rgrid CASCADE;

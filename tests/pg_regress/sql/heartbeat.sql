@@ -8,9 +8,9 @@ SELECT rgrid_heartbeat('worker-1', 'host-2');
 SELECT worker_id, hostname, last_heartbeat_at > '2001-01-01' AS moved FROM worker_heartbeats;
 SELECT rgrid_heartbeat('worker-1');
 SELECT worker_id, hostname FROM worker_heartbeats;
--- On a Unix socket, a worker without a hostname is on the server's host.
+-- On a Unix socket, nobody knows the host of a worker that does not name it.
 SELECT rgrid_heartbeat('worker-2');
-SELECT length(hostname) > 0 AS has_hostname FROM worker_heartbeats WHERE worker_id = 'worker-2';
+SELECT hostname IS NULL AS unknown FROM worker_heartbeats WHERE worker_id = 'worker-2';
 -- Named arguments.
 SELECT rgrid_heartbeat(hostname => 'host-3', worker_id => 'worker-3');
 -- A long hostname is cut.

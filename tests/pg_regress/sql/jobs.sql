@@ -68,6 +68,7 @@ CREATE TABLE executions (
     completed_at timestamp
 );
 -- One call settles one batch, and says when there is more.
+SET rgrid_heartbeat.max_dead_fraction = 1;
 INSERT INTO worker_heartbeats (worker_id, last_heartbeat_at) SELECT 'many-' || i, '2000-01-01' FROM generate_series(1, 1500) i;
 SELECT rgrid_heartbeat('w7', 'host');
 SELECT count(*) FROM rgrid_sweep();

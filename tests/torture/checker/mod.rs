@@ -104,6 +104,7 @@ impl<'a> Checker<'a> {
         for (id, worker) in std::mem::take(&mut self.workers) {
             self.no_worker_died_while_beating(id, &worker);
             self.no_outage_killed(id, &worker);
+            self.lost_sessions_have_a_cause(id, &worker);
             self.each_settlement_has_its_death(id, &worker);
             self.the_ledger_counts_what_was_settled(id, &worker);
             self.deaths_are_in_a_row(id, &worker);
@@ -124,11 +125,16 @@ impl<'a> Checker<'a> {
         self.violations.push(Violation { rule, worker: worker.into(), at, text });
     }
 
-    /// Whoever was told number n or less within a threshold before death n was not silent. A crash is no excuse:
-    /// after it, nobody is judged before a whole threshold has passed.
+    /// How long a worker must not have been heard for this death.
+    fn silence_for(&self, death: &Death) -> Time {
+        if death.is_of_lost_session() { self.history.grace } else { self.history.threshold }
+    }
+
+    /// Whoever was told number n or less within a threshold before death n was not silent; within a grace, if its session was
+    /// lost. A crash is no excuse: after it, nobody is judged before a whole threshold has passed.
     fn no_worker_died_while_beating(&mut self, id: &str, worker: &Worker<'_>) {
-        for death in worker.deaths.iter().filter(|death| death.is_stale()) {
-            let cutoff = death.declared_dead_at - self.history.threshold;
+        for death in worker.deaths.iter().filter(|death| death.is_of_silence()) {
+            let cutoff = death.declared_dead_at - self.silence_for(death);
             let heard = |(call, number): &(&Call, i64)| *number <= death.incarnation && call.begin >= cutoff;
             if let Some((call, _)) = worker.answers().find(heard) {
                 let silence = milliseconds(death.declared_dead_at - call.begin);
@@ -140,13 +146,32 @@ impl<'a> Checker<'a> {
 
     /// What happened during an outage may have been before or after the moment that the server lost its memory.
     fn no_outage_killed(&mut self, id: &str, worker: &Worker<'_>) {
-        for death in worker.deaths.iter().filter(|death| death.is_stale()) {
+        for death in worker.deaths.iter().filter(|death| death.is_of_silence()) {
             let at = death.declared_dead_at;
-            let is_early = |outage: &&Outage| outage.end <= at && at <= outage.begin + self.history.threshold;
+            let silence = self.silence_for(death);
+            let is_early = |outage: &&Outage| outage.end <= at && at <= outage.begin + silence;
             if let Some(outage) = self.history.outages.iter().find(is_early) {
                 let since = milliseconds(at - outage.begin);
                 let text =
                     format!("death {} was declared {since} ms after an outage began", death.incarnation);
+                self.accuse(Rule::SettledOnlyWhenDead, id, at, text);
+            }
+        }
+    }
+
+    /// Only processes that are killed, or end, lose their sessions without a word.
+    fn lost_sessions_have_a_cause(&mut self, id: &str, worker: &Worker<'_>) {
+        let causes = [format!("kill -9 {id}"), format!("kill -9 {id}, "), format!("{id} is asked to leave")];
+        for death in worker.deaths.iter().filter(|death| death.is_of_lost_session()) {
+            let at = death.declared_dead_at;
+            let is_cause = |text: &str| {
+                let is_last = text == "kill half of the workers for good";
+                is_last || text == causes[0] || text.starts_with(&causes[1]) || text == causes[2]
+            };
+            let has_cause = self.history.faults.iter().any(|fault| fault.begin < at && is_cause(&fault.text));
+            if !has_cause {
+                let text =
+                    format!("death {} is of a lost session, and no process was killed", death.incarnation);
                 self.accuse(Rule::SettledOnlyWhenDead, id, at, text);
             }
         }
@@ -276,7 +301,7 @@ impl<'a> Checker<'a> {
 
     /// What the server lost with its memory is excused, if it was not in memory for too long already.
     fn deaths_know_the_last_heartbeat(&mut self, id: &str, worker: &Worker<'_>) {
-        for death in worker.deaths.iter().filter(|death| death.is_stale()) {
+        for death in worker.deaths.iter().filter(|death| death.is_of_silence()) {
             let forgotten = worker
                 .answers()
                 .filter(|(call, number)| *number <= death.incarnation && call.begin > death.last_heartbeat_at)

@@ -2,15 +2,20 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::{HEAD_WORDS, Key, Locks, Slot, Table, Tail, WORDS, index};
+use super::{HEAD_WORDS, Key, Locks, Slot, Table, Tail, Tie, WORDS, index};
 
 impl<'a, L: Locks> Table<'a, L> {
     /// The entry of a key. Partition locked.
     pub(super) fn find(&self, key: &Key, hash: u64) -> Option<&'a Slot> {
+        self.find_number(key, hash).map(|(_, slot)| slot)
+    }
+
+    /// The same with the slot's number, plus one.
+    pub(super) fn find_number(&self, key: &Key, hash: u64) -> Option<(u32, &'a Slot)> {
         let mut next = self.bucket(hash).load(Relaxed);
         while let Some(slot) = self.slot(next) {
             if self.is(slot, next, key, hash) {
-                return Some(slot);
+                return Some((next, slot));
             }
             next = slot.next.load(Relaxed);
         }
@@ -54,6 +59,7 @@ impl<'a, L: Locks> Table<'a, L> {
                 let number = link.load(Relaxed);
                 link.store(slot.next.load(Relaxed), Relaxed);
                 slot.database.store(0, Relaxed);
+                self.tie(number).into_iter().for_each(Tie::clear);
                 let _locked = self.locks.free_list();
                 slot.next.store(self.header.free.load(Relaxed), Relaxed);
                 self.header.free.store(number, Relaxed);
@@ -76,6 +82,11 @@ impl<'a, L: Locks> Table<'a, L> {
     /// The rest of the id in that slot.
     fn tail(&self, number: u32) -> Option<&'a Tail> {
         self.tails.get(index(number).checked_sub(1)?)
+    }
+
+    /// The tie of the worker in that slot.
+    pub(super) fn tie(&self, number: u32) -> Option<&'a Tie> {
+        self.ties.get(index(number).checked_sub(1)?)
     }
 
     /// Whether a slot has this key; compares no more of it than needed. Partition locked.

@@ -5,12 +5,15 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::*;
 
+mod ties;
+
 /// Memory for a table of the given size, and locks of the standard library.
 struct Memory {
     header: Header,
     buckets: Vec<AtomicU32>,
     slots: Vec<Slot>,
     tails: Vec<Tail>,
+    ties: Vec<Tie>,
     locks: Vec<RwLock<()>>,
 }
 
@@ -44,16 +47,19 @@ impl Memory {
                 free: AtomicU32::new(0),
                 generations: std::array::from_fn(|_| AtomicU64::new(0)),
                 refused: AtomicU64::new(0),
+                sessions: AtomicU32::new(0),
             },
             buckets: (0..buckets_for(slots)).map(|_| AtomicU32::new(0)).collect(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
             tails: (0..slots).map(|_| Tail::default()).collect(),
+            ties: (0..slots).map(|_| Tie::default()).collect(),
             locks: (0..=PARTITIONS).map(|_| RwLock::new(())).collect(),
         }
     }
 
     fn table(&self) -> Table<'_, StdLocks<'_>> {
-        Table::new(&self.header, &self.buckets, &self.slots, &self.tails, StdLocks(&self.locks))
+        let apart = (self.tails.as_slice(), self.ties.as_slice());
+        Table::new(&self.header, &self.buckets, &self.slots, apart, StdLocks(&self.locks))
     }
 }
 

@@ -43,12 +43,13 @@ fn lead_a_life(client: &mut Client, worker: &str) {
     run(client, &format!("SELECT rgrid_deregister('{worker}')"));
 }
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "worker_heartbeats",
     "rgrid_worker_deaths",
     "rgrid_job_tables",
     "rgrid_job_table_oids",
     "rgrid_incarnations",
+    "rgrid_incarnation_bases",
     "rgrid_worker_owners",
     "rgrid_unsettled_jobs",
     "rgrid_tried_tables",

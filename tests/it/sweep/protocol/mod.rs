@@ -1,10 +1,11 @@
-//! The protocol of heartbeat, sweep and return, checked in every order of its steps: two workers, two sweeps, and a
+//! The protocol of heartbeat, attach, sweep and return, checked in every order of its steps: two workers, two sweeps, and a
 //! crash of the server at any point. It holds, and it does not without each of its safeguards.
 //!
 //! The steps are those of the heartbeat, the sweep, the flush and the table in memory in `src`. A change of their order
 //! is made here first.
 
 mod model;
+mod sessions;
 mod state;
 mod sweeps;
 mod workers;
@@ -52,6 +53,40 @@ fn a_worker_and_two_sweeps_keep_the_rules_in_life_after_life() {
 #[test]
 fn a_second_registration_keeps_the_rules_whenever_the_server_crashes() {
     holds(Protocol { workers: 1, thresholds: 2, jobs: 2, registrations: 2, ..Protocol::COMPLETE });
+}
+
+#[test]
+fn a_worker_that_attaches_itself_again_and_again_keeps_the_rules_whenever_the_server_crashes() {
+    holds(Protocol { workers: 1, sessions: 2, ..Protocol::COMPLETE });
+}
+
+/// One worker, whose sessions are lost; no threshold passes.
+const ATTACHED: Protocol =
+    Protocol { workers: 1, sessions: 2, thresholds: 0, crashes: 0, ..Protocol::COMPLETE };
+
+#[test]
+fn a_worker_that_loses_its_sessions_keeps_the_rules_in_life_after_life() {
+    holds(Protocol { sessions: 4, ..ATTACHED });
+}
+
+#[test]
+fn without_the_row_lock_a_lost_session_breaks_a_rule() {
+    assert!(!is_broken_without(Protocol { row_lock: false, ..ATTACHED }).is_empty());
+}
+
+#[test]
+fn without_the_second_look_a_worker_dies_that_is_back() {
+    assert!(!is_broken_without(Protocol { second_look: false, ..ATTACHED }).is_empty());
+}
+
+#[test]
+fn a_worker_that_is_not_taken_from_its_old_session_at_once_dies_of_its_end() {
+    assert!(!is_broken_without(Protocol { release: false, ..ATTACHED }).is_empty());
+}
+
+#[test]
+fn a_worker_that_is_tied_to_a_new_session_does_not_die_of_the_end_of_the_old_one() {
+    assert!(!is_broken_without(Protocol { own_ties: false, ..ATTACHED }).is_empty());
 }
 
 #[test]

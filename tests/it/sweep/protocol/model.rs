@@ -8,11 +8,12 @@
 use stateright::{Model, Property};
 
 use super::state::{JOBS, Rule, SWEEPS, State, Sweep, WORKERS, Worker};
-use super::{sweeps, workers};
+use super::{sessions, sweeps, workers};
 
 const DEAD: &str = "a worker is dead";
 const BACK: &str = "a dead worker is back";
 const DEAD_AGAIN: &str = "a worker dies in its second life";
+const CUT_OFF: &str = "a worker dies of its lost session";
 const LEFT_OVER: &str = "a job is left over and settled";
 
 /// How far the model goes, and which safeguards it has.
@@ -35,6 +36,12 @@ pub struct Protocol {
     pub observation: bool,
     /// A mark of the removals, without which no entry is added.
     pub marks: bool,
+    /// Sessions that a worker may attach itself to, one after the other.
+    pub sessions: u8,
+    /// A call that attaches takes the worker from the session before at once.
+    pub release: bool,
+    /// The end of a session is that of the workers that are tied to it alone.
+    pub own_ties: bool,
 }
 
 impl Protocol {
@@ -49,6 +56,9 @@ impl Protocol {
         second_look: true,
         observation: true,
         marks: true,
+        sessions: 0,
+        release: true,
+        own_ties: true,
     };
 }
 
@@ -59,6 +69,11 @@ pub enum Action {
     Crash,
     Beat(usize),
     Register(usize),
+    Attach(usize),
+    CommitTie(usize),
+    AbortTie(usize),
+    Vanish(usize),
+    NoticeOldEnd(usize),
     GoOn(usize),
     AbortCall(usize),
     Claim(usize),
@@ -66,6 +81,7 @@ pub enum Action {
     Flush(usize),
     Forget,
     LookForSilent(usize),
+    LookForDisconnected(usize),
     LookForLeftovers(usize),
     SweepOn(usize),
     AbortSweep(usize),
@@ -88,10 +104,13 @@ impl Model for Protocol {
         for worker in 0..self.workers {
             actions.extend([Action::Beat(worker), Action::Register(worker), Action::Claim(worker)]);
             actions.extend([Action::GoOn(worker), Action::AbortCall(worker)]);
+            actions.extend([Action::Attach(worker), Action::CommitTie(worker), Action::AbortTie(worker)]);
+            actions.extend([Action::Vanish(worker), Action::NoticeOldEnd(worker)]);
             actions.extend((0..JOBS).map(|job| Action::Finish(worker, job)));
         }
         for sweep in 0..SWEEPS {
             actions.extend([Action::Flush(sweep), Action::LookForSilent(sweep)]);
+            actions.push(Action::LookForDisconnected(sweep));
             actions.extend([
                 Action::LookForLeftovers(sweep),
                 Action::SweepOn(sweep),
@@ -107,6 +126,11 @@ impl Model for Protocol {
             Action::Crash => self.crash(&mut next),
             Action::Beat(worker) => workers::beat(self, &mut next, worker),
             Action::Register(worker) => workers::register(self, &mut next, worker),
+            Action::Attach(worker) => sessions::attach(self, &mut next, worker),
+            Action::CommitTie(worker) => sessions::commit_tie(&mut next, worker),
+            Action::AbortTie(worker) => sessions::abort_tie(&mut next, worker),
+            Action::Vanish(worker) => sessions::vanish(&mut next, worker),
+            Action::NoticeOldEnd(worker) => sessions::notice_old_end(self, &mut next, worker),
             Action::GoOn(worker) => workers::go_on(self, &mut next, worker),
             Action::AbortCall(worker) => workers::abort(&mut next, worker),
             Action::Claim(worker) => workers::claim(self, &mut next, worker),
@@ -114,6 +138,7 @@ impl Model for Protocol {
             Action::Flush(sweep) => sweeps::flush(self, &mut next, sweep),
             Action::Forget => sweeps::forget_silent(self, &mut next),
             Action::LookForSilent(sweep) => sweeps::look_for_silent(self, &mut next, sweep),
+            Action::LookForDisconnected(sweep) => sweeps::look_for_disconnected(self, &mut next, sweep),
             Action::LookForLeftovers(sweep) => sweeps::look_for_leftovers(&mut next, sweep),
             Action::SweepOn(sweep) => sweeps::go_on(self, &mut next, sweep),
             Action::AbortSweep(sweep) => sweeps::abort(&mut next, sweep),
@@ -132,6 +157,9 @@ impl Model for Protocol {
                 has_worker(state, |worker| worker.deaths > 0 && !worker.dead && worker.entry.is_some())
             }),
             Property::sometimes(DEAD_AGAIN, |_, state| has_worker(state, |worker| worker.deaths > 1)),
+            Property::sometimes(CUT_OFF, |_, state| {
+                has_worker(state, |worker| worker.dead && worker.vanished)
+            }),
             Property::sometimes(LEFT_OVER, |_, state| settles_leftovers(state)),
         ]
     }
@@ -157,6 +185,9 @@ impl Protocol {
         if self.thresholds > 1 {
             events.push(DEAD_AGAIN);
         }
+        if self.sessions > 0 {
+            events.push(CUT_OFF);
+        }
         events
     }
 
@@ -172,6 +203,7 @@ impl Protocol {
         for worker in &mut state.workers {
             worker.entry = None;
             worker.call = None;
+            (worker.has_old_session, worker.ties, worker.is_session_over) = (false, false, true);
         }
         state.sweeps = [Sweep::Idle; SWEEPS];
         state.crashes <= self.crashes

@@ -55,6 +55,18 @@ pub struct Worker {
     pub heard: Time,
     /// Whether it was answered since its last death. To be checked against, too.
     pub answered: bool,
+    /// The session of its process; 0 before the first.
+    pub session: Session,
+    /// It is over.
+    pub is_session_over: bool,
+    /// The server has not noticed yet that the one before is broken.
+    pub has_old_session: bool,
+    /// A call of this session has been answered whose tie is not made yet.
+    pub ties: bool,
+    /// Its row has a heartbeat that is later than the end of the session that was lost.
+    pub row_is_later: bool,
+    /// Its client vanished, and it was not heard since. To be checked against.
+    pub vanished: bool,
 }
 
 /// An entry in shared memory.
@@ -64,13 +76,30 @@ pub struct Entry {
     pub written: Time,
     pub incarnation: u8,
     pub closed: bool,
+    pub tie: Tie,
 }
+
+/// The session that the worker is tied to. Sessions of one tick follow each other, so times are not enough to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tie {
+    None,
+    To(Session),
+    Lost {
+        session: Session,
+        /// It has beaten since the end of the session.
+        is_heard: bool,
+    },
+}
+
+/// The sessions of a worker's process, one after the other.
+pub type Session = u8;
 
 /// A heartbeat that goes to the row, or a registration, up to the storing of its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Call {
     pub step: CallStep,
     pub registers: bool,
+    pub attaches: bool,
     pub beat_at: Time,
     /// What the ledger said, and then what will be answered.
     pub incarnation: u8,
@@ -110,7 +139,13 @@ pub enum Sweep {
     Found {
         silent: [bool; WORKERS],
     },
+    /// The sessions of these workers that were lost, by memory.
+    FoundDisconnected {
+        lost: [Option<Session>; WORKERS],
+    },
     Declaring(Declaration),
+    /// Committed; those who have lost these sessions are not untied yet.
+    Declared([Option<Session>; WORKERS]),
     FoundLeftovers {
         dead: [bool; WORKERS],
     },
@@ -126,9 +161,13 @@ pub enum Sweep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Declaration {
     pub step: DeclarationStep,
+    /// Because of their sessions, and not of their silence.
+    pub of_disconnected: bool,
     pub cutoff: Time,
     /// Rows that it holds.
     pub locked: [bool; WORKERS],
+    /// The sessions that were lost.
+    pub lost: [Option<Session>; WORKERS],
     pub dying: [bool; WORKERS],
     pub settled: [[bool; JOBS]; WORKERS],
 }
@@ -146,7 +185,7 @@ pub enum DeclarationStep {
 impl State {
     /// All workers registered a moment ago, known in memory, running nothing.
     pub fn initial() -> Self {
-        let entry = Entry { beat_at: 0, written: 0, incarnation: 1, closed: false };
+        let entry = Entry { beat_at: 0, written: 0, incarnation: 1, closed: false, tie: Tie::None };
         let worker = Worker { entry: Some(entry), knows: 1, answered: true, ..Worker::default() };
         Self {
             now: 0,
@@ -213,6 +252,7 @@ impl Sweep {
             Self::Idle => {}
             Self::Flushing(beats) | Self::Flushed(beats) => beats.swap(0, 1),
             Self::Found { silent } => silent.swap(0, 1),
+            Self::FoundDisconnected { lost } | Self::Declared(lost) => lost.swap(0, 1),
             Self::FoundLeftovers { dead } => dead.swap(0, 1),
             Self::SettlingLeftovers { locked, settled, .. } => {
                 locked.swap(0, 1);
@@ -220,6 +260,7 @@ impl Sweep {
             }
             Self::Declaring(declaration) => {
                 declaration.locked.swap(0, 1);
+                declaration.lost.swap(0, 1);
                 declaration.dying.swap(0, 1);
                 declaration.settled.swap(0, 1);
             }
@@ -276,6 +317,23 @@ impl Worker {
     pub fn remove_entry(&mut self) {
         self.entry = None;
         self.count_removal();
+    }
+
+    /// The session that was lost, if it was not heard since.
+    pub fn lost_session(&self) -> Option<Session> {
+        match self.entry?.tie {
+            Tie::Lost { session, is_heard: false } => Some(session),
+            _ => None,
+        }
+    }
+
+    /// From here on heartbeats go to the row. What may not be in the row yet stays known: the transaction may fail.
+    pub fn take_out(&mut self, is_heard_later_than_row: bool) {
+        if is_heard_later_than_row {
+            self.close_entry();
+        } else {
+            self.remove_entry();
+        }
     }
 
     pub fn close_entry(&mut self) {

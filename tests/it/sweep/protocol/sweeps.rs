@@ -4,7 +4,7 @@
 use std::array::from_fn;
 
 use super::model::Protocol;
-use super::state::{Declaration, DeclarationStep, JOBS, Rule, State, Sweep, WORKERS};
+use super::state::{Declaration, DeclarationStep, JOBS, Rule, Session, State, Sweep, Tie, Time, WORKERS};
 use super::workers::settle_jobs;
 
 /// Writes the heartbeats that are not in their rows and whose rows are not locked.
@@ -47,6 +47,12 @@ pub fn look_for_silent(protocol: &Protocol, state: &mut State, sweep: usize) -> 
     begin(state, sweep, Sweep::Found { silent }, silent.contains(&true))
 }
 
+/// Looks into memory for lost sessions, without a lock on a row. The grace is over.
+pub fn look_for_disconnected(protocol: &Protocol, state: &mut State, sweep: usize) -> bool {
+    let lost = from_fn(|number| state.workers[number].lost_session().filter(|_| number < protocol.workers));
+    begin(state, sweep, Sweep::FoundDisconnected { lost }, lost.iter().any(Option::is_some))
+}
+
 /// Looks for the dead that run something, without a lock.
 pub fn look_for_leftovers(state: &mut State, sweep: usize) -> bool {
     let dead = from_fn(|number| state.workers[number].dead && state.workers[number].runs_something());
@@ -60,7 +66,9 @@ pub fn go_on(protocol: &Protocol, state: &mut State, number: usize) -> bool {
         Sweep::Flushing(beats) => Some(commit_flush(state, beats)),
         Sweep::Flushed(beats) => Some(note_written(state, beats)),
         Sweep::Found { silent } => Some(lock_silent(protocol, state, silent)),
+        Sweep::FoundDisconnected { lost } => Some(lock_disconnected(protocol, state, lost)),
         Sweep::Declaring(declaration) => declare(protocol, state, number, declaration),
+        Sweep::Declared(lost) => Some(untie(state, lost)),
         Sweep::FoundLeftovers { dead } => Some(lock_dead(state, dead)),
         Sweep::SettlingLeftovers { locked, settled, is_settled } => {
             Some(if is_settled { commit_leftovers(state, settled) } else { settle_leftovers(state, locked) })
@@ -73,7 +81,7 @@ pub fn go_on(protocol: &Protocol, state: &mut State, number: usize) -> bool {
 
 /// The sweep's transaction fails, or its process is terminated. What it did in memory stays.
 pub fn abort(state: &mut State, sweep: usize) -> bool {
-    let has_open = !matches!(state.sweeps[sweep], Sweep::Idle | Sweep::Flushed(_));
+    let has_open = !matches!(state.sweeps[sweep], Sweep::Idle | Sweep::Flushed(_) | Sweep::Declared(_));
     state.sweeps[sweep] = Sweep::Idle;
     has_open
 }
@@ -100,13 +108,29 @@ fn lock_silent(protocol: &Protocol, state: &State, silent: [bool; WORKERS]) -> S
     let locked = from_fn(|number| {
         silent[number] && !protocol.row_is_locked(state, number) && state.workers[number].row < cutoff
     });
+    begin_declaration(cutoff, locked, None)
+}
+
+/// Locked rows are skipped.
+fn lock_disconnected(protocol: &Protocol, state: &State, lost: [Option<Session>; WORKERS]) -> Sweep {
+    let locked = from_fn(|number| lost[number].is_some() && !protocol.row_is_locked(state, number));
+    begin_declaration(0, locked, Some(lost))
+}
+
+fn begin_declaration(
+    cutoff: Time,
+    locked: [bool; WORKERS],
+    lost: Option<[Option<Session>; WORKERS]>,
+) -> Sweep {
     if !locked.contains(&true) {
         return Sweep::Idle;
     }
     Sweep::Declaring(Declaration {
         step: DeclarationStep::Look(0),
+        of_disconnected: lost.is_some(),
         cutoff,
         locked,
+        lost: lost.unwrap_or_default(),
         dying: [false; WORKERS],
         settled: [[false; JOBS]; WORKERS],
     })
@@ -124,9 +148,12 @@ fn declare(protocol: &Protocol, state: &mut State, number: usize, declaration: D
 /// With the row locked: is it in the ledger already, and has it beaten meanwhile?
 fn look_again(protocol: &Protocol, state: &mut State, mut declaration: Declaration, worker: usize) -> Sweep {
     let this = &mut state.workers[worker];
-    let has_beaten = this.entry.is_some_and(|entry| entry.beat_at >= declaration.cutoff);
+    let has_beaten = match declaration.of_disconnected {
+        true => this.row_is_later || this.lost_session() != declaration.lost[worker],
+        false => this.entry.is_some_and(|entry| entry.beat_at >= declaration.cutoff),
+    };
     if declaration.locked[worker] && !this.dead && !(protocol.second_look && has_beaten) {
-        this.remove_entry();
+        this.take_out(declaration.of_disconnected);
         declaration.dying[worker] = true;
     }
     declaration.step = match worker + 1 {
@@ -158,7 +185,7 @@ fn record(state: &mut State, number: usize, mut declaration: Declaration) -> Opt
     }
     for (dying, worker) in declaration.dying.iter_mut().zip(&mut state.workers) {
         if *dying {
-            worker.remove_entry();
+            worker.close_entry();
             *dying = !worker.dead;
         }
     }
@@ -172,7 +199,11 @@ fn commit(state: &mut State, declaration: Declaration) -> Sweep {
         if declaration.dying[number] {
             worker.deaths += 1;
             worker.dead = true;
-            let (was_silent, was_alive) = (worker.heard < declaration.cutoff, worker.answered);
+            let was_silent = match declaration.of_disconnected {
+                true => worker.vanished,
+                false => worker.heard < declaration.cutoff,
+            };
+            let was_alive = worker.answered;
             worker.answered = false;
             if !was_silent {
                 state.break_rule(Rule::SettledOnlyWhenDead);
@@ -182,6 +213,24 @@ fn commit(state: &mut State, declaration: Declaration) -> Sweep {
             }
         }
         settle_jobs(state, number, declaration.settled[number]);
+    }
+    match declaration.of_disconnected {
+        true => {
+            let dead = declaration.dying;
+            Sweep::Declared(from_fn(|number| declaration.lost[number].filter(|_| dead[number])))
+        }
+        false => Sweep::Idle,
+    }
+}
+
+fn untie(state: &mut State, lost: [Option<Session>; WORKERS]) -> Sweep {
+    for (worker, lost) in state.workers.iter_mut().zip(lost) {
+        if let Some(entry) = &mut worker.entry
+            && let Tie::Lost { session, .. } = entry.tie
+            && lost == Some(session)
+        {
+            entry.tie = Tie::None;
+        }
     }
     Sweep::Idle
 }

@@ -1,7 +1,7 @@
 //! What a worker does: beat, register, claim, finish. Each function makes the step and says whether it was possible.
 
 use super::model::Protocol;
-use super::state::{Call, CallStep, Entry, JOBS, Rule, State};
+use super::state::{Call, CallStep, Entry, JOBS, Rule, State, Tie};
 
 /// A heartbeat: one store when the worker is known in memory; otherwise the beginning of a call.
 pub fn beat(protocol: &Protocol, state: &mut State, worker: usize) -> bool {
@@ -13,8 +13,12 @@ pub fn beat(protocol: &Protocol, state: &mut State, worker: usize) -> bool {
     match &mut this.entry {
         Some(entry) if !entry.closed => {
             entry.beat_at = now;
+            if let Tie::Lost { is_heard, .. } = &mut entry.tie {
+                *is_heard = true;
+            }
             let incarnation = entry.incarnation;
             this.heard = now;
+            this.vanished = false;
             answer(state, worker, incarnation);
             true
         }
@@ -29,7 +33,11 @@ pub fn register(protocol: &Protocol, state: &mut State, worker: usize) -> bool {
     if !may_register || !begin(protocol, state, worker, true) {
         return false;
     }
-    state.workers[worker].close_entry();
+    let this = &mut state.workers[worker];
+    this.close_entry();
+    if let Some(entry) = &mut this.entry {
+        entry.tie = Tie::None;
+    }
     true
 }
 
@@ -40,6 +48,7 @@ fn begin(protocol: &Protocol, state: &mut State, worker: usize, registers: bool)
     state.workers[worker].call = Some(Call {
         step: CallStep::Locked,
         registers,
+        attaches: false,
         beat_at: state.now,
         incarnation: 0,
         was_dead: false,
@@ -100,6 +109,7 @@ fn commit(state: &mut State, worker: usize, call: Call) {
     let this = &mut state.workers[worker];
     this.row = call.beat_at;
     this.heard = call.beat_at;
+    (this.vanished, this.row_is_later) = (false, true);
     if call.gives_up() {
         this.deaths += u8::from(!call.was_dead);
         this.dead = false;
@@ -129,8 +139,13 @@ fn store_entry(protocol: &Protocol, state: &mut State, worker: usize, call: Call
     if call.mark_holds || !protocol.marks {
         let beat_at = this.entry.map_or(call.beat_at, |entry| entry.beat_at.max(call.beat_at));
         let written = call.beat_at;
-        this.entry = Some(Entry { beat_at, written, incarnation: call.incarnation, closed: false });
+        let tie = match this.entry.map_or(Tie::None, |entry| entry.tie) {
+            Tie::Lost { session, .. } => Tie::Lost { session, is_heard: true },
+            tie => tie,
+        };
+        this.entry = Some(Entry { beat_at, written, incarnation: call.incarnation, closed: false, tie });
     }
+    this.ties = call.attaches;
     this.call = None;
 }
 

@@ -1,0 +1,3 @@
+//! The Python client in an event loop.
+
+super::about!(super::program::Client::Asyncio);

@@ -1,0 +1,3 @@
+//! The client for Node.
+
+super::about!(super::program::Client::Node);
