@@ -273,6 +273,16 @@ fn a_gap_in_the_numbers_of_the_ledger_is_found() {
 }
 
 #[test]
+fn numbers_may_begin_anew_after_an_outage_and_not_below_its_seconds() {
+    let mut history = clean();
+    outage(&mut history, 3_000, 3_500);
+    history.deaths[0].incarnation = 4;
+    assert!(check(&history).iter().all(|violation| violation.rule != Rule::DeadOnce));
+    history.deaths[0].incarnation = 2;
+    finds(&history, Rule::DeadOnce);
+}
+
+#[test]
 fn jobs_that_the_ledger_counts_wrongly_are_found() {
     let mut history = clean();
     history.deaths[0].jobs_failed = 2;

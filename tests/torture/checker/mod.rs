@@ -215,13 +215,16 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Numbers without a gap, and a return between two deaths.
+    /// Numbers without a gap but for a promotion's, and a return between two deaths.
     fn deaths_are_in_a_row(&mut self, id: &str, worker: &Worker<'_>) {
-        for (index, death) in worker.deaths.iter().enumerate() {
-            if usize::try_from(death.incarnation) != Ok(index + 1) {
-                let text = format!("death {} is number {} in the ledger", death.incarnation, index + 1);
+        let mut before: Option<&Death> = None;
+        for death in &worker.deaths {
+            let next = before.map_or(1, |before| before.incarnation + 1);
+            if death.incarnation != next && !self.begins_anew(before, death) {
+                let text = format!("death {} is in the place of death {next}", death.incarnation);
                 self.accuse(Rule::DeadOnce, id, death.declared_dead_at, text);
             }
+            before = Some(death);
         }
         for pair in worker.deaths.windows(2) {
             if pair[0].returned_at.is_none_or(|returned| returned > pair[1].declared_dead_at) {
@@ -229,6 +232,23 @@ impl<'a> Checker<'a> {
                 self.accuse(Rule::DeadOnce, id, pair[1].declared_dead_at, text);
             }
         }
+    }
+
+    /// Whether a number may be one that was given after a promotion: those begin at the seconds since 1970, or above all
+    /// that were given before.
+    fn begins_anew(&self, before: Option<&Death>, death: &Death) -> bool {
+        let since = before.map_or(Time::MIN, |before| before.declared_dead_at);
+        let numbers =
+            |outage: &Outage| outage.begin / SECOND..=death.declared_dead_at / SECOND + self.deaths();
+        let mut outages = self.history.outages.iter();
+        outages.any(|outage| {
+            (since..death.declared_dead_at).contains(&outage.begin)
+                && numbers(outage).contains(&death.incarnation)
+        })
+    }
+
+    fn deaths(&self) -> i64 {
+        i64::try_from(self.history.deaths.len()).unwrap_or(i64::MAX)
     }
 
     /// The line is written after the commit, so that a crash may come between them.
