@@ -173,8 +173,8 @@ fn default_privileges_give_no_right_on_the_extensions_objects() {
 }
 
 /// What a member of pg_monitor may call, with what everybody may.
-const MONITORING: &str = "rgrid_fence_violated rgrid_health rgrid_stale_workers rgrid_stat_databases rgrid_stat_problems \
-                          rgrid_worker_states";
+const MONITORING: &str = "rgrid_fence_violated rgrid_health rgrid_stale_workers rgrid_stat_attached \
+                          rgrid_stat_databases rgrid_stat_problems rgrid_worker_states";
 
 /// The functions of the extension that a role may call.
 fn callable(client: &mut Client, role: &str) -> String {
