@@ -76,6 +76,11 @@ pub fn number(last: &str) -> String {
     format!("coalesce(greatest({last} + 1, i.incarnation), 1)")
 }
 
+/// Whether the highest base is of this origin, `$1`.
+const IS_CURRENT: &str = "SELECT coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin = $1) \
+         > coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin <> $1), 0), false) \
+     FROM @extschema@.rgrid_incarnation_bases b";
+
 /// Adds a base if the highest is of another origin than this database, as after a failover or a restore. In a database in
 /// which no number was ever given, it is 1.
 pub fn raise_base(installation: &Installation) -> Result<()> {
@@ -83,16 +88,13 @@ pub fn raise_base(installation: &Installation) -> Result<()> {
         return Ok(());
     };
     let origin = pg::origin(table.oid);
-    let is_current = sql::SavedPlan::new(installation.sql(
-        "SELECT coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin = $1) \
-                         > coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin <> $1), 0), false) \
-         FROM @extschema@.rgrid_incarnation_bases b",
-    ));
+    let is_current = sql::SavedPlan::new(installation.sql(IS_CURRENT));
     let current: Vec<bool> = installation
         .as_owner(|| is_current.read_latest(&[origin.as_str().into()], |row| row.required(1, "origin")))?;
     if current.first() == Some(&true) {
         return Ok(());
     }
+    // Looked at again by the snapshot that reads what is known: another session may have added the base meanwhile.
     let statement = installation.sql(&format!(
         "WITH known AS ( \
              SELECT pg_catalog.max(k.number) AS highest FROM ( \
@@ -106,7 +108,8 @@ pub fn raise_base(installation: &Installation) -> Result<()> {
          INSERT INTO @extschema@.rgrid_incarnation_bases (base, origin, since, transaction) \
          SELECT CASE WHEN k.highest IS NULL THEN 1 \
                      ELSE greatest(k.highest + 1, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::bigint) END, \
-                $1, pg_catalog.clock_timestamp(), pg_catalog.pg_current_xact_id() FROM known k RETURNING base",
+                $1, pg_catalog.clock_timestamp(), pg_catalog.pg_current_xact_id() FROM known k \
+         WHERE NOT ({IS_CURRENT}) RETURNING base",
     ));
     let added: Vec<i64> = installation
         .as_owner(|| sql::write_returning(&statement, &[origin.into()], |row| row.required(1, "base")))?;

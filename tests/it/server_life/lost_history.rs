@@ -3,6 +3,7 @@
 
 use crate::cluster::*;
 use postgres::Client;
+use std::thread;
 
 const RAISED: &str = "new incarnations begin at";
 
@@ -78,6 +79,20 @@ fn no_worker_waits_for_the_transaction_of_another_one_after_a_failover() {
     assert!(first > NEW_BASE && second > NEW_BASE, "{first}, {second}");
     assert_eq!(beat(&mut other, "known"), 1);
     assert!(beat(&mut open, "first") >= first, "what was rolled back was told, too");
+}
+
+#[test]
+fn workers_that_are_first_heard_at_the_same_time_begin_at_1() {
+    let cluster = Cluster::quick().start();
+    for round in 0..20 {
+        let database = cluster.database(&format!("round_{round}"));
+        let mut clients: Vec<Client> = (0..8).map(|_| database.connect()).collect();
+        thread::scope(|scope| {
+            for (number, client) in clients.iter_mut().enumerate() {
+                scope.spawn(move || assert_eq!(beat(client, &format!("w{number}")), 1));
+            }
+        });
+    }
 }
 
 #[test]
