@@ -250,14 +250,12 @@ impl Patroni {
 
     /// Stops all processes of a node, as those of a virtual machine that is suspended, until the handle is dropped.
     ///
-    /// The agent has just ended a round, and begins no other one soon: that of Debian 12 takes the leader's lock back when
-    /// it is stopped between reading who has it and renewing it.
+    /// The agent has just ended a round. That of Debian 12 may take the leader's lock back when it goes on, if it is stopped
+    /// between reading who has it and renewing it, and sometimes otherwise.
     pub fn freeze(&self, index: usize) -> Stopped {
-        self.configure(&["--set", "loop_wait=5"]);
         let rounds = || self.log(index).matches("INFO: no action").count();
         let before = rounds();
-        // The first of them may still be of the shorter kind.
-        wait_within(DEADLINE, "the agent to end a long round", || rounds() > before + 2);
+        wait_within(DEADLINE, "the agent to end a round", || rounds() > before);
         let mut stopped = Stopped::new(vec![self.nodes[index].agent_process()]);
         stopped.add(self.nodes[index].server_processes());
         stopped
