@@ -75,7 +75,7 @@ demo: $(call needs,demo) ## start a throw-away server with three real workers, k
 	$(MAKE) do-install do-demo
 
 test: $(call needs,test sql) ## all tests
-	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server test-patroni
+	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server
 
 STRESS_ROUNDS ?= 20
 
@@ -125,7 +125,7 @@ check: $(call needs,test sql lint package container) ## before a release: everyt
 	$(MAKE) do-lint
 	scripts/run-all test-unit test-backend test-sql
 	$(MAKE) do-install do-bench-quick
-	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-test-container
+	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-test-container test-patroni
 	$(MAKE) matrix
 
 torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)

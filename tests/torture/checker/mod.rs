@@ -234,16 +234,14 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether a number may be one that was given after a promotion: those begin at the seconds since 1970, or above all
-    /// that were given before.
+    /// Whether a number may be the first that the worker got after a promotion: those begin at the seconds since 1970, or
+    /// above all that were given before.
     fn begins_anew(&self, before: Option<&Death>, death: &Death) -> bool {
-        let since = before.map_or(Time::MIN, |before| before.declared_dead_at);
-        let numbers =
-            |outage: &Outage| outage.begin / SECOND..=death.declared_dead_at / SECOND + self.deaths();
-        let mut outages = self.history.outages.iter();
-        outages.any(|outage| {
-            (since..death.declared_dead_at).contains(&outage.begin)
-                && numbers(outage).contains(&death.incarnation)
+        let number = death.incarnation;
+        self.history.outages.iter().filter(|outage| outage.begin < death.declared_dead_at).any(|outage| {
+            let base = outage.begin / SECOND;
+            before.is_none_or(|before| before.incarnation < base)
+                && (base..=death.declared_dead_at / SECOND + self.deaths()).contains(&number)
         })
     }
 

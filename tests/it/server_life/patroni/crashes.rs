@@ -45,6 +45,7 @@ fn whoever_lives_goes_on_through_a_switchover_and_crashes() {
     // Only now is the victim's silence longer than the threshold.
     set_threshold(&patroni, "5s");
     await_death(&mut patroni.primary(), &victim_id);
+    set_threshold(&patroni, THRESHOLD);
     patroni.switch_over_to(1);
     let mut client = patroni.primary();
     for id in [&steady_id, &busy_id] {
