@@ -7,9 +7,10 @@ COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'A worker stops on purpose; returns whether it was known';
 COMMENT ON FUNCTION @extschema@.rgrid_attach(text, text) IS
-    'A heartbeat that also ties the worker to this session: it is dead soon after its client vanishes; returns its incarnation';
+    'A heartbeat that also ties the worker to this session: if its client vanishes, the worker is dead after a grace, '
+    'unless it is heard again; returns its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_detach(text) IS
-    'Unties a worker from the session that it is attached to; returns whether there was one';
+    'Unties a worker from its session; returns whether it was tied to one, or had lost it';
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
     'Declares silent workers dead and settles their jobs now, or shows which workers and jobs that would be';
 COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS

@@ -13,8 +13,8 @@ COMMENT ON COLUMN @extschema@.rgrid_incarnations.worker_id IS
     'The worker''s id; empty for the incarnation of unknown workers';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats return';
 
--- From which number on a worker gets a new one, a row for each time that the database went on from a copy or from an earlier
--- moment. In dumps: where one is restored, its rows are those of another origin.
+-- From which number on a worker gets a new one, a row for each time that the database went on from a copy or from an
+-- earlier moment. In dumps: where one is restored, its rows are those of another origin.
 CREATE TABLE @extschema@.rgrid_incarnation_bases (
     base bigint NOT NULL CHECK (base OPERATOR(pg_catalog.>) 0),
     origin text COLLATE pg_catalog."C" NOT NULL,

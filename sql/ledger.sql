@@ -26,13 +26,13 @@ COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
-    'The incarnation that ended; the first is 1, and the next heartbeat returns one more';
+    'The incarnation that ended; the next one is higher';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.hostname IS 'The worker''s host, when it was known';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.last_heartbeat_at IS 'When it was last heard of';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.declared_dead_at IS 'When it was given up';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.reason IS
     'stale: silent for longer than the threshold; restarted: registered again; '
-    'deregistered: left with running jobs; disconnected: its session ended';
+    'deregistered: left with running jobs; disconnected: its session was lost, and it was not heard again';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_failed IS 'Running jobs of it that were marked as failed';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_requeued IS 'Running jobs of it that went back to the queue';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.returned_at IS

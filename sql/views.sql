@@ -8,7 +8,8 @@ CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
        s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.calls_refused, s.flushes, s.rows_flushed,
        s.deaths, s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
-       a.attached_workers, a.sessions_lost, a.workers_lost_together, s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
+       a.attached_workers, a.sessions_lost, a.workers_lost_together, s.workers_from_the_future, s.workers_pruned,
+       s.deaths_pruned, s.median_interval_seconds,
        s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
        s.buffer_capacity, s.connections_full_since, s.stats_reset
 FROM @extschema@.rgrid_stat_databases() AS s
@@ -25,7 +26,8 @@ GRANT SELECT ON @extschema@.rgrid_workers, @extschema@.pg_stat_rgrid_heartbeat,
 
 COMMENT ON FUNCTION @extschema@.rgrid_worker_states() IS 'What the view rgrid_workers shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_databases() IS 'What the view pg_stat_rgrid_heartbeat shows';
-COMMENT ON FUNCTION @extschema@.rgrid_stat_attached() IS 'What the view pg_stat_rgrid_heartbeat shows of attached workers';
+COMMENT ON FUNCTION @extschema@.rgrid_stat_attached() IS
+    'What the view pg_stat_rgrid_heartbeat shows of attached workers';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_problems() IS 'What the view pg_stat_rgrid_problems shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
     'Resets the counters and intervals of this database in pg_stat_rgrid_heartbeat';
@@ -35,7 +37,8 @@ COMMENT ON FUNCTION @extschema@.rgrid_health() IS
 COMMENT ON VIEW @extschema@.rgrid_workers IS
     'Every worker that has a row in worker_heartbeats, with what is known in memory; exact at any moment';
 COMMENT ON COLUMN @extschema@.rgrid_workers.worker_id IS 'The worker''s id';
-COMMENT ON COLUMN @extschema@.rgrid_workers.hostname IS 'The host that the worker named, or the address that it called from';
+COMMENT ON COLUMN @extschema@.rgrid_workers.hostname IS
+    'The host that the worker named, or the address that it called from; NULL for neither';
 COMMENT ON COLUMN @extschema@.rgrid_workers.state IS
     'alive; stale: silent for longer than the threshold, not declared dead yet; dead: in the ledger, not returned';
 COMMENT ON COLUMN @extschema@.rgrid_workers.incarnation IS
@@ -115,8 +118,8 @@ COMMENT ON VIEW @extschema@.pg_stat_rgrid_problems IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datid IS 'OID of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datname IS 'Name of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.problem IS
-    'What it is about: sweeper, own tables, flush, future heartbeats, local time, incarnations, pruning, job table, '
-    'locked jobs, or others: more than are kept apart';
+    'What it is about: sweeper, own tables, subscription, flush, future heartbeats, local time, incarnations, pruning, '
+    'job table, locked jobs, or others: more than are kept apart';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.relid IS
     'OID of the watched table that it is about, in that database; NULL when it is about none';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.since IS 'When it was first met';

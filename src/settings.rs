@@ -152,7 +152,7 @@ fn define_disconnection() {
     GucRegistry::define_float_guc(
         c"rgrid_heartbeat.max_disconnected_fraction",
         c"Share of the sessions with attached workers above which losses at the same time are left to silence.",
-        c"If they are also more than mass_death_minimum; with 1 none are.",
+        c"If they are also more than mass_death_minimum. With 1, only those that came through one pooler.",
         &MAX_DISCONNECTED_FRACTION,
         0.0,
         1.0,
@@ -220,7 +220,7 @@ fn define_sizes() {
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.max_workers",
         c"Workers whose heartbeats fit in shared memory.",
-        c"Heartbeats of more workers than these are written to their rows at once. About 140 bytes each.",
+        c"Heartbeats of more workers than these are written to their rows at once. About 135 bytes each.",
         &MAX_WORKERS,
         0,
         16_777_216,

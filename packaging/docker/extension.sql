@@ -8,5 +8,7 @@ GRANT EXECUTE ON FUNCTION
     rgrid_register(text, text),
     rgrid_heartbeat(text, text),
     rgrid_heartbeat(text[], text),
-    rgrid_deregister(text)
+    rgrid_deregister(text),
+    rgrid_attach(text, text),
+    rgrid_detach(text)
 TO rgrid_worker;

@@ -16,8 +16,7 @@ use crate::pg;
 /// # Errors
 ///
 /// `insufficient_privilege` for a caller that does not own the table, `undefined_object` for a table that is not
-/// watched, `feature_not_supported` for one whose rows are elsewhere and
-/// that takes no triggers.
+/// watched, `feature_not_supported` for one whose rows are elsewhere and that takes no triggers.
 #[pg_extern(sql = false)]
 fn rgrid_fence(job_table: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_fence()");

@@ -35,8 +35,8 @@ pub fn renew(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> 
 ///
 /// # Errors
 ///
-/// `undefined_object` for a table that is not watched, `feature_not_supported` for one whose rows are
-/// elsewhere and that takes no triggers.
+/// `undefined_object` for a table that is not watched, `feature_not_supported` for one whose rows are elsewhere and
+/// that takes no triggers.
 pub fn put_up(installation: &Installation, job_table: pg_sys::Oid) -> Result<()> {
     let jobs = watched::find(installation, job_table)?;
     take_down(job_table)?;
