@@ -45,6 +45,7 @@ pub use pooler::Pooler;
 pub use programs::{Leashed, free_port, has_library, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
+pub use standby::archive;
 pub use subscription::*;
 
 use std::thread;

@@ -1,20 +1,51 @@
-//! Standbys: a running server copied by pg_basebackup, streaming from it.
+//! Copies of a running server by pg_basebackup: a standby that streams from it, and a backup that goes on from an archive.
 
 use super::database::ask;
 use super::server::{SUPERUSER, next_number};
 use super::{Cluster, programs, run, wait_until};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A directory for a server's archive.
+pub fn archive() -> PathBuf {
+    programs::new_empty_directory(next_number())
+}
 
 impl Cluster {
     /// A hot standby of this server, with the same settings.
     pub fn standby(&self) -> Self {
-        let dir = programs::new_empty_directory(next_number());
-        let standby = Self { dir, bindir: self.bindir.clone(), interposed: None };
-        let mut copy = programs::server_program("pg_basebackup");
-        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-U", SUPERUSER, "-h"]);
-        programs::run_program(copy.arg(&self.dir).arg("-D").arg(standby.data()));
-        standby.append_line(&format!("unix_socket_directories = '{}'", standby.dir.display()));
+        let standby = self.base_backup();
+        standby.append_line(&format!("primary_conninfo = 'host={} user={SUPERUSER}'", self.dir.display()));
+        standby.signal("standby.signal");
         standby.start();
         standby
+    }
+
+    /// A copy of this server's files, with the same settings. It is not started.
+    pub fn base_backup(&self) -> Self {
+        let dir = programs::new_empty_directory(next_number());
+        let backup = Self { dir, bindir: self.bindir.clone(), interposed: None };
+        let mut copy = programs::server_program("pg_basebackup");
+        copy.args(["--checkpoint=fast", "--no-sync", "-U", SUPERUSER, "-h"]);
+        programs::run_program(copy.arg(&self.dir).arg("-D").arg(backup.data()));
+        backup.append_line(&format!("unix_socket_directories = '{}'", backup.dir.display()));
+        backup
+    }
+
+    /// Starts a base backup, which goes on from an archive to a restore point and no further, and is a primary then.
+    pub fn recover_to(&self, archive: &Path, restore_point: &str) {
+        self.append_line(&format!("restore_command = 'cp {}/%f %p'", archive.display()));
+        self.append_line(&format!("recovery_target_name = '{restore_point}'"));
+        self.append_line("recovery_target_action = promote");
+        self.signal("recovery.signal");
+        self.start();
+        let is_over = "SELECT NOT pg_is_in_recovery()";
+        wait_until("the recovery to end", || ask(&mut self.connect("postgres"), is_over, &[]));
+    }
+
+    /// An empty file that tells the server what to do at its start.
+    fn signal(&self, name: &str) {
+        fs::write(self.data().join(name), "").expect("the copy can be written");
     }
 
     /// Returns when this standby has replayed what the primary has written until now.

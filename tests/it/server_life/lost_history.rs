@@ -132,6 +132,50 @@ fn a_job_whose_end_was_lost_is_found_under_its_living_worker() {
     assert_eq!(failed_jobs(&mut client, "busy"), 3);
 }
 
+/// The statement of the documents with which a worker takes up what runs under its id.
+fn take_up(client: &mut Client, worker: &str) -> usize {
+    let page = include_str!("../../../docs/workers.md");
+    let section = page.split("## Jobs that are yours and that you do not run").nth(1).expect("it is there");
+    let statement =
+        section.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).expect("it is SQL");
+    assert!(statement.contains("'worker-2'"), "{statement}");
+    let statement = statement.trim().trim_end_matches(';').replace("'worker-2'", &format!("'{worker}'"));
+    client.query(&statement, &[]).expect("a worker can take up its jobs").len()
+}
+
+#[test]
+fn a_recovery_to_a_point_in_time_gives_no_number_a_second_time_and_finds_jobs_that_had_ended() {
+    let archive = archive();
+    let primary = Cluster::quick()
+        .setting("rgrid_heartbeat.stale_threshold", "3s")
+        .setting("archive_mode", "on")
+        .setting("archive_command", &format!("cp %p {}/%f", archive.display()))
+        .start();
+    let database = primary.database("grid");
+    let mut client = database.connect();
+    assert_eq!((register(&mut client, "worker"), beat(&mut client, "busy")), (1, 1));
+    claim_jobs(&mut client, "busy", 1);
+    let backup = primary.base_backup();
+    run(&mut client, "SELECT pg_create_restore_point('then')");
+    assert_eq!(register(&mut client, "worker"), 2);
+    run(&mut client, "UPDATE executions SET status = 'completed' WHERE worker_id = 'busy'");
+    let last: String = ask(&mut client, "SELECT pg_walfile_name(pg_switch_wal())", &[]);
+    let archived = "SELECT coalesce(last_archived_wal >= $1, false) FROM pg_stat_archiver";
+    wait_until("the last segment to be archived", || ask(&mut client, archived, &[&last]));
+    primary.stop("immediate");
+
+    backup.recover_to(&archive, "then");
+    let mut client = backup.connect("grid");
+    let _beats = Beating::calling(backup.connect("grid"), "busy");
+    assert_eq!((beat(&mut client, "worker"), beat(&mut client, "busy")), (1, 1), "they live on");
+    let number = register(&mut client, "worker");
+    assert!((NEW_BASE..1 << 53).contains(&number), "it was told 2 before, and is told {number}");
+    let check = "jobs before failover public.executions";
+    wait_until("the check to find the job", || status(&mut client, check) == "warning");
+    assert_eq!(take_up(&mut client, "busy"), 1);
+    assert_eq!(status(&mut client, check), "ok");
+}
+
 fn status(client: &mut Client, check: &str) -> String {
     ask(client, "SELECT status FROM rgrid_health() WHERE check_name = $1", &[&check])
 }
