@@ -9,6 +9,7 @@ pub mod hearing;
 pub mod intervals;
 pub mod liveness;
 pub mod local_time;
+pub mod losses;
 pub mod news;
 pub mod schedule;
 pub mod spelling;

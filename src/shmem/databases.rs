@@ -19,10 +19,10 @@ use super::quarantine::AtWork;
 use super::refusal::Refusal;
 use super::{is_preloaded, launcher};
 use crate::pg::{self, commit};
-use crate::rules::disconnection::{Hourly, RecentLosses};
 use crate::rules::intervals::Histogram;
 use crate::rules::liveness::{Hold, Moment};
 use crate::rules::local_time::{Mark, Marks};
+use crate::rules::losses::{Hourly, RecentLosses};
 use crate::rules::schedule::Presence;
 
 /// Databases that fit. A cluster with more is swept all the same for the ones that fit.

@@ -7,7 +7,7 @@ use super::workers::REPORTED_FOR;
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::pg;
-use crate::rules::disconnection;
+use crate::rules::losses;
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::buffer::ties;
@@ -52,7 +52,7 @@ pub fn finding(installation: &Installation) -> Result<Finding> {
     Ok(match census {
         Census { spared: 1.., .. } => lost_together(&found, census.spared),
         Census { false_deaths: (count, Some(example)), .. } => returned(&found, count, &example),
-        Census { workers, came_back, .. } if disconnection::is_flapping(came_back, workers as u64) => {
+        Census { workers, came_back, .. } if losses::is_flapping(came_back, workers as u64) => {
             flapping(&found, came_back)
         }
         Census { workers: 0, .. } => Finding::good(CHECK, "No worker is attached to a session."),
