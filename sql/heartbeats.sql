@@ -26,7 +26,7 @@ BEGIN
         COMMENT ON TABLE @extschema@.worker_heartbeats IS 'Workers and when each was last heard of; one row a worker';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.worker_id IS 'The worker''s id, 1 to 255 characters';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.hostname IS
-            'The host that the worker named, or the address that it called from; NULL for neither';
+            'The host that the worker named, or the address that it called from';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.last_heartbeat_at IS
             'When it was last heard of, by the server''s clock';
         GRANT SELECT ON @extschema@.worker_heartbeats TO pg_monitor;

@@ -56,8 +56,7 @@ fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> 
 pub(super) fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<i64> {
     let caller = Caller::new(worker_id, hostname)?;
     caller.check_owner()?;
-    let had_row = caller.heartbeats.has(caller.id)?;
-    caller.heartbeats.beat(caller.id, caller.hostname(), client_address)?;
+    let had_row = caller.heartbeats.beat(caller.id, caller.hostname(), client_address)?;
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
     let record = deaths::worker_record(&caller.installation, caller.id, had_row)?;

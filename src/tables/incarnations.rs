@@ -76,21 +76,28 @@ pub fn number(last: &str) -> String {
     format!("coalesce(greatest({last} + 1, i.incarnation), 1)")
 }
 
-/// Whether the highest base is of this origin, `$1`.
-const IS_CURRENT: &str = "SELECT coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin = $1) \
-         > coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin <> $1), 0), false) \
-     FROM @extschema@.rgrid_incarnation_bases b";
+/// Whether the highest base is of an origin, as an SQL expression.
+pub fn is_current(origin: &str) -> String {
+    format!(
+        "(SELECT coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin = {origin}) \
+                          > coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin <> {origin}), 0), false) \
+          FROM @extschema@.rgrid_incarnation_bases b)"
+    )
+}
+
+/// The origin of the bases that this database adds; empty while the extension is being dropped.
+pub fn origin(installation: &Installation) -> String {
+    let table = catalog::relation_named(installation.schema, "rgrid_incarnation_bases");
+    table.map_or(String::new(), |table| pg::origin(table.oid))
+}
 
 /// Adds a base if the highest is of another origin than this database, as after a failover or a restore. In a database in
 /// which no number was ever given, it is 1.
 pub fn raise_base(installation: &Installation) -> Result<()> {
-    let Some(table) = catalog::relation_named(installation.schema, "rgrid_incarnation_bases") else {
-        return Ok(());
-    };
-    let origin = pg::origin(table.oid);
-    let is_current = sql::SavedPlan::new(installation.sql(IS_CURRENT));
+    let origin = origin(installation);
+    let look = sql::SavedPlan::new(installation.sql(&format!("SELECT {}", is_current("$1"))));
     let current: Vec<bool> = installation
-        .as_owner(|| is_current.read_latest(&[origin.as_str().into()], |row| row.required(1, "origin")))?;
+        .as_owner(|| look.read_latest(&[origin.as_str().into()], |row| row.required(1, "origin")))?;
     if current.first() == Some(&true) {
         return Ok(());
     }
@@ -109,7 +116,8 @@ pub fn raise_base(installation: &Installation) -> Result<()> {
          SELECT CASE WHEN k.highest IS NULL THEN 1 \
                      ELSE greatest(k.highest + 1, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::bigint) END, \
                 $1, pg_catalog.clock_timestamp(), pg_catalog.pg_current_xact_id() FROM known k \
-         WHERE NOT ({IS_CURRENT}) RETURNING base",
+         WHERE NOT {} RETURNING base",
+        is_current("$1")
     ));
     let added: Vec<i64> = installation
         .as_owner(|| sql::write_returning(&statement, &[origin.into()], |row| row.required(1, "base")))?;

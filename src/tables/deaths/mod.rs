@@ -84,15 +84,36 @@ pub struct Death {
 ///
 /// `numeric_value_out_of_range` when there is no number for the worker.
 pub fn worker_record(installation: &Installation, worker: &str, had_row: bool) -> Result<WorkerRecord> {
-    incarnations::raise_base(installation)?;
+    let mut found = look_up(installation, worker, had_row)?;
+    if !found.is_current {
+        incarnations::raise_base(installation)?;
+        found = look_up(installation, worker, had_row)?;
+    }
+    if !found.is_noted {
+        incarnations::note(installation, worker, found.record.incarnation)?;
+    }
+    Ok(found.record)
+}
+
+/// What is read of a worker before it is told a number.
+struct Found {
+    record: WorkerRecord,
+    /// Its number need not be noted.
+    is_noted: bool,
+    /// The base is this database's own; otherwise it is raised first.
+    is_current: bool,
+}
+
+fn look_up(installation: &Installation, worker: &str, had_row: bool) -> Result<Found> {
     let statement = installation.sql(&format!(
         "SELECT pg_catalog.max(d.incarnation), \
                 (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {BASE}, {FLOOR}, \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false), \
-                EXISTS (SELECT FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1) \
+                EXISTS (SELECT FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1), {} \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
+        incarnations::is_current("$2")
     ));
-    let record = |row: sql::Row<'_>| {
+    let read = |row: sql::Row<'_>| {
         let next = row.optional(1)?.map(|last| incarnations::after(last, worker)).transpose()?;
         let known = next.max(row.optional(2)?);
         let (base, floor): (i64, i64) = (row.required(3, "base")?, row.required(4, "floor")?);
@@ -104,16 +125,15 @@ pub fn worker_record(installation: &Installation, worker: &str, had_row: bool) -
             None if is_living => 1,
             None => floor,
         };
-        let is_noted = incarnation == known.unwrap_or(1);
-        Ok((WorkerRecord { incarnation: incarnations::checked(incarnation, worker)?, dead }, is_noted))
+        Ok(Found {
+            record: WorkerRecord { incarnation: incarnations::checked(incarnation, worker)?, dead },
+            is_noted: incarnation == known.unwrap_or(1),
+            is_current: row.required(7, "origin")?,
+        })
     };
-    let plan = sql::SavedPlan::new(statement);
-    let records = installation.as_owner(|| plan.read_latest(&[worker.into()], record))?;
-    let (record, is_noted) = records.into_iter().next().ok_or(Error::MissingValue("worker record"))?;
-    if !is_noted {
-        incarnations::note(installation, worker, record.incarnation)?;
-    }
-    Ok(record)
+    let arguments = [worker.into(), incarnations::origin(installation).into()];
+    let found = installation.as_owner(|| sql::SavedPlan::new(statement).read_latest(&arguments, read))?;
+    found.into_iter().next().ok_or(Error::MissingValue("worker record"))
 }
 
 /// Of these workers, the ones whose death cannot be recorded, because their number is out of range.

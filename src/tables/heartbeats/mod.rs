@@ -115,31 +115,33 @@ impl HeartbeatTable {
         })
     }
 
-    /// Whether a worker has a row, as the caller's statement sees it.
-    pub fn has(&self, id: &str) -> Result<bool> {
-        let statement = self.sql("SELECT EXISTS (SELECT FROM @table@ h WHERE h.worker_id = $1)");
-        let statement = sql::SavedPlan::new(statement);
-        let found = self.as_owner(|| statement.read(&[id.into()], |row| row.required(1, "existence")))?;
-        Ok(found.first() == Some(&true))
-    }
-
     /// Writes a heartbeat of a worker to its row. Waits for a sweep that has locked the row. Without a hostname the
-    /// stored one stays, and a new row gets `default_hostname`. Without that, it gets the column's default.
+    /// stored one stays, and a new row gets `default_hostname`. Without that, it gets the column's default. Returns whether
+    /// there was a row.
     pub fn beat(
         &self,
         id: &str,
         hostname: Option<&str>,
         default_hostname: impl FnOnce() -> Result<Option<String>>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let now = self.stored("pg_catalog.clock_timestamp()");
-        let assignment = match hostname {
-            Some(_) if self.has_hostname => ", hostname = EXCLUDED.hostname",
-            _ => "",
+        let hostname = hostname.filter(|_| self.has_hostname).map(|name| self.shortened(name));
+        let renewal = |hostname_is: &str| match &hostname {
+            Some(_) => format!("UPDATE SET last_heartbeat_at = {now}, hostname = {hostname_is}"),
+            None => format!("UPDATE SET last_heartbeat_at = {now}"),
         };
-        let renewal = format!("UPDATE SET last_heartbeat_at = {now}{assignment}");
-        match self.insert_or(&renewal, id, hostname, default_hostname)? {
-            0 => Err(Error::NotWritten { table: self.name.clone() }),
-            _ => Ok(()),
+        let update = renewal("$2").replacen("UPDATE", "UPDATE @table@ h", 1);
+        let update = sql::SavedPlan::new(self.sql(&format!("{update} WHERE h.worker_id = $1")));
+        if self.as_owner(|| update.write(&[id.into(), hostname.as_deref().into()]))? > 0 {
+            return Ok(true);
+        }
+        let on_conflict = renewal("EXCLUDED.hostname");
+        match self.insert_or(&on_conflict, id, hostname.as_deref(), default_hostname)? {
+            0 => {
+                update.forget();
+                Err(Error::NotWritten { table: self.name.clone() })
+            }
+            _ => Ok(false),
         }
     }
 
@@ -162,10 +164,9 @@ impl HeartbeatTable {
     ) -> Result<usize> {
         let hostname = match hostname {
             _ if !self.has_hostname => None,
-            None => default_hostname()?,
-            hostname => hostname.map(str::to_owned),
+            None => default_hostname()?.map(|name| self.shortened(&name)),
+            Some(name) => Some(self.shortened(name)),
         };
-        let hostname = hostname.map(|name| name.chars().take(self.hostname_limit).collect::<String>());
         let (column, value) = if hostname.is_some() { (", hostname", ", $2") } else { ("", "") };
         let now = self.stored("pg_catalog.clock_timestamp()");
         let statement = self.sql(&format!(
@@ -179,6 +180,11 @@ impl HeartbeatTable {
             statement.forget();
         }
         Ok(count)
+    }
+
+    /// As much of a hostname as its column holds.
+    fn shortened(&self, hostname: &str) -> String {
+        hostname.chars().take(self.hostname_limit).collect()
     }
 
     /// Locks a worker's row, waiting for the session that has it locked, and reads row and memory; `None` without a
