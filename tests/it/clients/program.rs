@@ -20,15 +20,6 @@ pub enum Client {
 }
 
 impl Client {
-    /// This client; none for one that this machine has no program for.
-    pub fn where_it_can_run(self) -> Option<Self> {
-        let missing = self == Self::Node && Command::new("node").arg("--version").output().is_err();
-        if missing {
-            eprintln!("skipped: there is no node on this machine");
-        }
-        (!missing).then_some(self)
-    }
-
     /// Starts it on the server of a connection string, with options over those that tests want.
     pub fn start(self, connection: &str, options: Value) -> Program {
         let mut all =
@@ -38,7 +29,7 @@ impl Client {
         }
         let mut child = self.command(&all.to_string());
         let mut child =
-            child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client's program starts");
+            child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client's interpreter is there");
         let said: Arc<Mutex<Vec<Value>>> = Arc::default();
         let output = BufReader::new(child.stdout.take().expect("it was asked for"));
         let heard = Arc::clone(&said);
