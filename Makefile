@@ -37,7 +37,7 @@ RELEASES = bookworm trixie forky
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: $(call needs,test patroni fetched sql lint package container) ## install all that any target needs and this machine lacks
+deps: $(call needs,test patroni fetched sql lint package container) ## install all that any target needs
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
 target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
@@ -82,7 +82,7 @@ test-stress: $(call needs,test) ## the tests on whole servers STRESS_ROUNDS (20)
 	$(MAKE) do-install
 	scripts/stress $(STRESS_ROUNDS) $(MAKE) --no-print-directory test-server
 
-matrix: $(call needs,package) ## all tests and the package in clean Debians 12, 13 and testing, each with its own PostgreSQL, and on 16
+matrix: $(call needs,package) ## all tests and the package in clean Debians, each with its own PostgreSQL, and on 16
 	$(MAKE) do-matrix
 
 # The modules of the client for Node are this machine's: the checkout is read-only there.
@@ -94,7 +94,7 @@ $(RELEASES:%=contract-%): contract-%: $(call needs,package)
 	scripts/on-debian $* test-contract
 	$(MAKE) do-test-deb DEB_RELEASE=$* DEB='target/matrix/$*/target/deb/*.deb'
 
-matrix-fetched: $(call needs,test sql fetched) ## the tests on PostgreSQL 16, which is fetched; pg_upgrade from 15 to 16 and 18
+matrix-fetched: $(call needs,test sql fetched) ## the tests on a PostgreSQL 16 that is fetched; pg_upgrade to it and to 18
 	$(MAKE) do-install
 	scripts/on-fetched 16 test-fetched 18 test-fetched-upgrade
 
@@ -111,13 +111,13 @@ test-contract: $(call needs,demo package)
 	$(MAKE) do-package do-deb
 	scripts/run-all do-install test-regress test-story
 
-ci: $(call needs,test fetched sql lint package) ## for each change: all tests on this machine, and the contract on the other versions
+ci: $(call needs,test fetched sql lint package) ## for each change: all tests here, the contract on the other versions
 	$(MAKE) do-lints
 	$(MAKE) test
 	$(MAKE) do-bench-quick do-deb do-test-deb
 	$(MAKE) do-contracts
 
-check: $(call needs,test patroni fetched sql lint package container) ## before a release: everything, on all versions, and the container
+check: $(call needs,test patroni fetched sql lint package container) ## before a release: everything, on all versions
 	$(MAKE) do-lints
 	scripts/run-all test-unit test-backend test-sql
 	$(MAKE) do-install do-bench-quick do-test-container test-patroni
@@ -307,7 +307,7 @@ test-server: # whole servers: processes, crashes, rights
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --no-fail-fast $(CRATES:%=--test %) -- \
 		--test-threads=$(TEST_THREADS) $(SKIPPED:%=--skip %::) $(MODULES:%=%::)
 
-test-patroni: $(call needs,patroni) # three nodes under Patroni, with etcd and HAProxy
+test-patroni: $(call needs,patroni) ## three nodes under Patroni, with etcd and HAProxy
 	$(MAKE) test-server SERVER_TESTS=server_life::patroni
 
 test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere

@@ -27,9 +27,9 @@ impl Client {
         for (name, value) in options.as_object().expect("options are an object") {
             all[name] = value.clone();
         }
-        let mut child = self.command(&all.to_string());
-        let mut child =
-            child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client's interpreter is there");
+        let mut command = self.command(&all.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
         let said: Arc<Mutex<Vec<Value>>> = Arc::default();
         let output = BufReader::new(child.stdout.take().expect("it was asked for"));
         let heard = Arc::clone(&said);

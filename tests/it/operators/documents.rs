@@ -90,7 +90,7 @@ fn the_worker_for_node_of_the_documents_does_the_jobs_and_leaves() {
     let mut node = Command::new("node");
     node.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/node"));
     node.env("PGHOST", cluster.socket_directory()).env("PGUSER", "postgres").env("PGDATABASE", "rgrid");
-    let output = node.args(["--eval", &program]).output().expect("node can be run");
+    let output = node.args(["--eval", &program]).output().expect("node is installed");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert_eq!((said.as_str(), completed(&mut client), workers(&mut client)), ("", 5, 0));
 }
