@@ -6,6 +6,7 @@
 # The PostgreSQL to build for: that of the caller's PG_CONFIG, or the one that scripts/pg-config finds. It finds none
 # before the group `build` of what is needed is installed, and then finds one in the make that is called after it.
 override PG_CONFIG := $(or $(shell PG_CONFIG='$(PG_CONFIG)' scripts/pg-config 2>/dev/null),$(PG_CONFIG))
+$(if $(word 2,$(PG_CONFIG)),$(error the path in PG_CONFIG has a space in it: $(PG_CONFIG)))
 # Debian's Python, the one that its psycopg package is for.
 PYTHON ?= /usr/bin/python3
 
@@ -21,15 +22,22 @@ needs = $(addprefix target/deps/pg$(PG_MAJOR)/,$1)
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
+# This machine's release of Debian, and those that are tried.
+OWN := $(shell . /etc/os-release && echo $$VERSION_CODENAME)
+RELEASES = bookworm trixie forky
+
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
 	test-sql test-stress test-patroni test-upgrade matrix ci sql torture miri check bench bench-quick archive clean \
-	test-release test-contract test-story matrix-fetched contract-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
+	lints deb test-deb test-container test-release test-contract test-story matrix-fetched contract-fetched \
+	skip-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
+# Cargo is parallel by itself, and apt is not.
+.NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: $(call needs,test sql lint package container) ## install all that any target needs and this machine lacks
+deps: $(call needs,test patroni fetched sql lint package container) ## install all that any target needs
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
 target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
@@ -50,17 +58,8 @@ install: $(call needs,build) ## build and install into the PostgreSQL of PG_CONF
 package: $(call needs,build) ## build, and lay out the files to install under target/release
 	$(MAKE) do-package
 
-lint-sql: $(call needs,lint) ## search the extension's SQL script for names that another role could shadow
-	$(MAKE) do-package do-lint-sql
-
-lint-packaging: $(call needs,lint) ## check the Dockerfile, the compose file and the workflow
-	$(MAKE) do-lint-packaging
-
-lint-monitoring: $(call needs,lint) ## check the rules for Prometheus, and try them on made-up numbers
-	$(MAKE) do-lint-monitoring
-
-lint-clients: $(call needs,lint) ## check the types of the clients for Python and Node
-	$(MAKE) do-lint-clients
+lints: $(call needs,lint) ## check the form and the types of all that is written here
+	$(MAKE) do-lints
 
 deb: $(call needs,package) ## build the Debian package into target/deb, and check it with lintian
 	$(MAKE) do-package do-deb
@@ -83,50 +82,46 @@ test-stress: $(call needs,test) ## the tests on whole servers STRESS_ROUNDS (20)
 	$(MAKE) do-install
 	scripts/stress $(STRESS_ROUNDS) $(MAKE) --no-print-directory test-server
 
-RELEASES = bookworm trixie forky
+matrix: $(call needs,package) ## all tests and the package in clean Debians, each with its own PostgreSQL, and on 16
+	$(MAKE) do-matrix
 
-matrix: ## all tests and the package in clean Debians 12, 13 and testing, each with its own PostgreSQL, and on 16
-	scripts/run-all $(RELEASES:%=matrix-%) matrix-fetched
-
-$(RELEASES:%=matrix-%): matrix-%: $(call needs,package)
-	scripts/matrix $* test-release
+# The modules of the client for Node are this machine's: the checkout is read-only there.
+$(RELEASES:%=matrix-%): matrix-%: $(call needs,package node)
+	scripts/on-debian $* test-release
+	$(MAKE) do-test-deb DEB_RELEASE=$* DEB='target/matrix/$*/target/deb/*.deb'
 
 $(RELEASES:%=contract-%): contract-%: $(call needs,package)
-	scripts/matrix $* test-contract
+	scripts/on-debian $* test-contract
+	$(MAKE) do-test-deb DEB_RELEASE=$* DEB='target/matrix/$*/target/deb/*.deb'
 
-matrix-fetched: $(call needs,test sql) ## the tests on PostgreSQL 16, which is fetched; pg_upgrade from 15 to 16 and 18
+matrix-fetched: $(call needs,test sql fetched) ## the tests on a PostgreSQL 16 that is fetched; pg_upgrade to it and to 18
 	$(MAKE) do-install
-	scripts/on-fetched 16 test-fetched
-	scripts/on-fetched 18 test-fetched-upgrade
+	scripts/on-fetched 16 test-fetched 18 test-fetched-upgrade
 
-contract-fetched: $(call needs,test)
+contract-fetched: $(call needs,demo fetched)
 	$(MAKE) do-install
 	scripts/on-fetched 16 test-fetched-contract
 
-# What scripts/matrix runs in a clean Debian; no cargo-pgrx is there.
+# What is run in a clean Debian, where no cargo-pgrx is.
 test-release: $(call needs,test package)
 	$(MAKE) do-package do-deb
 	scripts/run-all test-unit do-install test-regress test-readme test-server
 
-test-contract: $(call needs,test package)
+test-contract: $(call needs,demo package)
 	$(MAKE) do-package do-deb
 	scripts/run-all do-install test-regress test-story
 
-ci: $(call needs,test sql lint package) ## for each change: all tests on this machine, and the contract on the other versions
-	cargo fmt --check
-	$(MAKE) do-lint
+ci: $(call needs,test fetched sql lint package) ## for each change: all tests here, the contract on the other versions
+	$(MAKE) do-lints
 	$(MAKE) test
-	$(MAKE) do-bench-quick
-	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb
-	scripts/run-all contract-trixie contract-forky contract-fetched
+	$(MAKE) do-bench-quick do-deb do-test-deb
+	$(MAKE) do-contracts
 
-check: $(call needs,test sql lint package container) ## before a release: everything, on all versions, and the container
-	cargo fmt --check
-	$(MAKE) do-lint
+check: $(call needs,test patroni fetched sql lint package container) ## before a release: everything, on all versions
+	$(MAKE) do-lints
 	scripts/run-all test-unit test-backend test-sql
-	$(MAKE) do-install do-bench-quick
-	$(MAKE) do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-test-container test-patroni
-	$(MAKE) matrix
+	$(MAKE) do-install do-bench-quick do-test-container test-patroni
+	$(MAKE) do-matrix
 
 torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
 	$(MAKE) do-install do-torture
@@ -149,12 +144,14 @@ archive: sql ## at a release: keep this version's SQL, which is not edited any m
 	scripts/archive $(VERSION)
 
 clean: ## remove what was built
+	$(AS_ROOT) rm -rf --one-file-system target/matrix target/container
 	cargo clean
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-sql do-demo do-torture do-lint do-bench do-bench-quick \
-	do-fetched-servers
+.PHONY: do-build do-install do-package do-sql do-demo do-torture do-bench do-bench-quick do-deb do-test-deb \
+	do-test-container do-matrix do-contracts do-fetched-servers \
+	do-lints do-lint do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients
 
 # The library of `make install` is an optimised one. With `dev` it is built as its tests are, which saves compiling
 # what it depends on a second time.
@@ -185,8 +182,8 @@ do-package: do-build
 SQL = sql/rgrid_heartbeat--$(VERSION).sql
 
 do-sql: do-build
-	@rm -f $(filter-out $(wildcard sql/rgrid_heartbeat--*--*.sql),$(wildcard sql/rgrid_heartbeat--*.sql))
 	scripts/sql-script $(PROFILE) $(PG_MAJOR) $(SQL)
+	@rm -f $(filter-out $(SQL) $(wildcard sql/rgrid_heartbeat--*--*.sql),$(wildcard sql/rgrid_heartbeat--*.sql))
 
 test-sql: do-build # the SQL script in sql/ is the one that the library asks for
 	scripts/sql-script $(PROFILE) $(PG_MAJOR) target/$(notdir $(SQL))
@@ -198,20 +195,23 @@ do-demo:
 do-torture:
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} CHAOS_SECONDS=$${CHAOS_SECONDS:-120} cargo test $(FEATURES) --test torture
 
+do-lints:
+	cargo fmt --check
+	$(MAKE) do-lint do-package do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients
+
 do-lint:
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 
-.PHONY: lint-sql lint-packaging lint-monitoring lint-clients deb test-deb test-container
-.PHONY: do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients do-deb do-test-deb do-test-container
+LINT = $(CURDIR)/target/lint/bin
 
 do-lint-sql: # the scripts of this version that do-package has laid out: to create it, and to update to it
 	cd $(STAGE)$$($(PG_CONFIG) --sharedir)/extension && \
-		$(CURDIR)/target/lint/bin/pgspot rgrid_heartbeat--$(VERSION).sql rgrid_heartbeat--*--$(VERSION).sql
+		$(LINT)/pgspot rgrid_heartbeat--$(VERSION).sql rgrid_heartbeat--*--$(VERSION).sql
 
 do-lint-packaging:
-	target/lint/bin/hadolint packaging/docker/Dockerfile
-	target/lint/bin/python scripts/lint-compose packaging/docker/compose.yaml
-	target/lint/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(LINT)/hadolint packaging/docker/Dockerfile
+	$(LINT)/python scripts/lint-compose packaging/docker/compose.yaml
+	$(LINT)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # promtool reads the rules beside the tests of them.
 do-lint-monitoring:
@@ -220,15 +220,13 @@ do-lint-monitoring:
 
 # The one for Python as pip installs it, so that its types are those that users get. The declarations of the one for
 # Node are made from its comments; they are in the tree, so that it can be installed from there.
-LINT = $(CURDIR)/target/lint/bin
 DECLARATIONS = index.d.ts session.d.ts
 do-lint-clients:
 	$(LINT)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./clients/python
 	cd target/lint && $(LINT)/mypy --strict --cache-dir=$(CURDIR)/target/mypy --package rgrid_heartbeat
 	$(LINT)/mypy --strict --cache-dir=target/mypy examples/worker.py
-	@command -v node >/dev/null || { echo "skipped: there is no node on this machine"; exit 0; }; set -x && \
-		clients/node/node_modules/.bin/tsc --project clients/node --outDir target/declarations && \
-		for file in $(DECLARATIONS); do diff target/declarations/$$file clients/node/$$file || exit 1; done
+	clients/node/node_modules/.bin/tsc --project clients/node --outDir target/declarations
+	@for file in $(DECLARATIONS); do diff target/declarations/$$file clients/node/$$file || exit 1; done
 
 DEB = target/deb/postgresql-$(PG_MAJOR)-rgrid-heartbeat_*.deb
 # Without DEBEMAIL the address comes from the checkout and may be no mailbox. Lintian may then say so, and nothing else.
@@ -240,8 +238,11 @@ do-deb:
 	scripts/deb $(PG_MAJOR) $(STAGE) target/deb
 	$(LINTIAN) $(DEB)
 
+# The release to try the package in.
+DEB_RELEASE ?= $(OWN)
+
 do-test-deb:
-	$(AS_ROOT) scripts/in-clean-debian $$(. /etc/os-release && echo $$VERSION_CODENAME) \
+	CLEAN_DEBIAN_ARCHIVES=target/matrix/$(DEB_RELEASE)/archives scripts/in-clean-debian $(DEB_RELEASE) \
 		tests/deb/run $(DEB) packaging/docker/extension.sql -- ./run
 
 # What the Dockerfile takes by itself.
@@ -306,7 +307,7 @@ test-server: # whole servers: processes, crashes, rights
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --no-fail-fast $(CRATES:%=--test %) -- \
 		--test-threads=$(TEST_THREADS) $(SKIPPED:%=--skip %::) $(MODULES:%=%::)
 
-test-patroni: # three nodes under Patroni, with etcd and HAProxy
+test-patroni: $(call needs,patroni) ## three nodes under Patroni, with etcd and HAProxy
 	$(MAKE) test-server SERVER_TESTS=server_life::patroni
 
 test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere
@@ -316,8 +317,20 @@ test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test it -- $(UPGRADE_TEST)::
 
 # PostgreSQL 15 has all tests in `make test`: what needs no server is not repeated, nor are the clients built again.
-SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts release::layers \
+SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts release::layers release::dependencies \
 	server_life::torture_checker server_life::torture_plan
+
+# Upgrades are tried from 15, and the builds of 16 and 18 are for x86_64.
+fetched = $(if $(filter 15-x86_64,$(PG_MAJOR)-$(shell uname -m)),$1-fetched,skip-fetched)
+
+do-matrix:
+	scripts/run-all $(RELEASES:%=matrix-%) $(call fetched,matrix)
+
+do-contracts:
+	scripts/run-all $(patsubst %,contract-%,$(filter-out $(OWN),$(RELEASES))) $(call fetched,contract)
+
+skip-fetched:
+	@echo "skipped: PostgreSQL 16, and pg_upgrade: that takes PostgreSQL 15 on x86_64"
 
 test-fetched:
 	scripts/run-all test-backend do-install test-regress test-readme do-fetched-servers

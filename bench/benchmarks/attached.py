@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from harness import histogram, rounds
+from harness import histogram, processes, rounds
 from harness.report import Report
 from harness.server import Connection, Server, ServerProblem, Servers, value_of, wait_until
 
@@ -31,6 +31,8 @@ ALLOWANCE = 0.2
 @dataclass(frozen=True)
 class Size:
     victims: int
+    at_once: int
+    """How many of them are there at a time."""
     survivors: int
     cuts: int
     """How often the connections of survivors are cut, in all."""
@@ -38,9 +40,9 @@ class Size:
     """In which all victims are killed, one after the other, at random moments."""
 
 
-FULL = Size(victims=240, survivors=40, cuts=100, seconds=120)
+FULL = Size(victims=240, at_once=40, survivors=40, cuts=100, seconds=120)
 # So few that they are never taken for a network that fails.
-QUICK = Size(victims=6, survivors=4, cuts=4, seconds=5)
+QUICK = Size(victims=6, at_once=4, survivors=4, cuts=4, seconds=5)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ Ledger = list[tuple[str, float]]
 def let_die(server: Server, db: Connection, size: Size, cuts: int) -> tuple[dict[str, float], Ledger]:
     """When each victim was killed, and the ledger when all of them are in it."""
     survivors = [start_worker(server, f"survivor-{number}") for number in range(size.survivors)]
-    victims = [start_worker(server, f"victim-{number}") for number in range(size.survivors)]
+    victims = [start_worker(server, f"victim-{number}") for number in range(size.at_once)]
     killed: dict[str, float] = {}
     started = list(survivors + victims)
     try:
@@ -88,7 +90,7 @@ def let_die(server: Server, db: Connection, size: Size, cuts: int) -> tuple[dict
                 victim = victims.pop(0)
                 killed[victim.name] = time.time()
                 os.kill(victim.process, signal.SIGKILL)
-                victims.append(start_worker(server, f"victim-{len(killed) + size.survivors}"))
+                victims.append(start_worker(server, f"victim-{len(killed) + size.at_once - 1}"))
                 started.append(victims[-1])
             else:
                 os.kill(randomly.choice(survivors).process, signal.SIGUSR1)
@@ -111,16 +113,7 @@ def deaths(db: Connection) -> Ledger:
 
 
 def start_worker(server: Server, name: str) -> Worker:
-    process = os.fork()
-    if process > 0:
-        return Worker(name, process)
-    # Nothing of the parent's may run at the end of this process: no handler, no clean-up.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_DFL)
-    try:
-        attach_for_ever(server, name)
-    finally:
-        os._exit(1)
+    return Worker(name, processes.start(lambda: attach_for_ever(server, name)))
 
 
 def attach_for_ever(server: Server, name: str) -> None:

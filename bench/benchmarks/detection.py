@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from harness import histogram, rounds
+from harness import histogram, processes, rounds
 from harness.report import Report
 from harness.server import Connection, Server, ServerProblem, Servers, value_of, wait_until
 
@@ -76,41 +76,32 @@ def measure(servers: Servers, report: Report) -> None:
 def let_die(server: Server, db: Connection, size: Size, notes: mmap.mmap) -> None:
     """Returns when every victim is in the ledger, and all processes have ended."""
     workers = size.victims + size.survivors
-    processes: list[int] = []
+    started: list[int] = []
     try:
         for number in range(workers):
-            processes.append(start_worker(server, number, notes))
+            started.append(start_worker(server, number, notes))
         known = "SELECT count(*) FROM worker_heartbeats"
         wait_until("all workers beat", lambda: value_of(db, known) == workers, timeout=60)
-        kill_at_random_moments(processes, size)
+        kill_at_random_moments(started, size)
         dead = "SELECT count(*) FROM rgrid_worker_deaths"
         wait_until("all victims are declared dead", lambda: value_of(db, dead) >= size.victims, timeout=60)
     finally:
-        for process in processes:
+        for process in started:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
 
 
-def kill_at_random_moments(processes: list[int], size: Size) -> None:
+def kill_at_random_moments(workers: list[int], size: Size) -> None:
     """The first of them; a killed process is collected in the end."""
     randomly = random.Random(1)
     started = time.monotonic()
-    for process, at in zip(processes, sorted(randomly.uniform(0, size.seconds) for _ in range(size.victims))):
+    for process, at in zip(workers, sorted(randomly.uniform(0, size.seconds) for _ in range(size.victims))):
         time.sleep(max(started + at - time.monotonic(), 0))
         os.kill(process, signal.SIGKILL)
 
 
 def start_worker(server: Server, number: int, notes: mmap.mmap) -> int:
-    process = os.fork()
-    if process > 0:
-        return process
-    # Nothing of the parent's may run at the end of this process: no handler, no clean-up.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_DFL)
-    try:
-        beat_for_ever(server, number, notes)
-    finally:
-        os._exit(1)
+    return processes.start(lambda: beat_for_ever(server, number, notes))
 
 
 def beat_for_ever(server: Server, number: int, notes: mmap.mmap) -> None:

@@ -20,15 +20,6 @@ pub enum Client {
 }
 
 impl Client {
-    /// This client; none for one that this machine has no program for.
-    pub fn where_it_can_run(self) -> Option<Self> {
-        let missing = self == Self::Node && Command::new("node").arg("--version").output().is_err();
-        if missing {
-            eprintln!("skipped: there is no node on this machine");
-        }
-        (!missing).then_some(self)
-    }
-
     /// Starts it on the server of a connection string, with options over those that tests want.
     pub fn start(self, connection: &str, options: Value) -> Program {
         let mut all =
@@ -36,9 +27,9 @@ impl Client {
         for (name, value) in options.as_object().expect("options are an object") {
             all[name] = value.clone();
         }
-        let mut child = self.command(&all.to_string());
-        let mut child =
-            child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client's program starts");
+        let mut command = self.command(&all.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
         let said: Arc<Mutex<Vec<Value>>> = Arc::default();
         let output = BufReader::new(child.stdout.take().expect("it was asked for"));
         let heard = Arc::clone(&said);

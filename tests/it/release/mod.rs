@@ -1,6 +1,7 @@
 //! Versions: what a release consists of, and the ways from one to the next.
 
 mod archived_scripts;
+mod dependencies;
 mod extension_update;
 mod layers;
 mod metadata;
