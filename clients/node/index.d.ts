@@ -32,8 +32,8 @@ export type Options = {
      */
     attach?: boolean | undefined;
     /**
-     * whether the end of the process stops the heartbeat, too, which holds it up for two
-     * deadlines for each server at most. SIGTERM then ends the process, unless the program handles it itself
+     * whether the end of the process stops the heartbeat, too, and waits for that as stop()
+     * does. SIGTERM then ends the process, unless the program handles it itself
      */
     atExit?: boolean | undefined;
     /**
@@ -71,8 +71,6 @@ export class Heartbeat extends EventEmitter<[never]> {
     private _thread;
     /** @private */
     private _onExit;
-    /** @private */
-    private _onSignal;
     /**
      * Another number than before means that the worker had been declared dead: jobs that were claimed until then are not
      * its own any more. 0 before start() has resolved.
@@ -90,7 +88,12 @@ export class Heartbeat extends EventEmitter<[never]> {
     start(): Promise<this>;
     /** @private @param {any} message */
     private _note;
-    /** Stops beating, and deregisters if that is to be done. Comes after the last job. */
+    /** However it has come about. @private */
+    private _noteEnd;
+    /**
+     * Stops beating, and deregisters if that is to be done. Comes after the last job. Waits for two deadlines for each
+     * server at most.
+     */
     stop(): Promise<void>;
     /** Nothing of the program runs any more, and the thread still does. @private */
     private _stopAtExit;

@@ -11,7 +11,7 @@ const { EventEmitter } = require('node:events')
 const os = require('node:os')
 const path = require('node:path')
 const { Worker } = require('node:worker_threads')
-const { CallFailed } = require('./session.js')
+const { CallFailed, splitHosts } = require('./session.js')
 
 /**
  * All times are in milliseconds.
@@ -27,8 +27,8 @@ const { CallFailed } = require('./session.js')
  *   has not may be told to, if the library has stopped by then: what still runs under the id is settled
  * @property {boolean} [attach] whether to tie the worker to the connection, so that its death is seen at once. Where
  *   the server cannot do that, and behind a pooler, silence is what counts
- * @property {boolean} [atExit] whether the end of the process stops the heartbeat, too, which holds it up for two
- *   deadlines for each server at most. SIGTERM then ends the process, unless the program handles it itself
+ * @property {boolean} [atExit] whether the end of the process stops the heartbeat, too, and waits for that as stop()
+ *   does. SIGTERM then ends the process, unless the program handles it itself
  * @property {number} [interval] between heartbeats; a third of rgrid_heartbeat.stale_threshold at most. 30 s
  * @property {number} [deadline] for a call and for connecting; longer than rgrid_heartbeat.call_timeout. 10 s
  */
@@ -46,24 +46,19 @@ class Heartbeat extends EventEmitter {
   /** @param {Options} [options] */
   constructor (options = {}) {
     super()
-    const { register = true } = options
-    if (!register && options.workerId === undefined) {
+    const { connection = {}, workerId, hostname = os.hostname() } = options
+    const { register = true, deregister = register, attach = true, atExit = false } = options
+    const { interval = 30_000, deadline = 10_000 } = options
+    if (!register && workerId === undefined) {
       throw new TypeError('a heartbeat that does not register needs a workerId')
     }
+    const hosts = splitHosts(connection)
+    /** How long stop() waits. */
+    const limit = 2 * deadline * hosts.length
     /** @private */
-    this._options = {
-      connection: {},
-      hostname: os.hostname(),
-      attach: true,
-      atExit: false,
-      interval: 30_000,
-      deadline: 10_000,
-      register,
-      deregister: register,
-      ...options
-    }
+    this._options = { hosts, workerId, hostname, register, deregister, attach, atExit, interval, deadline, limit }
     /** Known when start() has resolved. @type {string | undefined} */
-    this.workerId = options.workerId
+    this.workerId = workerId
     /** Why the last call failed; undefined if it was answered. @type {string | undefined} */
     this.trouble = 'not started'
     /** @private */
@@ -76,8 +71,6 @@ class Heartbeat extends EventEmitter {
     this._thread = undefined
     /** @private */
     this._onExit = () => this._stopAtExit()
-    /** @private */
-    this._onSignal = () => process.exit(128 + os.constants.signals.SIGTERM)
   }
 
   /**
@@ -106,14 +99,16 @@ class Heartbeat extends EventEmitter {
    * Resolves when the database has heard of the worker; rejects with CallFailed if it refuses.
    * @returns {Promise<this>}
    */
-  start () {
+  async start () {
+    if (this._thread !== undefined) throw new Error('a heartbeat starts once')
     const workerData = { cells: this._cells, cell, options: this._options }
     const thread = this._thread = new Worker(path.join(__dirname, 'thread.js'), { workerData })
     if (this._options.atExit) {
       process.on('exit', this._onExit)
-      if (process.listenerCount('SIGTERM') === 0) process.on('SIGTERM', this._onSignal)
+      process.on('SIGTERM', exitOnSignal)
     }
-    return new Promise((resolve, reject) => {
+    thread.on('exit', () => this._noteEnd())
+    return await new Promise((resolve, reject) => {
       thread.on('message', message => {
         if (message.refused) reject(new CallFailed(message.refused.message, message.refused.sqlstate))
         this._note(message)
@@ -141,10 +136,20 @@ class Heartbeat extends EventEmitter {
     this._told = message.incarnation
   }
 
-  /** Stops beating, and deregisters if that is to be done. Comes after the last job. */
-  async stop () {
+  /** However it has come about. @private */
+  _noteEnd () {
+    Atomics.store(this._cells, cell.answered, 0n)
+    Atomics.store(this._cells, cell.ended, 1n)
+    if (!this._options.atExit) return
     process.off('exit', this._onExit)
-    process.off('SIGTERM', this._onSignal)
+    process.off('SIGTERM', exitOnSignal)
+  }
+
+  /**
+   * Stops beating, and deregisters if that is to be done. Comes after the last job. Waits for two deadlines for each
+   * server at most.
+   */
+  async stop () {
     const thread = this._thread
     if (thread === undefined || Atomics.load(this._cells, cell.ended) === 1n) return
     this._finishing = true
@@ -158,8 +163,14 @@ class Heartbeat extends EventEmitter {
   _stopAtExit () {
     this._finishing = true
     this._thread?.postMessage('finish')
-    Atomics.wait(this._cells, cell.ended, 0n, 4 * this._options.deadline)
+    Atomics.wait(this._cells, cell.ended, 0n, this._options.limit)
   }
+}
+
+/** A handler of the program's own goes first. */
+function exitOnSignal () {
+  if (process.listeners('SIGTERM').some(listener => listener !== exitOnSignal)) return
+  process.exit(128 + os.constants.signals.SIGTERM)
 }
 
 module.exports = { CallFailed, Heartbeat }

@@ -32,16 +32,17 @@ class CallFailed extends Error {
  * @returns {import('pg').ClientConfig[]}
  */
 function splitHosts (connection) {
-  if (typeof connection === 'string') {
-    const [, before, hosts, after] = /^(\w+:\/\/(?:[^@/?]*@)?)([^/?]*)(.*)$/.exec(connection) ?? []
+  if (typeof connection === 'string') return splitHosts({ connectionString: connection })
+  const { connectionString: url } = connection
+  if (url) {
+    const [, before, hosts, after] = /^(\w+:\/\/(?:[^@/?]*@)?)([^/?]*)(.*)$/.exec(url) ?? []
     if (hosts === undefined) throw new TypeError('a connection string begins with postgresql://')
-    if (hosts !== '') return hosts.split(',').map(host => ({ connectionString: before + host + after }))
-    return splitHosts({ connectionString: connection })
+    return hosts.split(',').map(host => ({ ...connection, connectionString: before + host + after }))
   }
-  const given = connection.connectionString ? '' : connection.host ?? process.env.PGHOST ?? ''
+  const given = connection.host ?? process.env.PGHOST ?? ''
+  if (given === '') return [connection]
   const hosts = given.split(',')
   const ports = String(connection.port ?? process.env.PGPORT ?? 5432).split(',')
-  if (given === '') return [connection]
   if (ports.length !== 1 && ports.length !== hosts.length) {
     throw new TypeError('as many ports as hosts are needed, or one')
   }

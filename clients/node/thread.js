@@ -3,23 +3,21 @@
 
 const { setTimeout: sleep } = require('node:timers/promises')
 const { parentPort, workerData } = require('node:worker_threads')
-const { CallFailed, Session, splitHosts } = require('./session.js')
+const { CallFailed, Session } = require('./session.js')
 
 const REGISTER = 'SELECT id, incarnation FROM rgrid_register($1::text, $2::text)'
 const ATTACH = 'SELECT rgrid_attach($1::text, $2::text)'
 const BEAT = 'SELECT rgrid_heartbeat($1::text, $2::text)'
 const DEREGISTER = 'SELECT rgrid_deregister($1::text)'
 
-// No such function, no right to call it, not preloaded: then heartbeats alone have to do on this
-// connection.
+// No such function, no right to call it, not preloaded: then heartbeats alone have to do on this connection.
 const CANNOT_ATTACH = ['42883', '42501', '55000']
 const READ_ONLY = '25006'
 // A connection that did not last so many milliseconds is not replaced at once.
 const SHORT_LIFE = 1000
 
 const { cells, cell, options } = workerData
-const { hostname, interval, deadline } = options
-const hosts = splitHosts(options.connection)
+const { hosts, hostname, interval, deadline, limit } = options
 
 /** @type {string | undefined} */
 let worker = options.workerId
@@ -27,6 +25,7 @@ let mustRegister = options.register
 let statement = BEAT
 /** @type {number | undefined} */
 let incarnation
+let heard = false
 /** @type {Session | undefined} */
 let session
 let host = 0
@@ -35,6 +34,9 @@ let alarm = new AbortController()
 
 /** @param {object} message */
 const tell = message => parentPort?.postMessage(message)
+
+/** @param {any} error */
+const refuse = error => tell({ refused: { message: error.message, sqlstate: error.sqlstate } })
 
 async function run () {
   let pause = 0
@@ -91,7 +93,9 @@ async function beat () {
 /** To the first server that answers, from the last one that did on. */
 async function connect () {
   for (let attempt = 1; ; attempt++) {
-    const candidate = new Session(hosts[host], () => alarm.abort())
+    const candidate = new Session(hosts[host], () => {
+      if (candidate === session) alarm.abort()
+    })
     try {
       await candidate.connect(deadline)
       // A standby refuses heartbeats. Asked here, so that the next server is tried without a pause.
@@ -110,6 +114,7 @@ async function connect () {
 function noteAnswer (began, number) {
   const givenUp = incarnation !== undefined && incarnation !== number
   incarnation = number
+  heard = true
   // In this order: whoever sees that a job may be claimed sees the new number, too.
   Atomics.store(cells, cell.incarnation, BigInt(number))
   Atomics.store(cells, cell.heardMonotonic, began.monotonic)
@@ -120,13 +125,17 @@ function noteAnswer (began, number) {
 
 /**
  * Whatever it is, the next attempt is one on a new connection: at once, if this one has served for a while, and
- * otherwise after a random pause, lest all workers come back at the same moment.
+ * otherwise after a random pause, lest all workers come back at the same moment. At the start some are final.
  * @param {CallFailed} error
  */
 async function noteTrouble (error) {
-  if (error.final && incarnation === undefined) throw error
   Atomics.store(cells, cell.answered, 0n)
-  tell({ trouble: error.message })
+  if (error.final && !heard) {
+    refuse(error)
+    finishing = true
+  } else {
+    tell({ trouble: error.message })
+  }
   if (error.late || error.sqlstate === READ_ONLY) host = (host + 1) % hosts.length
   const atOnce = session !== undefined && Date.now() - session.began > SHORT_LIFE
   await close()
@@ -156,10 +165,11 @@ async function close () {
 parentPort?.on('message', () => {
   finishing = true
   alarm.abort()
+  setTimeout(() => process.exit(), limit).unref()
 })
 
 run()
-  .catch(error => tell({ refused: { message: error.message, sqlstate: error.sqlstate } }))
+  .catch(refuse)
   .then(close)
   .finally(() => {
     Atomics.store(cells, cell.answered, 0n)

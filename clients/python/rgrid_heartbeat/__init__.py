@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from .session import CallFailed, Session, clock, split_hosts
 
@@ -43,6 +43,9 @@ READ_ONLY = "25006"
 SHORT_LIFE = 1.0
 
 log = logging.getLogger("rgrid_heartbeat")
+
+# Those that the end of the interpreter stops. While there are any, SIGTERM is such an end.
+_stopped_at_exit: set[Heartbeat] = set()
 
 
 class Heartbeat:
@@ -103,12 +106,12 @@ class Heartbeat:
         self._on_given_up = on_given_up
         self._told = True  # whether the present incarnation is known to who has to know
         self._heard_at = -float("inf")  # when the last call that was answered began
-        self._process = os.getpid()
+        self._process: int | None = None  # where it was started; a child of that one has no part in it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._finishing = False
-        self._wake, self._woken = socket.socketpair()
+        self._limit = 2 * deadline * len(self._hosts)
         self._thread = threading.Thread(target=self._run, name="rgrid heartbeat", daemon=True)
 
     # What others call.
@@ -128,6 +131,9 @@ class Heartbeat:
         except concurrent.futures.TimeoutError:
             self._finish()
             raise TimeoutError(f"the worker cannot be started: {self.trouble}") from None
+        except CallFailed:
+            self.stop()
+            raise
         except BaseException:
             self._finish()
             raise
@@ -136,12 +142,11 @@ class Heartbeat:
     def stop(self) -> None:
         """Stops beating, and deregisters if that is to be done. Comes after the last job. Waits for two deadlines
         for each server at most."""
-        atexit.unregister(self.stop)
-        if self._thread.ident is None or os.getpid() != self._process:
-            return
-        self._finish()
-        with contextlib.suppress(concurrent.futures.TimeoutError):
-            self._ended.result(2 * self.deadline * len(self._hosts))
+        if os.getpid() == self._process:
+            self._finish()
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                self._ended.result(self._limit)
+        self._leave_exit()
 
     async def astart(self) -> Heartbeat:
         """start() for asyncio."""
@@ -149,6 +154,9 @@ class Heartbeat:
         self._launch()
         try:
             await asyncio.shield(asyncio.wrap_future(self._started))
+        except CallFailed:
+            await self.astop()
+            raise
         except BaseException:
             self._finish()
             raise
@@ -156,11 +164,11 @@ class Heartbeat:
 
     async def astop(self) -> None:
         """stop() for asyncio."""
-        atexit.unregister(self.stop)
-        self._finish()
-        ended = asyncio.shield(asyncio.wrap_future(self._ended))
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(ended, 2 * self.deadline * len(self._hosts))
+        if os.getpid() == self._process:
+            self._finish()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._ended)), self._limit)
+        self._leave_exit()
 
     def __enter__(self) -> Heartbeat:
         return self.start()
@@ -179,12 +187,21 @@ class Heartbeat:
         await self.astop()
 
     def _launch(self) -> None:
+        if self._process is not None:
+            raise RuntimeError("a heartbeat starts once")
+        self._wake, self._woken = socket.socketpair()
         self._thread.start()
+        self._process = os.getpid()
         if self._at_exit:
             atexit.register(self.stop)
-            main = threading.current_thread() is threading.main_thread()
-            if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+            _stopped_at_exit.add(self)
+            _replace_handler(signal.SIG_DFL, _exit_on_signal)
+
+    def _leave_exit(self) -> None:
+        atexit.unregister(self.stop)
+        _stopped_at_exit.discard(self)
+        if not _stopped_at_exit:
+            _replace_handler(_exit_on_signal, signal.SIG_DFL)
 
     def _finish(self) -> None:
         self._finishing = True
@@ -201,10 +218,12 @@ class Heartbeat:
             self._leave()
         except Exception as error:
             self.trouble = f"the heartbeat has ended: {error}"
-            log.critical(self.trouble, exc_info=not isinstance(error, CallFailed))
+            log.critical(self.trouble, exc_info=True)
             self._answer_start(error)
         finally:
             self._close()
+            self._wake.close()
+            self._woken.close()
             self._answer_start(CallFailed("the heartbeat was stopped before it began"))
             self._ended.set_result(None)
 
@@ -302,12 +321,14 @@ class Heartbeat:
 
     def _note_trouble(self, error: CallFailed) -> float:
         """Whatever it is, the next attempt is one on a new connection: at once, if this one has served for a while,
-        and otherwise after a random pause, lest all workers come back at the same moment."""
-        if error.final and not self._started.done():
-            raise error
+        and otherwise after a random pause, lest all workers come back at the same moment. At the start some are
+        final."""
         if str(error) != self.trouble:
             log.warning("%s", error)
         self.trouble = str(error)
+        if error.final and not self._started.done():
+            self._finishing = True
+            self._answer_start(error)
         if error.late or error.sqlstate == READ_ONLY:
             self._host = (self._host + 1) % len(self._hosts)
         at_once = self._session is not None and clock() - self._session.began > SHORT_LIFE
@@ -315,9 +336,10 @@ class Heartbeat:
         return 0.0 if at_once else min(self.interval, random.uniform(0.5, 1.5))
 
     def _leave(self) -> None:
-        known = self._heard_at > -float("inf")
+        if not self._deregister or self.incarnation is None:
+            return
         # The first attempt may only find out that the connection has been broken for a while.
-        for _ in range(2 if self._deregister and known else 0):
+        for _ in range(2):
             try:
                 self._session = self._session or self._connect()
                 self._session.call(DEREGISTER, [self.worker_id], self.deadline)
@@ -327,10 +349,19 @@ class Heartbeat:
             else:
                 log.info("deregistered")
                 return
-        if self._deregister and known:
-            log.warning("could not deregister, the silence will be taken for a death: %s", self.trouble)
+        log.warning("could not deregister, the silence will be taken for a death: %s", self.trouble)
 
     def _close(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _replace_handler(old: object, new: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """For SIGTERM, in the main thread, which alone can. A handler of the program's own stays."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == old:
+        signal.signal(signal.SIGTERM, new)

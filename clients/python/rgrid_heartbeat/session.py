@@ -1,4 +1,4 @@
-"""A connection to one server, on which every wait has an end.
+"""A connection to one server, on which every wait has an end, but for that of the resolver of names.
 
 psycopg's own calls wait for as long as the server takes, and a server that is frozen takes for ever: its kernel still
 acknowledges what is sent, so no timeout of TCP fires. Here libpq is used through psycopg.pq, without ever blocking.

@@ -1,28 +1,29 @@
-//! What every client promises. A threshold is two seconds.
+//! What every client promises while it runs. A threshold is two seconds.
 
 use super::program::{Client, WHILE, connection_string};
 use crate::cluster::*;
 use postgres::Client as Session;
 use serde_json::json;
+use std::net::TcpListener;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-fn server() -> Shared {
+pub(super) fn server() -> Shared {
     Shared::of(Cluster::quick)
 }
 
 /// One where silence has no consequences.
-fn patient_server() -> Shared {
+pub(super) fn patient_server() -> Shared {
     Shared::of(|| Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1h"))
 }
 
 /// A database whose name no other claim about any client uses.
-fn database<'a>(cluster: &'a Cluster, client: Client, claim: &str) -> (Database<'a>, String) {
+pub(super) fn database<'a>(cluster: &'a Cluster, client: Client, claim: &str) -> (Database<'a>, String) {
     let name = format!("{claim}_{}", client as u8);
     (cluster.database(&name), connection_string(&[cluster], &name, "postgres"))
 }
 
-fn is_known(session: &mut Session, worker: &str) -> bool {
+pub(super) fn is_known(session: &mut Session, worker: &str) -> bool {
     ask(session, "SELECT EXISTS (SELECT FROM worker_heartbeats WHERE worker_id = $1)", &[&worker])
 }
 
@@ -63,18 +64,6 @@ pub fn a_library_s_worker_only_beats_and_keeps_its_jobs(client: Client) {
     program.await_state("may_claim", true);
     program.stop();
     assert_eq!(ledger(&mut session, "library:1"), ["1 deregistered 2 gone"]);
-}
-
-pub fn a_refusal_ends_the_start(client: Client) {
-    let cluster = server();
-    let (database, _) = database(&cluster, client, "refusal");
-    let role = format!("stranger_{}", client as u8);
-    let mut session = database.connect();
-    run(&mut session, &format!("CREATE ROLE {role} LOGIN"));
-    let connection = connection_string(&[&cluster], &format!("refusal_{}", client as u8), &role);
-    let mut program = client.start(&connection, json!({}));
-    assert_eq!(program.last("refused")["refused"], "42501");
-    program.end();
 }
 
 pub fn a_blocked_program_goes_on_beating(client: Client) {
@@ -200,28 +189,6 @@ pub fn a_frozen_worker_claims_nothing_before_it_knows(client: Client) {
     program.await_state("may_claim", true);
 }
 
-pub fn the_end_of_the_program_deregisters(client: Client) {
-    let cluster = server();
-    let (database, connection) = database(&cluster, client, "exits");
-    let mut session = database.connect();
-    let mut program = client.start(&connection, json!({"at_exit": true}));
-    program.await_state("may_claim", true);
-    program.tell("exit");
-    assert!(program.end().success());
-    assert!(!is_known(&mut session, &program.worker()));
-}
-
-pub fn a_signal_deregisters(client: Client) {
-    let cluster = server();
-    let (database, connection) = database(&cluster, client, "signal");
-    let mut session = database.connect();
-    let mut program = client.start(&connection, json!({"at_exit": true}));
-    program.await_state("may_claim", true);
-    program.signal("TERM");
-    assert_eq!(program.end().code(), Some(128 + 15));
-    assert!(!is_known(&mut session, &program.worker()));
-}
-
 pub fn a_killed_worker_dies(client: Client) {
     let cluster = server();
     let (database, connection) = database(&cluster, client, "dies");
@@ -307,4 +274,22 @@ pub fn a_tied_worker_is_back_within_the_grace(client: Client) {
     program.await_state("may_claim", true);
     stays(Duration::from_secs(10), "it lives", || deaths(&mut session, &worker) == 0);
     assert_eq!(program.last("worker")["given_up"], 0);
+}
+
+/// Lest all workers come back at the same moment. This server hangs up on everybody.
+pub fn attempts_are_at_random_distances(client: Client) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let connection = format!("postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable");
+    let _program = client.start(&connection, json!({"interval": 1000}));
+    server.set_nonblocking(true).unwrap();
+    let mut attempts = Vec::new();
+    wait_until("some attempts", || {
+        attempts.extend(server.accept().map(|_| Instant::now()));
+        attempts.len() == 6
+    });
+    let distances = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
+    let [shortest, longest] = [distances.iter().min().unwrap(), distances.iter().max().unwrap()];
+    assert!(*shortest > Duration::from_millis(400), "a pause of half a second at least: {distances:?}");
+    assert!(*longest - *shortest > Duration::from_millis(50), "never the same one: {distances:?}");
 }

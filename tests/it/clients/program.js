@@ -5,11 +5,19 @@
 const readline = require('node:readline')
 const { Heartbeat } = require('../../../clients/node')
 
-const { conninfo, worker_id: workerId, at_exit: atExit, interval, deadline, ...others } = JSON.parse(process.argv[2])
+const options = JSON.parse(process.argv[2])
 const heartbeat = new Heartbeat({
-  connection: conninfo, workerId, atExit, interval: 1000 * interval, deadline: 1000 * deadline, ...others
+  connection: options.conninfo,
+  workerId: options.worker_id,
+  hostname: options.hostname,
+  register: options.register,
+  deregister: options.deregister,
+  atExit: options.at_exit,
+  interval: 1000 * options.interval,
+  deadline: 1000 * options.deadline
 })
 let givenUp = 0
+let handled = 0
 let said = ''
 heartbeat.on('givenUp', () => { givenUp++ })
 heartbeat.on('trouble', text => console.error(new Date().toISOString(), text))
@@ -36,11 +44,17 @@ function block (seconds) {
 async function obey (command, argument) {
   if (command === 'block') block(Number(argument))
   if (command === 'probe') say({ probe: true, ...state() })
-  if (command === 'stop') await heartbeat.stop()
+  if (command === 'handle') {
+    process.on('SIGTERM', () => say({ handled: ++handled }))
+    say({ handled })
+  }
+  if (command === 'stop' || command === 'rest') await heartbeat.stop()
+  if (command === 'rest') say({ rests: true })
   if (command === 'stop' || command === 'exit') process.exit(0)
 }
 
 async function main () {
+  if (options.stop_before) await heartbeat.stop()
   await heartbeat.start()
   setInterval(look, 10)
   const input = readline.createInterface({ input: process.stdin })

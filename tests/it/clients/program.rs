@@ -22,27 +22,15 @@ pub enum Client {
 impl Client {
     /// Starts it on the server of a connection string, with options over those that tests want.
     pub fn start(self, connection: &str, options: Value) -> Program {
+        Program::start(self.command(connection, options))
+    }
+
+    pub fn command(self, connection: &str, options: Value) -> Command {
         let mut all =
             json!({"conninfo": connection, "interval": INTERVAL, "deadline": 2.0, "hostname": "node-7"});
         for (name, value) in options.as_object().expect("options are an object") {
             all[name] = value.clone();
         }
-        let mut command = self.command(&all.to_string());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
-        let said: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let output = BufReader::new(child.stdout.take().expect("it was asked for"));
-        let heard = Arc::clone(&said);
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                let line = serde_json::from_str(&line).expect("the program says JSON");
-                heard.lock().expect("nobody fails with it").push(line);
-            }
-        });
-        Program { child, said }
-    }
-
-    fn command(self, options: &str) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(if self == Self::Node { "node" } else { "/usr/bin/python3" });
         match self {
@@ -50,7 +38,7 @@ impl Client {
             Self::Threads => command.arg("-B").arg(root.join("tests/it/clients/program.py")).arg("threads"),
             Self::Asyncio => command.arg("-B").arg(root.join("tests/it/clients/program.py")).arg("asyncio"),
         };
-        command.env("PYTHONPATH", root.join("clients/python")).arg(options);
+        command.env("PYTHONPATH", root.join("clients/python")).arg(all.to_string());
         command
     }
 }
@@ -62,6 +50,21 @@ pub struct Program {
 }
 
 impl Program {
+    pub fn start(mut command: Command) -> Self {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = piped.spawn().expect("the client's program starts");
+        let said: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let output = BufReader::new(child.stdout.take().expect("it was asked for"));
+        let heard = Arc::clone(&said);
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).expect("the program says JSON");
+                heard.lock().expect("nobody fails with it").push(line);
+            }
+        });
+        Self { child, said }
+    }
+
     /// The last line with this field, once it is there.
     pub fn last(&self, field: &str) -> Value {
         let find = || self.said.lock().unwrap().iter().rev().find(|line| line.get(field).is_some()).cloned();

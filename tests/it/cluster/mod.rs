@@ -42,7 +42,7 @@ pub use http::http_request;
 pub use observe::{LAUNCHER, SWEEPER, next_notice};
 pub use patroni::Patroni;
 pub use pooler::Pooler;
-pub use programs::{Leashed, free_port, has_library, signal};
+pub use programs::{Leashed, free_port, has_library, is_alive, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 pub use standby::archive;
