@@ -308,7 +308,7 @@ test-server: # whole servers: processes, crashes, rights
 		--test-threads=$(TEST_THREADS) $(SKIPPED:%=--skip %::) $(MODULES:%=%::)
 
 test-patroni: $(call needs,patroni) ## three nodes under Patroni, with etcd and HAProxy
-	$(MAKE) test-server SERVER_TESTS=server_life::patroni
+	$(MAKE) test-server SERVER_TESTS=server_life::patroni TEST_THREADS=2
 
 test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere
 	$(MAKE) test-server SERVER_TESTS="worker::story release::extension_update"

@@ -1,6 +1,6 @@
 //! A client with a process of its own, which can be killed: psql.
 
-use super::{Database, programs};
+use super::{Database, ONE_HOST, attaching, programs};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -56,14 +56,26 @@ impl ClientProcess {
         self.process.id().try_into().expect("a process has a number")
     }
 
-    /// A heartbeat that attaches a worker on this host; its incarnation.
+    /// A heartbeat that attaches a worker, on the host that most workers of the tests are on; its incarnation.
     pub fn attach(&mut self, worker: &str) -> i64 {
-        self.ask(&format!("SELECT rgrid_attach('{worker}', 'one.example')"))[0].parse().expect("a number")
+        self.attach_on(worker, Some(ONE_HOST))
+    }
+
+    /// The same for a worker on another host, or that does not say where it is.
+    pub fn attach_on(&mut self, worker: &str, host: Option<&str>) -> i64 {
+        self.ask(&attaching(worker, host))[0].parse().expect("a number")
     }
 
     /// `kill -9`.
-    pub fn kill(mut self) {
-        self.end_by_force();
+    pub fn kill(self) {
+        Self::kill_all([self]);
+    }
+
+    /// `kill -9` of many processes, by one command.
+    pub fn kill_all(processes: impl IntoIterator<Item = Self>) {
+        let processes: Vec<Self> = processes.into_iter().collect();
+        let pids = processes.iter().map(|process| process.pid().to_string());
+        programs::run_program(Command::new("kill").arg("-9").args(pids));
     }
 
     /// Ends with a word of goodbye.
@@ -71,16 +83,12 @@ impl ClientProcess {
         drop(self.input.take());
         assert!(self.process.wait().expect("psql ends").success(), "psql fails");
     }
-
-    fn end_by_force(&mut self) {
-        // A process that has ended already cannot be killed.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Drop for ClientProcess {
     fn drop(&mut self) {
-        self.end_by_force();
+        // A process that has ended already cannot be killed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }

@@ -160,10 +160,9 @@ impl Formation {
     /// A keeper, in a process group that its server's postmaster belongs to, too.
     fn keeper(&self, node: &str) -> Leashed {
         let data = self.dir.join(node);
-        let log = self.dir.join(format!("{node}.log"));
-        let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log can be opened");
+        let log = programs::open_log(&self.log(node));
         let shell = self.as_operator(Path::new("sh"));
-        Leashed::start(shell, &["pg_autoctl", "run", "--pgdata", &data.display().to_string()], log.into())
+        Leashed::start(shell, &["pg_autoctl", "run", "--pgdata", &data.display().to_string()], log)
     }
 
     fn pg_autoctl(&self) -> Command {
@@ -185,20 +184,15 @@ impl Formation {
         command
     }
 
-    fn print_logs(&self) {
-        for node in ["monitor", "node1", "node2"] {
-            let log = fs::read(self.dir.join(format!("{node}.log"))).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- {node} ---\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
-        }
+    fn log(&self, node: &str) -> PathBuf {
+        self.dir.join(format!("{node}.log"))
     }
 }
 
 impl Drop for Formation {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.print_logs();
+        for node in ["monitor", "node1", "node2"] {
+            programs::print_tail(node, &self.log(node), &[]);
         }
         for node in self.nodes.iter_mut().chain([&mut self.monitor]) {
             node.keeper = None;

@@ -14,6 +14,15 @@ pub fn slow_beat(client: &mut Client, worker: &str, host: &str) -> i64 {
     ask(client, "SELECT rgrid_heartbeat($1, $2)", &[&worker, &host])
 }
 
+/// The host of workers that are attached to sessions, where it does not matter.
+pub const ONE_HOST: &str = "one.example";
+
+/// The call that attaches a worker, which may say where it is.
+pub fn attaching(worker: &str, host: Option<&str>) -> String {
+    let host = host.map_or("NULL".to_owned(), |host| format!("'{host}'"));
+    format!("SELECT rgrid_attach('{worker}', {host})")
+}
+
 /// Every number from another origin of the database is higher than this one: it is the seconds since 1970.
 pub const NEW_BASE: i64 = 1_700_000_000;
 

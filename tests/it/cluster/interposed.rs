@@ -1,7 +1,6 @@
 //! Libraries that are preloaded into a server and stand between it and the system.
 
 use super::{Cluster, programs};
-use std::path::PathBuf;
 use std::process::Command;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,20 +23,8 @@ impl Interposed {
 impl Cluster {
     /// A program with such a library between it and the system; all that it starts have it, too.
     pub(super) fn program_with(&self, interposed: Interposed, name: &str) -> Command {
-        let library = self.library(interposed).display().to_string();
+        let library = programs::compile(interposed.name()).display().to_string();
         let clock = self.clock_file().display().to_string();
         programs::server_program_with(&[("LD_PRELOAD", &library), ("TEST_CLOCK", &clock)], name)
-    }
-
-    /// Compiled at the first use.
-    fn library(&self, interposed: Interposed) -> PathBuf {
-        let name = interposed.name();
-        let library = self.dir.join(format!("{name}.so"));
-        if !library.exists() {
-            let source = format!("{}/tests/it/cluster/{name}.c", env!("CARGO_MANIFEST_DIR"));
-            let mut compiler = Command::new("cc");
-            programs::run_program(compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source));
-        }
-        library
     }
 }

@@ -8,15 +8,14 @@
 //! `subscription` has one copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has
 //! a primary and a standby under pg_auto_failover, `patroni` has three servers under Patroni, `pooler` has PgBouncer in
 //! front of a server, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
-//! system, `clock` steps a server's clock or stops it, `elsewhere` has tables whose rows are on other servers, `client_process` has clients that
-//! can be killed.
+//! system, `clock` steps a server's clock or stops it, `client_process` has clients that can be killed. `elsewhere.c` has
+//! tables whose rows are on other servers.
 
 mod attack;
 mod client_process;
 mod clock;
 mod copies;
 mod database;
-mod elsewhere;
 mod example_worker;
 mod formation;
 mod heartbeats;
@@ -42,7 +41,7 @@ pub use http::http_request;
 pub use observe::{LAUNCHER, SWEEPER, next_notice};
 pub use patroni::Patroni;
 pub use pooler::Pooler;
-pub use programs::{Leashed, free_port, has_library, is_alive, signal};
+pub use programs::{Leashed, bindir, free_port, has_library, is_alive, signal};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 pub use standby::archive;

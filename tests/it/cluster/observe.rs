@@ -1,12 +1,11 @@
 //! What a test can see of a server from outside: its processes and its log.
 
-use super::Cluster;
 use super::database::ask;
+use super::{Cluster, programs};
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use serde_json::Value;
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 pub const LAUNCHER: &str = "rgrid_heartbeat launcher";
@@ -61,16 +60,8 @@ impl Cluster {
         lines
     }
 
-    pub(super) fn log_tail(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
-    }
-
     pub(super) fn print_log_of_failure(&self) {
-        if thread::panicking() {
-            eprintln!("--- end of the server's log ---\n{}\n---", self.log_tail());
-        }
+        programs::print_tail("the server", &self.log_path(), &[]);
     }
 }
 

@@ -5,7 +5,7 @@ use super::programs::{self, Leashed};
 use super::server::{SUPERUSER, next_number};
 use super::{Cluster, wait_until};
 use postgres::{Client, Config, NoTls, SimpleQueryMessage};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -100,13 +100,13 @@ impl Pooler {
 
     /// Starts it, also after [`Pooler::kill`].
     pub fn restart(&mut self) {
-        let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log"));
+        let log = programs::open_log(&self.dir.join("log"));
         let (program, ini) = (self.program().display().to_string(), self.dir.join("pgbouncer.ini"));
         // A connection is a file, of client and server.
         let script = r#"ulimit -n "$(ulimit -Hn)" && exec "$@""#;
         let shell = programs::as_server_user(Path::new("sh"));
         let started = ["sh", "-c", script, "sh", &program, &ini.display().to_string()];
-        self.process = Some(Leashed::start(shell, &started, log.expect("a log can be opened").into()));
+        self.process = Some(Leashed::start(shell, &started, log));
         wait_until("the pooler", || self.config(CONSOLE).connect(NoTls).is_ok());
     }
 
@@ -131,11 +131,7 @@ fn program() -> PathBuf {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- the pooler ---\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
-        }
+        programs::print_tail("the pooler", &self.dir.join("log"), &[]);
         self.kill();
         let _ = fs::remove_dir_all(&self.dir);
     }

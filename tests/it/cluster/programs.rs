@@ -1,18 +1,22 @@
 //! Finds and runs the server's programs (`PG_CONFIG` picks the installation), and keeps the directory of this
 //! test process. PostgreSQL refuses to run as root: for root everything of the server runs as user postgres.
 
+use super::wait_until;
 use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 const SERVER_USER: &str = "postgres";
 
 /// A socket's whole path must fit into 107 bytes; this leaves room for its name.
 const LONGEST_SOCKET_DIRECTORY: usize = 85;
+
+/// How many lines of a log a failure shows.
+const TAIL: usize = 150;
 
 /// Runs a program to its end.
 ///
@@ -46,8 +50,102 @@ pub fn signal(pid: i32, name: &str) {
     run_program(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()));
 }
 
+/// The postmaster of a server with this directory, if it runs: a file that a killed one left behind may name anybody's
+/// process by now.
+pub fn postmaster(data: &Path) -> Option<i32> {
+    let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let pid = file.lines().next()?.trim().parse().ok()?;
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    command.contains(&data.display().to_string()).then_some(pid)
+}
+
+/// The processes that it started and that have not ended.
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let mut list = String::new();
+    // It fails when there are none.
+    try_program(Command::new("ps").args(["-o", "pid=,stat=", "--ppid", &pid.to_string()]), &mut list);
+    let alive = list.lines().filter(|line| !line.contains('Z'));
+    alive.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
+}
+
+/// Processes that stand still until this is dropped. Those that are gone by then do not matter.
+pub struct Stopped(Vec<i32>);
+
+impl Stopped {
+    pub fn new(pids: Vec<i32>) -> Self {
+        for pid in &pids {
+            try_signal(*pid, "STOP");
+        }
+        Self(pids)
+    }
+
+    /// A process and its children, itself first: then it starts no others.
+    pub fn with_children(pid: i32) -> Self {
+        let mut stopped = Self::new(vec![pid]);
+        stopped.0.append(&mut Self::new(children_of(pid)).0);
+        stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for pid in self.0.iter().rev() {
+            try_signal(*pid, "CONT");
+        }
+    }
+}
+
+/// Whether there was still a process to get the signal.
+fn try_signal(pid: i32, name: &str) -> bool {
+    try_program(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()), &mut String::new())
+}
+
+/// `kill -9` of a process and its children, itself first. Returns when all are gone.
+pub fn kill_with_children(pid: i32) {
+    let processes = [vec![pid], children_of(pid)].concat();
+    for pid in &processes {
+        try_signal(*pid, "KILL");
+    }
+    wait_until("killed processes to be gone", || !processes.iter().any(|pid| is_alive(*pid)));
+}
+
 pub fn is_alive(pid: i32) -> bool {
     try_program(Command::new("kill").arg("-0").arg(pid.to_string()), &mut String::new())
+}
+
+/// The end of a log, without the lines that have one of the texts in `noise`.
+pub fn tail(log: &Path, noise: &[&str]) -> String {
+    let log = fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> =
+        log.lines().filter(|line| !noise.iter().any(|noise| line.contains(noise))).collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+/// Shows the end of a log when a test fails.
+pub fn print_tail(name: &str, log: &Path, noise: &[&str]) {
+    if std::thread::panicking() {
+        eprintln!("--- end of the log of {name} ---\n{}\n---", tail(log, noise));
+    }
+}
+
+/// A log to write to; what is in it stays.
+pub fn open_log(path: &Path) -> Stdio {
+    fs::OpenOptions::new().create(true).append(true).open(path).expect("a log can be opened").into()
+}
+
+/// A library from its source in the directory of this file, compiled for the server, once in this process.
+pub fn compile(name: &str) -> PathBuf {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let library = workspace().dir.join(format!("{name}.so"));
+    if !library.exists() {
+        let source = format!("{}/tests/it/cluster/{name}.c", env!("CARGO_MANIFEST_DIR"));
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O1", "-shared", "-fPIC", "-I", &pg_config("--includedir-server"), "-o"]);
+        run_program(compiler.arg(&library).arg(source));
+    }
+    library
 }
 
 /// The directory of server `number`, its `data` a fresh copy of the template.
@@ -185,16 +283,21 @@ fn is_root() -> bool {
     *ROOT.get_or_init(|| run_program(Command::new("id").arg("-u")) == "0")
 }
 
-pub(super) fn bindir() -> &'static Path {
+/// Where the server's programs are.
+pub fn bindir() -> &'static Path {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
-    BINDIR.get_or_init(|| bindir_of(&env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into())))
+    BINDIR.get_or_init(|| pg_config("--bindir").into())
+}
+
+/// What the server's `pg_config` answers.
+fn pg_config(what: &str) -> String {
+    let program = env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
+    run_program(Command::new(program).arg(what))
 }
 
 /// Whether a library is installed beside the server.
 pub fn has_library(name: &str) -> bool {
-    let pg_config = env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
-    let directory = PathBuf::from(run_program(Command::new(pg_config).arg("--pkglibdir")));
-    directory.join(format!("{name}.so")).exists()
+    Path::new(&pg_config("--pkglibdir")).join(format!("{name}.so")).exists()
 }
 
 /// Where the programs of another installation are.

@@ -141,6 +141,11 @@ pub fn jobs(client: &mut Client, worker: &str, status: &str) -> i64 {
     ask(client, "SELECT count(*) FROM executions WHERE worker_id = $1 AND status = $2", &[&worker, &status])
 }
 
+/// How many jobs are done.
+pub fn completed(client: &mut Client) -> i64 {
+    ask(client, "SELECT count(*) FROM executions WHERE status = 'completed'", &[])
+}
+
 /// How many of the worker's jobs were failed as the daemon did it: message and finish time included.
 pub fn failed_jobs(client: &mut Client, worker: &str) -> i64 {
     let sql = "SELECT count(*) FROM executions
@@ -152,6 +157,12 @@ pub fn failed_jobs(client: &mut Client, worker: &str) -> i64 {
 /// How many rows the ledger has for a worker.
 pub fn deaths(client: &mut Client, worker: &str) -> i64 {
     ask(client, "SELECT count(*) FROM rgrid_worker_deaths WHERE worker_id = $1", &[&worker])
+}
+
+/// Who has ever been declared dead, in the order of names.
+pub fn dead(client: &mut Client) -> Vec<String> {
+    let sql = "SELECT coalesce(array_agg(worker_id ORDER BY worker_id), '{}') FROM rgrid_worker_deaths";
+    ask(client, sql, &[])
 }
 
 /// The ledger's rows of a worker, one text each: incarnation, reason, jobs failed, whether it returned.

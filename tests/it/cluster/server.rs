@@ -102,7 +102,8 @@ impl Cluster {
 
     fn append_configuration(&self, builder: &Builder) {
         let mut libraries = Vec::new();
-        libraries.extend(builder.has_tables_elsewhere.then(|| self.library_of_tables_elsewhere()));
+        let elsewhere = || programs::compile("elsewhere").display().to_string();
+        libraries.extend(builder.has_tables_elsewhere.then(elsewhere));
         libraries.extend(builder.preload.then(|| "rgrid_heartbeat".to_owned()));
         let fixed = [
             ("listen_addresses", String::new()),
@@ -137,6 +138,10 @@ impl Cluster {
         self.dir.join("data")
     }
 
+    pub(super) fn postmaster(&self) -> i32 {
+        programs::postmaster(&self.data()).expect("the server runs")
+    }
+
     pub(super) fn log_path(&self) -> PathBuf {
         self.dir.join("log")
     }
@@ -145,7 +150,7 @@ impl Cluster {
     pub fn start(&self) {
         let mut answer = String::new();
         let started = programs::try_program(self.pg_ctl("start").arg("-l").arg(self.log_path()), &mut answer);
-        assert!(started, "the server does not start: {answer}\n{}", self.log_tail());
+        assert!(started, "the server does not start: {answer}\n{}", programs::tail(&self.log_path(), &[]));
     }
 
     /// Stops the server (`smart`, `fast` or `immediate`) and answers how long that took.
@@ -166,10 +171,7 @@ impl Cluster {
     /// memory.
     pub fn crash(&self) {
         let others = self.all_pids();
-        let pid_file =
-            fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server has a pid file");
-        let pid = pid_file.lines().next().and_then(|line| line.trim().parse().ok());
-        programs::kill(pid.expect("the pid file begins with the pid"));
+        programs::kill(self.postmaster());
         wait_until("the server's processes to end", || !others.iter().any(|pid| programs::is_alive(*pid)));
     }
 

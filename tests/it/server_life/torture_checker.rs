@@ -148,6 +148,20 @@ fn a_death_of_a_lost_session_of_a_process_that_was_not_killed_is_found() {
 }
 
 #[test]
+fn a_kill_before_its_last_heartbeat_does_not_excuse_the_death_of_a_lost_session() {
+    let mut history = disconnected();
+    let cases = [(format!("kill -9 {WORKER}"), 100), (format!("kill -9 {WORKER}, process [1]"), 100)];
+    let leave = (format!("{WORKER} is asked to leave"), -9_000);
+    for (text, at) in cases.into_iter().chain([leave]) {
+        history.faults[0] = Fault { begin: ms(at), end: ms(at + 5), text: text.clone() };
+        finds(&history, Rule::SettledOnlyWhenDead);
+        history.faults.push(Fault { begin: ms(1_595), end: ms(1_600), text });
+        accepts(&history);
+        history.faults.truncate(1);
+    }
+}
+
+#[test]
 fn a_death_sooner_than_a_grace_after_an_outage_is_found() {
     let mut history = disconnected();
     outage(&mut history, 1_650, 1_700);

@@ -4,7 +4,7 @@
 //! A call says less than the server knows: what was done was done at some moment between its begin and its end. So
 //! each rule takes the moment that accuses nobody wrongly. What failed or was never answered proves nothing.
 
-use super::history::{Call, Change, Death, History, Outage, SECOND, Time, What};
+use super::history::{Call, Change, Death, Fault, History, Outage, SECOND, Time, What};
 use std::collections::{BTreeMap, HashMap};
 
 mod jobs;
@@ -40,6 +40,9 @@ pub enum Rule {
 
 /// Between the last attempt of a call to have a lock, which it waits a second for, and its answer.
 const LEFT_BEHIND: Time = 2 * SECOND;
+
+/// A process that is asked to leave finishes its job first, and deregisters, which may have to wait for a server.
+const LEAVING: Time = 10 * SECOND;
 
 /// Everything that is wrong, the first first.
 pub fn check(history: &History) -> Vec<Violation> {
@@ -159,19 +162,27 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Only processes that are killed, or end, lose their sessions without a word.
+    /// Only processes that are killed, or end, lose their sessions without a word; and who is heard after that is alive.
     fn lost_sessions_have_a_cause(&mut self, id: &str, worker: &Worker<'_>) {
-        let causes = [format!("kill -9 {id}"), format!("kill -9 {id}, "), format!("{id} is asked to leave")];
+        let kills = [format!("kill -9 {id}"), "kill half of the workers for good".to_owned()];
+        let (kills_one, leave) = (format!("kill -9 {id}, "), format!("{id} is asked to leave"));
+        // When a session may have been lost at the latest.
+        let end = |fault: &Fault| match fault.text.as_str() {
+            text if text == leave => Some(fault.end + LEAVING),
+            text if kills.iter().any(|kill| kill == text) || text.starts_with(&kills_one) => Some(fault.end),
+            _ => None,
+        };
         for death in worker.deaths.iter().filter(|death| death.is_of_lost_session()) {
             let at = death.declared_dead_at;
-            let is_cause = |text: &str| {
-                let is_last = text == "kill half of the workers for good";
-                is_last || text == causes[0] || text.starts_with(&causes[1]) || text == causes[2]
-            };
-            let has_cause = self.history.faults.iter().any(|fault| fault.begin < at && is_cause(&fault.text));
-            if !has_cause {
-                let text =
-                    format!("death {} is of a lost session, and no process was killed", death.incarnation);
+            let told =
+                worker.answers().filter(|(call, number)| *number <= death.incarnation && call.begin < at);
+            let heard = told.map(|(call, _)| call.begin).max().unwrap_or(Time::MIN);
+            let is_cause = |fault: &Fault| fault.begin < at && end(fault).is_some_and(|end| end >= heard);
+            if !self.history.faults.iter().any(is_cause) {
+                let text = format!(
+                    "death {} is of a lost session, and no process was killed since it was heard",
+                    death.incarnation
+                );
                 self.accuse(Rule::SettledOnlyWhenDead, id, at, text);
             }
         }

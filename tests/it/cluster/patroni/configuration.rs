@@ -15,7 +15,7 @@ const PAGE: &str = include_str!("../../../../docs/patroni.md");
 const IMPATIENT: &str = "ttl: 20\nloop_wait: 1\nretry_timeout: 3\n";
 
 /// What throw-away servers need. These lines follow the documented parameters, which are the last of their block.
-const SMALL: [&str; 2] = ["shared_buffers: 32MB", "fsync: 'off'"];
+const SMALL: [&str; 3] = ["shared_buffers: 32MB", "fsync: 'off'", "wal_retrieve_retry_interval: 500ms"];
 
 /// The start of the names of this extension's settings.
 const OWN: &str = "rgrid_heartbeat";

@@ -7,11 +7,11 @@ mod configuration;
 mod node;
 
 use super::database::{ask, run};
-use super::programs::{self, Leashed};
+use super::programs::{self, Leashed, Stopped};
 use super::rgrid::executions_table;
 use super::server::{SUPERUSER, next_number};
 use super::{http_request, wait_within};
-use node::{Node, Stopped};
+use node::Node;
 use postgres::{Client, Config, NoTls};
 use std::fs;
 use std::path::PathBuf;
@@ -19,6 +19,12 @@ use std::time::Duration;
 
 /// A failover takes a `ttl` and an election, and a node that comes back may have to be copied anew: far above that.
 const DEADLINE: Duration = Duration::from_secs(100);
+
+/// The sessions of standbys. Those of `pg_basebackup`, with which Patroni copies one, are "streaming", too.
+const STANDBYS: &str = "pg_stat_replication WHERE application_name LIKE 'node_'";
+
+/// What an agent says each second while all is well.
+const ROUTINE: [&str; 2] = ["INFO: no action", "INFO: Lock owner"];
 
 pub struct Patroni {
     /// The files of etcd and HAProxy, all logs, and a copy of the programs that the server's user may read.
@@ -67,6 +73,7 @@ impl Patroni {
         }
         configuration::write_haproxy(&patroni.dir.join("haproxy.cfg"), &patroni.nodes, patroni.haproxy_port);
         patroni.start_haproxy();
+        patroni.await_members();
         patroni.await_followers();
         patroni.await_haproxy();
         patroni
@@ -127,14 +134,14 @@ impl Patroni {
     pub fn await_replay(&self) {
         let mut client = self.primary();
         let written: String = ask(&mut client, "SELECT pg_current_wal_insert_lsn()::text", &[]);
-        let sql = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= $1::text::pg_lsn";
-        wait_within(DEADLINE, "both standbys to replay", || ask::<i64>(&mut client, sql, &[&written]) == 2);
+        let sql = format!("SELECT count(*) FROM {STANDBYS} AND replay_lsn >= $1::text::pg_lsn");
+        wait_within(DEADLINE, "both standbys to replay", || ask::<i64>(&mut client, &sql, &[&written]) == 2);
     }
 
     /// From now on a primary sends nothing to its standbys, until the handle is dropped or the server is killed.
     pub fn stop_replication(&self, index: usize) -> Stopped {
-        let sql = "SELECT array_agg(pid) FROM pg_stat_replication";
-        Stopped::new(ask(&mut self.node(index), sql, &[]))
+        let sql = format!("SELECT array_agg(pid) FROM {STANDBYS}");
+        Stopped::new(ask(&mut self.node(index), &sql, &[]))
     }
 
     /// Which node says of itself that it is the primary and has the leader's lock.
@@ -171,10 +178,10 @@ impl Patroni {
     pub fn await_followers(&self) {
         wait_within(DEADLINE, "two standbys that stream from the primary", || {
             let client = self.primary_index().map(|index| self.try_node(index));
-            let sql = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+            let sql = format!("SELECT count(*) FROM {STANDBYS} AND state = 'streaming'");
             client.is_some_and(|client| {
                 client.is_ok_and(|mut client| {
-                    client.query_one(sql, &[]).is_ok_and(|row| row.get::<_, i64>(0) == 2)
+                    client.query_one(&sql, &[]).is_ok_and(|row| row.get::<_, i64>(0) == 2)
                 })
             })
         });
@@ -252,13 +259,12 @@ impl Patroni {
     ///
     /// The agent has just ended a round. That of Debian 12 may take the leader's lock back when it goes on, if it is stopped
     /// between reading who has it and renewing it, and sometimes otherwise.
-    pub fn freeze(&self, index: usize) -> Stopped {
+    pub fn freeze(&self, index: usize) -> [Stopped; 2] {
         let rounds = || self.log(index).matches("INFO: no action").count();
         let before = rounds();
         wait_within(DEADLINE, "the agent to end a round", || rounds() > before);
-        let mut stopped = Stopped::new(vec![self.nodes[index].agent_process()]);
-        stopped.add(self.nodes[index].server_processes());
-        stopped
+        let agent = Stopped::new(vec![self.nodes[index].agent_process()]);
+        [agent, Stopped::with_children(self.postmaster(index).expect("the server runs"))]
     }
 
     /// The process of the postmaster of a node.
@@ -285,7 +291,7 @@ impl Patroni {
             ["--initial-cluster", &cluster],
         ];
         let program = [&["etcd"], arguments.as_flattened()].concat();
-        self.etcd = Some(Leashed::start(shell, &program, node::log(&self.dir, "etcd")));
+        self.etcd = Some(Leashed::start(shell, &program, programs::open_log(&node::log(&self.dir, "etcd"))));
         let port = self.etcd_ports[0];
         wait_within(DEADLINE, "etcd", || http_request(port, "GET", "/health").1.contains("\"true\""));
     }
@@ -297,24 +303,15 @@ impl Patroni {
 
     /// The log of an agent, which has its server's, too.
     pub fn log(&self, index: usize) -> String {
-        let log = fs::read(self.dir.join(format!("{}.log", self.nodes[index].name))).unwrap_or_default();
+        let log = fs::read(node::log(&self.dir, self.nodes[index].name)).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
-    }
-
-    fn print_logs(&self) {
-        for name in ["node1", "node2", "node3", "etcd", "haproxy"] {
-            let log = fs::read(self.dir.join(format!("{name}.log"))).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- {name} ---\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
-        }
     }
 }
 
 impl Drop for Patroni {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.print_logs();
+        for name in ["node1", "node2", "node3", "etcd", "haproxy"] {
+            programs::print_tail(name, &node::log(&self.dir, name), &ROUTINE);
         }
         for index in 0..3 {
             self.kill_node(index);

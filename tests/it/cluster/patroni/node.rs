@@ -6,7 +6,6 @@ use super::super::server::next_number;
 use super::configuration;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 pub struct Node {
     pub name: &'static str,
@@ -45,25 +44,9 @@ impl Node {
         self.agent.is_some() && self.get("/primary").0 == 200
     }
 
-    /// The process of the server, if it runs: a file that a killed one left behind may name anybody's by now.
+    /// The process of the server, if it runs.
     pub fn postmaster(&self) -> Option<i32> {
-        let data = self.dir.join("data");
-        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid = file.lines().next()?.trim().parse().ok()?;
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        command.contains(&data.display().to_string()).then_some(pid)
-    }
-
-    /// The postmaster first, then its children.
-    pub fn server_processes(&self) -> Vec<i32> {
-        let Some(postmaster) = self.postmaster() else { return Vec::new() };
-        let mut children = String::new();
-        programs::try_program(
-            Command::new("ps").args(["-o", "pid=", "--ppid", &postmaster.to_string()]),
-            &mut children,
-        );
-        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        std::iter::once(postmaster).chain(children).collect()
+        programs::postmaster(&self.dir.join("data"))
     }
 
     pub fn agent_process(&self) -> i32 {
@@ -73,48 +56,8 @@ impl Node {
     }
 
     pub fn kill_server(&self) {
-        let processes = self.server_processes();
-        for pid in &processes {
-            send(*pid, "KILL");
-        }
-        super::wait_within(super::DEADLINE, "a killed server to be gone", || {
-            !processes.iter().any(|pid| programs::is_alive(*pid))
-        });
+        self.postmaster().map(programs::kill_with_children);
     }
-}
-
-/// Processes that are stopped until this is dropped.
-pub struct Stopped(Vec<i32>);
-
-impl Stopped {
-    pub fn new(pids: Vec<i32>) -> Self {
-        let mut stopped = Self(Vec::new());
-        stopped.add(pids);
-        stopped
-    }
-
-    pub fn add(&mut self, pids: Vec<i32>) {
-        for pid in &pids {
-            send(*pid, "STOP");
-        }
-        self.0.extend(pids);
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        for pid in &self.0 {
-            send(*pid, "CONT");
-        }
-    }
-}
-
-/// A child may be gone by now.
-fn send(pid: i32, name: &str) {
-    programs::try_program(
-        Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()),
-        &mut String::new(),
-    );
 }
 
 /// Starts a program in a process group of its own, with its log and its process id in files of its name.
@@ -123,14 +66,13 @@ pub fn start(dir: &Path, name: &str, program: &[&str]) -> Leashed {
     let script = r#"echo $$ >"$0"; exec "$@""#;
     let start = ["sh", "-c", script, &file.display().to_string()].map(String::from);
     let words: Vec<&str> = start.iter().map(String::as_str).chain(program.iter().copied()).collect();
-    Leashed::start(configuration::command(dir, "sh"), &words, log(dir, name))
+    Leashed::start(configuration::command(dir, "sh"), &words, programs::open_log(&log(dir, name)))
 }
 
 fn pid_file(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.pid"))
 }
 
-pub fn log(dir: &Path, name: &str) -> Stdio {
-    let path = dir.join(format!("{name}.log"));
-    fs::OpenOptions::new().create(true).append(true).open(path).expect("a log can be opened").into()
+pub fn log(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.log"))
 }

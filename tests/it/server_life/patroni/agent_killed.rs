@@ -49,6 +49,11 @@ fn an_old_primary_that_a_whole_fleet_has_left_holds_it_back() {
     for worker in ["f1", "f20"] {
         await_heartbeat(&mut client, worker);
     }
+    let mut old = patroni.node(0);
+    let held = "SELECT held_workers FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
+    wait_until("the old primary to hold back the fleet", || ask::<i64>(&mut old, held, &[]) == 20);
+    assert_eq!(dead(&mut old), [""; 0], "on the old primary");
+    drop(old);
     patroni.start_agent(0);
     patroni.await_followers();
     await_sweep(&mut client, "witness");

@@ -46,10 +46,10 @@ fn a_frozen_primary_holds_only_a_worker_whose_client_has_no_deadline() {
 /// A worker whose client gives up a heartbeat that is not answered within some seconds, and connects anew.
 fn with_deadline(connection_string: &str, worker: &str) -> Leashed {
     let script = r#"while :; do
-        timeout 5 psql -XAtq -d "$0" -v worker="$1" -c '\set ECHO none' \
-            -c "SELECT rgrid_heartbeat('$1')"
+        timeout 5 "$0" -XAtq -d "$1" -c "SELECT rgrid_heartbeat('$2')"
         sleep 0.3
     done"#;
-    let program = ["sh", "-c", script, connection_string, worker];
+    let psql = bindir().join("psql").display().to_string();
+    let program = ["sh", "-c", script, &psql, connection_string, worker];
     Leashed::start(Command::new("sh"), &program, Stdio::null())
 }

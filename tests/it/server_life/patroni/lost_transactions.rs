@@ -5,12 +5,12 @@ use chrono::{DateTime, Utc};
 
 #[test]
 fn a_synchronous_standby_keeps_every_death_and_a_missing_one_holds_up_no_heartbeat() {
-    let mut patroni = started_with("3s");
+    let mut patroni = started_with("6s");
     patroni.configure(&["--set", "synchronous_mode=true", "--set", "synchronous_mode_strict=true"]);
     let mut client = patroni.primary();
     wait_until("a synchronous standby", || synchronous_standbys(&mut client) == 1);
     known_worker(&mut client, "steady");
-    let _steady = Beating::calling(patroni.primary(), "steady");
+    let steady = Beating::calling(patroni.primary(), "steady");
     run(&mut client, "SELECT rgrid_heartbeat('doomed')");
     claim_jobs(&mut client, "doomed", 1);
 
@@ -24,7 +24,7 @@ fn a_synchronous_standby_keeps_every_death_and_a_missing_one_holds_up_no_heartbe
     await_death(&mut client, "doomed");
     assert_eq!(dead(&mut client), ["doomed"]);
 
-    drop(_steady);
+    drop(steady);
     wait_until("a synchronous standby", || synchronous_standbys(&mut client) == 1);
     assert_eq!(beat(&mut client, "doomed"), 2);
     patroni.kill_node(0);
@@ -40,7 +40,7 @@ fn synchronous_standbys(client: &mut Client) -> i64 {
 
 #[test]
 fn a_number_that_an_asynchronous_failover_has_lost_is_not_told_again() {
-    let mut patroni = started_with("3s");
+    let mut patroni = started_with("6s");
     let mut client = patroni.primary();
     let beating = Beating::calling(patroni.primary(), "phoenix");
     patroni.await_replay();

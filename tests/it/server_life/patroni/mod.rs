@@ -13,14 +13,14 @@ use crate::cluster::*;
 use postgres::{Client, Config};
 use std::time::Duration;
 
-/// For threshold, intervals and sizes of these tests: what is due is done at once.
+/// Whoever is dead is found within a moment.
 const QUICK: [&str; 2] = ["rgrid_heartbeat.check_interval: 200ms", "rgrid_heartbeat.flush_interval: 500ms"];
 
 fn started_with(threshold: &str) -> Patroni {
     Patroni::start(&[QUICK.as_slice(), &[&format!("rgrid_heartbeat.stale_threshold: {threshold}")]].concat())
 }
 
-/// Sets another threshold on all nodes whose agents live.
+/// Sets another threshold for all nodes. Returns when the primary has it; others may get it later.
 fn set_threshold(patroni: &Patroni, threshold: &str) {
     patroni.configure(&["--pg", &format!("rgrid_heartbeat.stale_threshold={threshold}")]);
     wait_until("the primary to have the threshold", || {
@@ -37,7 +37,7 @@ fn dead(client: &mut Client) -> Vec<String> {
     )
 }
 
-/// When the server last heard a worker, as text; another one after each heartbeat.
+/// Returns when the server has heard a worker once more.
 fn await_heartbeat(client: &mut Client, worker: &str) {
     let before = last_heard(client, worker);
     wait_until(&format!("a heartbeat of {worker}"), || last_heard(client, worker) > before);

@@ -8,7 +8,7 @@
 use stateright::{Model, Property};
 
 use super::state::{JOBS, Rule, SWEEPS, State, Sweep, WORKERS, Worker};
-use super::{sessions, sweeps, workers};
+use super::{GROW, ONCE, SETTLED, WAIT, sessions, sweeps, workers};
 
 const DEAD: &str = "a worker is dead";
 const BACK: &str = "a dead worker is back";
@@ -148,10 +148,10 @@ impl Model for Protocol {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("settled only when dead", |_, state| holds(state, Rule::SettledOnlyWhenDead)),
-            Property::always("dead once", |_, state| holds(state, Rule::DeadOnce)),
-            Property::always("incarnations grow", |_, state| holds(state, Rule::IncarnationsGrow)),
-            Property::always("returns wait for the sweep", |_, state| holds(state, Rule::ReturnsWait)),
+            Property::always(SETTLED, |_, state| holds(state, Rule::SettledOnlyWhenDead)),
+            Property::always(ONCE, |_, state| holds(state, Rule::DeadOnce)),
+            Property::always(GROW, |_, state| holds(state, Rule::IncarnationsGrow)),
+            Property::always(WAIT, |_, state| holds(state, Rule::ReturnsWait)),
             Property::sometimes(DEAD, |_, state| has_worker(state, |worker| worker.dead)),
             Property::sometimes(BACK, |_, state| {
                 has_worker(state, |worker| worker.deaths > 0 && !worker.dead && worker.entry.is_some())

@@ -1,6 +1,8 @@
 //! Which ends of a session are a death, and when.
 
 use super::*;
+use chrono::{DateTime, TimeDelta};
+use serde_json::json;
 
 fn server() -> Shared {
     Shared::of(patient_server)
@@ -16,30 +18,32 @@ fn a_worker_whose_process_is_killed_dies_after_the_grace() {
     assert_eq!(tie(&mut client, "slain"), "tied");
     claim_jobs(&mut client, "slain", 2);
     process.kill();
-    await_tie(&mut client, "slain", "lost");
-    assert_eq!(deaths(&mut client, "slain"), 0, "within the grace");
     await_death(&mut client, "slain");
+    let silence = "SELECT declared_dead_at - last_heartbeat_at >= interval '500 ms' FROM rgrid_worker_deaths";
+    assert!(ask::<bool>(&mut client, silence, &[]), "not within the grace");
     assert_eq!(ledger(&mut client, "slain"), ["1 disconnected 2 gone"]);
     assert_eq!(failed_jobs(&mut client, "slain"), 2);
     assert_eq!(tie(&mut client, "slain"), "none");
     assert_eq!(cluster.log_lines_with(&["worker \"slain\"", "its session was lost"]).len(), 1);
 }
 
-/// Returns when a worker whose process was killed after this call is dead: whoever lost its session before that, and is
-/// not dead by now, has been judged.
-fn await_judgement(database: &Database<'_>, client: &mut Client) {
-    let mut witness = ClientProcess::start(database);
-    witness.attach("witness");
-    witness.kill();
-    await_death(client, "witness");
-}
-
-/// A worker in a process of its own, and the server's process that serves it.
-fn attached(database: &Database<'_>, worker: &str) -> (ClientProcess, i32) {
-    let mut process = ClientProcess::start(database);
-    process.attach(worker);
-    let backend = process.backend();
-    (process, backend)
+#[test]
+fn listeners_are_told_when_the_session_was_lost() {
+    let cluster = server();
+    let database = cluster.database("told");
+    let mut listener = database.connect();
+    run(&mut listener, "LISTEN rgrid_worker_deaths");
+    let process = attached(&database, "slain");
+    let attached_at = server_time(&mut listener);
+    process.kill();
+    let notice = next_notice(&mut listener);
+    assert_eq!((&notice["worker_id"], &notice["reason"]), (&json!("slain"), &json!("disconnected")));
+    let [disconnected_at, declared_dead_at] = ["disconnected_at", "declared_dead_at"].map(|name| {
+        let time = notice[name].as_str().unwrap_or_else(|| panic!("{notice} has no {name}"));
+        DateTime::parse_from_rfc3339(time).unwrap()
+    });
+    assert!(disconnected_at >= attached_at, "{notice}");
+    assert!(declared_dead_at - disconnected_at >= TimeDelta::milliseconds(500), "{notice}");
 }
 
 #[test]
@@ -47,17 +51,16 @@ fn a_session_that_ends_in_any_other_way_proves_nothing() {
     let cluster = server();
     let database = cluster.database("otherwise");
     let mut client = database.connect();
-    let (polite, _) = attached(&database, "polite");
-    polite.leave();
-    let (_terminated, backend) = attached(&database, "terminated");
-    cluster.terminate(backend);
-    let (mut idle, _) = attached(&database, "idle");
+    attached(&database, "polite").leave();
+    let mut terminated = attached(&database, "terminated");
+    cluster.terminate(terminated.backend());
+    let mut idle = attached(&database, "idle");
     idle.ask("SET idle_session_timeout = '50ms'");
     for worker in ["polite", "terminated", "idle"] {
         await_tie(&mut client, worker, "none");
     }
     await_judgement(&database, &mut client);
-    assert_eq!(ask::<i64>(&mut client, "SELECT count(*) FROM rgrid_worker_deaths", &[]), 1);
+    assert_eq!(dead(&mut client), [WITNESS]);
 }
 
 #[test]
@@ -65,7 +68,8 @@ fn a_client_that_is_killed_while_its_query_runs_is_noticed_with_a_connection_che
     let cluster = server();
     let database = cluster.database("running");
     let mut client = database.connect();
-    let (mut process, backend) = attached(&database, "victim");
+    let mut process = attached(&database, "victim");
+    let backend = process.backend();
     process.ask("SET client_connection_check_interval = '50ms'");
     process.send("SELECT pg_sleep(600)");
     await_waiting(&cluster, backend, "PgSleep");
@@ -80,7 +84,7 @@ fn a_client_that_is_killed_in_its_transaction_leaves_no_lock_in_the_way() {
     let database = cluster.database("transaction");
     let mut client = database.connect();
     claim_jobs(&mut client, "victim", 1);
-    let (mut process, _) = attached(&database, "victim");
+    let mut process = attached(&database, "victim");
     process.ask("BEGIN");
     process.ask("UPDATE executions SET status = 'completed' WHERE worker_id = 'victim'");
     process.ask("SELECT * FROM worker_heartbeats WHERE worker_id = 'victim' FOR UPDATE");
@@ -90,63 +94,19 @@ fn a_client_that_is_killed_in_its_transaction_leaves_no_lock_in_the_way() {
 }
 
 #[test]
-fn a_worker_that_is_heard_within_the_grace_lives() {
-    let cluster = server();
-    let database = cluster.database("heard");
-    run(&mut cluster.connect("postgres"), "ALTER DATABASE heard SET rgrid_heartbeat.disconnect_grace = '3s'");
-    let mut client = database.connect();
-    let (first, _) = attached(&database, "attaching");
-    let (second, _) = attached(&database, "beating");
-    for process in [first, second] {
-        process.kill();
-    }
-    await_tie(&mut client, "beating", "lost");
-    await_tie(&mut client, "attaching", "lost");
-    assert_eq!(beat(&mut client, "beating"), 1);
-    let (_again, _) = attached(&database, "attaching");
-    assert_eq!((tie(&mut client, "beating"), tie(&mut client, "attaching")), ("none".into(), "tied".into()));
-    await_judgement(&database, &mut client);
-    assert_eq!((deaths(&mut client, "beating"), deaths(&mut client, "attaching")), (0, 0));
-}
-
-#[test]
-fn a_worker_that_comes_back_after_its_death_is_told_and_counted() {
-    let cluster = server();
-    let database = cluster.database("late");
-    let mut client = database.connect();
-    let (process, _) = attached(&database, "late");
-    process.kill();
-    await_death(&mut client, "late");
-    let mut again = ClientProcess::start(&database);
-    assert_eq!(again.attach("late"), 2);
-    assert_eq!(ledger(&mut client, "late"), ["1 disconnected 0 returned"]);
-    let sql = "SELECT false_deaths FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
-    assert_eq!(ask::<i64>(&mut client, sql, &[]), 1);
-    again.kill();
-    wait_until("its second death", || deaths(&mut client, "late") == 2);
-}
-
-#[test]
 fn each_database_has_a_grace_of_its_own_or_none() {
-    let cluster = server();
+    let cluster = patient_server().setting("rgrid_heartbeat.disconnect_grace", "1h").start();
     let (at_once, never) = (cluster.database("at_once"), cluster.database("never"));
-    for (database, grace) in [("at_once", "0"), ("never", "-1")] {
-        let sql = format!("ALTER DATABASE {database} SET rgrid_heartbeat.disconnect_grace = {grace}");
-        run(&mut cluster.connect("postgres"), &sql);
-    }
+    set_in(&cluster, "at_once", "disconnect_grace", "0");
+    set_in(&cluster, "never", "disconnect_grace", "-1");
     let (mut client, mut other) = (at_once.connect(), never.connect());
-    let (spared, _) = attached(&never, "spared");
-    spared.kill();
+    attached(&never, "spared").kill();
     await_tie(&mut other, "spared", "lost");
-    let (killed, _) = attached(&at_once, "killed");
-    killed.kill();
+    attached(&at_once, "killed").kill();
     await_death(&mut client, "killed");
-    let sql = "SELECT declared_dead_at - last_heartbeat_at < interval '30 s' FROM rgrid_worker_deaths";
-    assert!(ask::<bool>(&mut client, sql, &[]));
-    let sweeps = "SELECT sweeps FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
-    let before: i64 = ask(&mut other, sweeps, &[]);
-    wait_until("two sweeps", || ask::<i64>(&mut other, sweeps, &[]) >= before + 2);
-    assert_eq!(deaths(&mut other, "spared"), 0);
+    run(&mut other, "SELECT rgrid_sweep()");
+    assert_eq!((dead(&mut client), dead(&mut other)), (vec!["killed".to_owned()], Vec::new()));
+    assert_eq!(tie(&mut other, "spared"), "lost");
 }
 
 #[test]
@@ -157,15 +117,16 @@ fn all_workers_of_a_session_die_with_it_once_each() {
     let mut client = database.connect();
     let mut agent = ClientProcess::start(&database);
     let all = "SELECT count(rgrid_attach('worker-' || n, 'one.example')) FROM generate_series(1, 10000) AS n";
-    let sql = "SELECT attached_workers FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
     agent.ask(all);
-    assert_eq!(ask::<i64>(&mut client, sql, &[]), 10_000);
+    assert_eq!(counter(&mut client, "attached_workers"), 10_000);
     let others: Vec<_> = (0..20).map(|n| attached(&database, &format!("other-{n}"))).collect();
     agent.kill();
-    let dead = "SELECT count(*) FROM rgrid_worker_deaths WHERE reason = 'disconnected'";
+    let dead = "SELECT count(DISTINCT worker_id) FROM rgrid_worker_deaths WHERE reason = 'disconnected'";
     wait_until("10,000 deaths", || ask::<i64>(&mut client, dead, &[]) == 10_000);
-    let living = "SELECT count(*) FROM rgrid_workers WHERE attached_at IS NOT NULL";
-    assert_eq!(ask::<i64>(&mut client, living, &[]), 20);
+    await_judgement(&database, &mut client);
+    let all = "SELECT count(*) FROM rgrid_worker_deaths WHERE worker_id <> 'witness'";
+    assert_eq!(ask::<i64>(&mut client, all, &[]), 10_000, "once each");
+    assert_eq!(counter(&mut client, "attached_workers"), 20);
     drop(others);
 }
 
@@ -174,8 +135,9 @@ fn a_worker_belongs_to_the_session_that_attached_it_last() {
     let cluster = server();
     let database = cluster.database("newest");
     let mut client = database.connect();
-    let (first, backend) = attached(&database, "moving");
-    let (second, _) = attached(&database, "moving");
+    let mut first = attached(&database, "moving");
+    let backend = first.backend();
+    let second = attached(&database, "moving");
     first.kill();
     await_end(&mut client, backend);
     await_judgement(&database, &mut client);
@@ -189,7 +151,7 @@ fn who_detaches_leaves_or_registers_anew_is_not_tied() {
     let cluster = server();
     let database = cluster.database("untied");
     let mut client = database.connect();
-    let (mut process, _) = attached(&database, "detached");
+    let mut process = attached(&database, "detached");
     for worker in ["registered", "deregistered"] {
         process.attach(worker);
     }
@@ -211,7 +173,7 @@ fn a_worker_whose_row_is_locked_dies_soon_after_that() {
     let cluster = server();
     let database = cluster.database("locked");
     let (mut client, mut other) = (database.connect(), database.connect());
-    let (process, _) = attached(&database, "locked");
+    let process = attached(&database, "locked");
     run(&mut other, "BEGIN; SELECT FROM worker_heartbeats WHERE worker_id = 'locked' FOR UPDATE");
     process.kill();
     await_judgement(&database, &mut client);
@@ -226,7 +188,7 @@ fn a_process_that_hangs_keeps_its_session_and_is_judged_by_its_silence() {
     let cluster = Cluster::quick().start();
     let database = cluster.database("frozen");
     let mut client = database.connect();
-    let (process, _) = attached(&database, "frozen");
+    let process = attached(&database, "frozen");
     signal(process.pid(), "STOP");
     await_death(&mut client, "frozen");
     assert_eq!(ledger(&mut client, "frozen"), ["1 stale 0 gone"]);
@@ -236,10 +198,10 @@ fn a_process_that_hangs_keeps_its_session_and_is_judged_by_its_silence() {
 fn the_end_of_the_server_is_no_death() {
     let cluster = patient_server().start();
     let database = cluster.database("restarted");
-    let (_process, _) = attached(&database, "worker");
+    let _process = attached(&database, "worker");
     cluster.restart("fast");
-    let (_again, backend) = attached(&database, "worker");
-    cluster.crash_backend(backend);
+    let mut again = attached(&database, "worker");
+    cluster.crash_backend(again.backend());
     let mut client = database.connect();
     assert_eq!(tie(&mut client, "worker"), "none");
     await_judgement(&database, &mut client);

@@ -6,24 +6,6 @@ fn server() -> Shared {
     Shared::of(patient_server)
 }
 
-/// Statements in the simple protocol, which a pooler in any mode carries.
-fn attach(client: &mut Client, worker: &str, host: &str) {
-    run(client, &format!("SELECT rgrid_attach('{worker}', '{host}')"));
-}
-
-fn dead(client: &mut Client) -> i64 {
-    ask(client, "SELECT count(*) FROM rgrid_worker_deaths WHERE worker_id <> 'witness'", &[])
-}
-
-/// Returns when whoever lost its session before this call, and is not dead, does not die of it.
-fn await_judgement(database: &Database<'_>, client: &mut Client) {
-    let mut witness = ClientProcess::start(database);
-    let before = deaths(client, "witness");
-    witness.attach("witness");
-    witness.kill();
-    wait_until("the witness to die", || deaths(client, "witness") > before);
-}
-
 /// A pooler that closes its connections to the server, and clients that leave it, in one mode.
 fn an_orderly_pooler_kills_nobody(mode: &str) {
     let cluster = server();
@@ -32,14 +14,14 @@ fn an_orderly_pooler_kills_nobody(mode: &str) {
     let quick = format!("pool_mode = {mode}\nserver_lifetime = 1\nserver_idle_timeout = 1");
     let pooler = Pooler::start(&cluster, &quick);
     let mut idle = pooler.connect(&format!("orderly_{mode}"));
-    attach(&mut idle, "idle", "one.example");
+    attach(&mut idle, "idle");
     drop(idle);
     await_tie(&mut client, "idle", "none");
 
     let calm = format!("pool_mode = {mode}");
     pooler.reload(&calm);
     let mut worker = pooler.connect(&format!("orderly_{mode}"));
-    attach(&mut worker, "worker", "one.example");
+    attach(&mut worker, "worker");
     pooler.reload(&format!("{calm}\ndefault_pool_size = 5"));
     assert_eq!(tie(&mut client, "worker"), "tied", "RELOAD");
     pooler.command("RECONNECT");
@@ -52,8 +34,9 @@ fn an_orderly_pooler_kills_nobody(mode: &str) {
     process.attach("killed");
     process.ask("BEGIN");
     process.kill();
+    await_tie(&mut client, "killed", "none");
     await_judgement(&database, &mut client);
-    assert_eq!(dead(&mut client), 0);
+    assert_eq!(dead(&mut client), [WITNESS]);
 }
 
 #[test]
@@ -76,13 +59,11 @@ fn a_pooler_that_is_killed_kills_nobody() {
         let mut pooler = Pooler::start(&cluster, &format!("pool_mode = {mode}\ndefault_pool_size = 4"));
         let mut workers: Vec<Client> = (0..3).map(|_| pooler.connect(&name)).collect();
         for (number, worker) in workers.iter_mut().enumerate() {
-            attach(worker, &format!("w{number}"), &format!("host-{number}.example"));
+            attach_on(worker, &format!("w{number}"), &format!("host-{number}.example"));
         }
         pooler.kill();
-        let spared =
-            "SELECT workers_lost_together FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
         // That is final: after it only silence counts.
-        wait_until("all to be left to silence", || ask::<i64>(&mut client, spared, &[]) == 3);
-        assert_eq!(dead(&mut client), 0, "{mode}");
+        wait_until("all to be left to silence", || lost_together(&mut client) == 3);
+        assert_eq!(dead(&mut client), [""; 0], "{mode}");
     }
 }

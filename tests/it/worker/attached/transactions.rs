@@ -7,10 +7,6 @@ fn server() -> Shared {
     Shared::of(|| patient_server().setting("rgrid_heartbeat.disconnect_grace", "-1"))
 }
 
-fn attach(client: &mut Client, worker: &str) -> i64 {
-    ask(client, "SELECT rgrid_attach($1)", &[&worker])
-}
-
 #[test]
 fn a_worker_is_tied_when_the_transaction_commits_and_not_before() {
     let cluster = server();
