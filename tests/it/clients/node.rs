@@ -4,7 +4,6 @@ super::about!(super::program::Client::Node);
 
 use super::program::{Client, Program};
 use serde_json::json;
-use std::time::Duration;
 
 /// As without the memory for it.
 #[test]

@@ -141,11 +141,6 @@ pub fn jobs(client: &mut Client, worker: &str, status: &str) -> i64 {
     ask(client, "SELECT count(*) FROM executions WHERE worker_id = $1 AND status = $2", &[&worker, &status])
 }
 
-/// How many jobs are done.
-pub fn completed(client: &mut Client) -> i64 {
-    ask(client, "SELECT count(*) FROM executions WHERE status = 'completed'", &[])
-}
-
 /// How many of the worker's jobs were failed as the daemon did it: message and finish time included.
 pub fn failed_jobs(client: &mut Client, worker: &str) -> i64 {
     let sql = "SELECT count(*) FROM executions
