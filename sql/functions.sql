@@ -64,7 +64,7 @@ GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_attached() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;
-GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables TO pg_monitor;
+GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables, @extschema@.rgrid_job_queues TO pg_monitor;
 
 -- When this commits, silence starts to count and the launcher looks at the database. Not needed afterwards.
 SELECT @extschema@.rgrid_installed();

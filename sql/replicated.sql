@@ -27,6 +27,10 @@ BEGIN
         WHEN 'rgrid_job_tables' THEN
             DELETE FROM @extschema@.rgrid_job_tables t
             WHERE t.job_table OPERATOR(pg_catalog.=) NEW.job_table;
+        WHEN 'rgrid_job_queues' THEN
+            DELETE FROM @extschema@.rgrid_job_queues t
+            WHERE t.queue OPERATOR(pg_catalog.=) NEW.queue
+              AND t.queue_schema OPERATOR(pg_catalog.=) NEW.queue_schema;
         ELSE
             -- The OIDs of tables and the ids of transactions are those of the publisher.
             RETURN NULL;
@@ -43,7 +47,8 @@ DECLARE
 BEGIN
     FOR own IN
         SELECT c.oid::pg_catalog.regclass AS name,
-               CASE WHEN c.relname OPERATOR(pg_catalog.=) ANY ('{rgrid_job_table_oids,rgrid_tried_tables,rgrid_unsettled_jobs}')
+               CASE WHEN c.relname OPERATOR(pg_catalog.=) ANY (
+                        '{rgrid_job_table_oids,rgrid_tried_tables,rgrid_unsettled_calls,rgrid_unsettled_jobs}')
                     THEN 'INSERT OR UPDATE OR DELETE' ELSE 'INSERT' END AS events
         FROM pg_catalog.pg_extension x
         JOIN pg_catalog.pg_depend d

@@ -57,7 +57,7 @@ BEGIN
         COMMENT ON TABLE @extschema@.worker_heartbeats IS 'Workers and when each was last heard of; one row a worker';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.worker_id IS 'The worker''s id, 1 to 255 characters';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.hostname IS
-            'The host that the worker named, or the address that it called from; NULL for neither';
+            'The host that the worker named, or the address that it called from';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.last_heartbeat_at IS
             'When it was last heard of, by the server''s clock';
         GRANT SELECT ON @extschema@.worker_heartbeats TO pg_monitor;
@@ -419,6 +419,79 @@ COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker 
 -- requires:
 --   unsettled
 
+-- Queues whose jobs are settled by a call: by a function of their owner, or by the statements that the library has for a
+-- queue that it knows by name. Everything is text, so that a dump has it.
+CREATE TABLE @extschema@.rgrid_job_queues (
+    queue text COLLATE pg_catalog."C" NOT NULL,
+    queue_schema text COLLATE pg_catalog."C" NOT NULL,
+    running text,
+    worker_prefix text NOT NULL,
+    -- As in rgrid_job_tables.
+    watched_by name NOT NULL DEFAULT CURRENT_USER CONSTRAINT rgrid_job_queues_watched_by_check
+        CHECK (coalesce(pg_catalog.pg_has_role(
+                            pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::pg_catalog.oid, 'USAGE'),
+                        pg_catalog.pg_has_role(10::pg_catalog.oid, 'USAGE'))),
+    PRIMARY KEY (queue, queue_schema)
+);
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_queues', '');
+
+COMMENT ON TABLE @extschema@.rgrid_job_queues IS
+    'Queues whose jobs are settled by a function of their owner, or by the statements for a queue that is known by name';
+COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue IS
+    'The name of the queue; or the function that settles, with its schema and argument types';
+COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue_schema IS 'The schema of the queue; empty for a function';
+COMMENT ON COLUMN @extschema@.rgrid_job_queues.running IS
+    'The function that says what workers are running, likewise; NULL for none, and for a queue';
+COMMENT ON COLUMN @extschema@.rgrid_job_queues.worker_prefix IS
+    'Its workers are those whose id begins with this; the queue is told the rest of the id';
+COMMENT ON COLUMN @extschema@.rgrid_job_queues.watched_by IS
+    'The role that watched it; without the rights of the owner of the function, or of the queue''s tables, the row does not count';
+
+-- In dumps: a job that was not settled for its dead worker is not settled where the dump is restored, either.
+CREATE TABLE @extschema@.rgrid_unsettled_calls (
+    queue text COLLATE pg_catalog."C" NOT NULL,
+    queue_schema text COLLATE pg_catalog."C" NOT NULL,
+    worker_id text COLLATE pg_catalog."C" NOT NULL,
+    declared_dead_at timestamp with time zone NOT NULL,
+    reason text NOT NULL,
+    PRIMARY KEY (queue, queue_schema, worker_id)
+);
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_unsettled_calls', '');
+
+COMMENT ON TABLE @extschema@.rgrid_unsettled_calls IS
+    'Dead workers whose jobs a queue has not settled yet; each sweep tries again';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.queue IS 'As in rgrid_job_queues';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.queue_schema IS 'As in rgrid_job_queues';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.worker_id IS 'The worker''s id, with the prefix';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.declared_dead_at IS 'When it was given up';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.reason IS 'Why they are not settled';
+
+-- As with tables of jobs: for their owners, and PUBLIC has no EXECUTE.
+CREATE FUNCTION @extschema@.rgrid_watch_function(
+    settle regprocedure, running regprocedure DEFAULT NULL, worker_prefix text DEFAULT ''
+) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_watch_function_wrapper';
+CREATE FUNCTION @extschema@.rgrid_unwatch_function(settle regprocedure)
+    RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_function_wrapper';
+CREATE FUNCTION @extschema@.rgrid_watch_queue(
+    queue text, queue_schema text DEFAULT NULL, worker_prefix text DEFAULT NULL
+) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_watch_queue_wrapper';
+CREATE FUNCTION @extschema@.rgrid_unwatch_queue(queue text, queue_schema text DEFAULT NULL)
+    RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_queue_wrapper';
+COMMENT ON FUNCTION @extschema@.rgrid_watch_function(regprocedure, regprocedure, text) IS
+    'Has a function settle the jobs of dead workers, or changes how; for its owner';
+COMMENT ON FUNCTION @extschema@.rgrid_unwatch_function(regprocedure) IS
+    'A function settles no jobs any more; returns whether it did';
+COMMENT ON FUNCTION @extschema@.rgrid_watch_queue(text, text, text) IS
+    'Has the jobs of dead workers settled in a queue that is known by name; for the owner of its tables';
+COMMENT ON FUNCTION @extschema@.rgrid_unwatch_queue(text, text) IS
+    'Stops watching a queue; returns whether it was watched';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   job_queues
+
 -- A subscription of logical replication that brings rows to the extension's own tables, as one to FOR ALL TABLES does.
 -- A row with the same key would stop it, and with it all tables of the subscription. So the publisher's row takes the
 -- place of the one that is here. What means nothing on another server is left out. Off in ordinary sessions: a trigger
@@ -448,6 +521,10 @@ BEGIN
         WHEN 'rgrid_job_tables' THEN
             DELETE FROM @extschema@.rgrid_job_tables t
             WHERE t.job_table OPERATOR(pg_catalog.=) NEW.job_table;
+        WHEN 'rgrid_job_queues' THEN
+            DELETE FROM @extschema@.rgrid_job_queues t
+            WHERE t.queue OPERATOR(pg_catalog.=) NEW.queue
+              AND t.queue_schema OPERATOR(pg_catalog.=) NEW.queue_schema;
         ELSE
             -- The OIDs of tables and the ids of transactions are those of the publisher.
             RETURN NULL;
@@ -464,7 +541,8 @@ DECLARE
 BEGIN
     FOR own IN
         SELECT c.oid::pg_catalog.regclass AS name,
-               CASE WHEN c.relname OPERATOR(pg_catalog.=) ANY ('{rgrid_job_table_oids,rgrid_tried_tables,rgrid_unsettled_jobs}')
+               CASE WHEN c.relname OPERATOR(pg_catalog.=) ANY (
+                        '{rgrid_job_table_oids,rgrid_tried_tables,rgrid_unsettled_calls,rgrid_unsettled_jobs}')
                     THEN 'INSERT OR UPDATE OR DELETE' ELSE 'INSERT' END AS events
         FROM pg_catalog.pg_extension x
         JOIN pg_catalog.pg_depend d
@@ -750,14 +828,38 @@ AS 'MODULE_PATHNAME', 'rgrid_sweep_0_2_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/watch_queue.rs
+-- rgrid_heartbeat::api::watch_queue::rgrid_unwatch_function
+-- Skipped due to `#[pgrx(sql = false)]`
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/watch.rs
 -- rgrid_heartbeat::api::watch::rgrid_unwatch_jobs
 -- Skipped due to `#[pgrx(sql = false)]`
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/watch_queue.rs
+-- rgrid_heartbeat::api::watch_queue::rgrid_unwatch_queue
+-- Skipped due to `#[pgrx(sql = false)]`
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/watch_queue.rs
+-- rgrid_heartbeat::api::watch_queue::rgrid_watch_function
+-- Skipped due to `#[pgrx(sql = false)]`
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/watch.rs
 -- rgrid_heartbeat::api::watch::rgrid_watch_jobs_0_3
+-- Skipped due to `#[pgrx(sql = false)]`
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/watch_queue.rs
+-- rgrid_heartbeat::api::watch_queue::rgrid_watch_queue
 -- Skipped due to `#[pgrx(sql = false)]`
 /* </end connected objects> */
 
@@ -992,7 +1094,7 @@ GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_attached() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;
-GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables TO pg_monitor;
+GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables, @extschema@.rgrid_job_queues TO pg_monitor;
 
 -- When this commits, silence starts to count and the launcher looks at the database. Not needed afterwards.
 SELECT @extschema@.rgrid_installed();

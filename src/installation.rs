@@ -46,6 +46,8 @@ impl Installation {
                 "rgrid_worker_owners",
                 "rgrid_job_tables",
                 "rgrid_job_table_oids",
+                "rgrid_job_queues",
+                "rgrid_unsettled_calls",
                 "rgrid_unsettled_jobs",
                 "rgrid_tried_tables",
             ];

@@ -46,7 +46,8 @@ extension_sql_file!("../sql/incarnations.sql", requires = ["ledger"]);
 extension_sql_file!("../sql/worker_owners.sql", requires = ["incarnations"]);
 extension_sql_file!("../sql/job_tables.sql", requires = ["worker_owners"]);
 extension_sql_file!("../sql/unsettled.sql", requires = ["job_tables"]);
-extension_sql_file!("../sql/replicated.sql", requires = ["unsettled"]);
+extension_sql_file!("../sql/job_queues.sql", requires = ["unsettled"]);
+extension_sql_file!("../sql/replicated.sql", requires = ["job_queues"]);
 extension_sql_file!("../sql/fence.sql", requires = ["replicated"]);
 extension_sql_file!(
     "../sql/views.sql",

@@ -10,4 +10,5 @@ pub mod rehearse;
 pub mod sweep;
 pub mod views;
 pub mod watch;
+pub mod watch_queue;
 pub mod worker;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::jobs::Outcome;
+use crate::jobs::{Outcome, settlers};
 use crate::pg::timer::{self, Deadline};
 use crate::pg::{self, report, scope, sql};
 use crate::rules::text::printable;
@@ -212,6 +212,7 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     } else {
         death::end_for_leaving(installation, &worker, call.deadline)?;
     }
+    settlers::note_left(installation, id, pg::now())?;
     // Keys of other tables may have it wait for their locks, or run their triggers.
     match scope::subtransaction_of_call(call.deadline, || heartbeats.delete(id)) {
         Err(error) if error.keeps_row() && !(error.is_rollback() && scope::has_one_snapshot()) => {

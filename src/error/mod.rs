@@ -74,6 +74,23 @@ pub enum Error {
     PartOfAnother { table: String, part: String },
     /// A table that is not watched.
     NotWatched { table: String },
+    /// A function that does not exist; `function` is its signature.
+    NoFunction { function: String },
+    /// A function that cannot settle jobs.
+    NotSettling { function: String },
+    /// A function that cannot say what workers are running.
+    NotTelling { function: String },
+    /// A function of a role whose rights the caller does not have.
+    NotFunctionOwner { function: String },
+    /// The function that says what is running belongs to another role than the one that settles.
+    FunctionOfAnother { function: String },
+    /// A queue that is not known by name; `known` are those that are.
+    UnknownQueue { queue: String, known: String },
+    /// The tables of a queue are not as they have to be; `what` is the first difference, as a clause.
+    QueueDiffers { queue: &'static str, schema: String, what: String, versions: &'static str },
+    /// No sweeper has called the function or queue that has to settle the jobs of a worker's earlier life.
+    CallPending { worker: String },
+
     /// A column is missing.
     UndefinedColumn { table: String, column: String },
     /// A column has a type that cannot be used; `wanted` names those that can, as a phrase.
@@ -138,6 +155,8 @@ pub enum Error {
     ReplacedType { name: String },
     /// A name in a statement of ours now means another operator, `name`.
     ReplacedOperator { name: String },
+    /// A name means another function than before.
+    ReplacedFunction { name: String },
     /// Something is attached to a table of the extension that others may have put there; `what` names it.
     ForeignCode { table: String, what: String },
     /// Deleting a row of `table` would run code of these owners of tables that refer to it, as one of them.
@@ -289,6 +308,16 @@ impl Error {
             Self::NotOwner { table } => report::not_owner(table),
             Self::PartOfAnother { table, part } => report::part_of_another(table, part),
             Self::NotWatched { table } => report::not_watched(table),
+            Self::NoFunction { function } => report::no_function(function),
+            Self::NotSettling { function } => report::not_settling(function),
+            Self::NotTelling { function } => report::not_telling(function),
+            Self::NotFunctionOwner { function } => report::not_function_owner(function),
+            Self::FunctionOfAnother { function } => report::function_of_another(function),
+            Self::UnknownQueue { queue, known } => report::unknown_queue(queue, known),
+            Self::QueueDiffers { queue, schema, what, versions } => {
+                report::queue_differs(queue, schema, what, versions)
+            }
+            Self::CallPending { worker } => report::call_pending(worker),
             Self::UndefinedColumn { table, column } => report::undefined_column(table, column),
             Self::ColumnType { table, column, wanted } => report::column_type(table, column, wanted),
             Self::ColumnNotNull { table, column } => report::column_not_null(table, column),
@@ -323,6 +352,7 @@ impl Error {
             Self::Replaced { table } => report::replaced("relation", table),
             Self::ReplacedType { name } => report::replaced("type", name),
             Self::ReplacedOperator { name } => report::replaced("operator", name),
+            Self::ReplacedFunction { name } => report::replaced("function", name),
             Self::ForeignCode { table, what } => report::foreign_code(table, what),
             Self::SeveralOwners { table, owners } => report::several_owners(table, owners),
             Self::TakenBack { what } => report::taken_back(what),

@@ -171,6 +171,57 @@ pub fn not_watched(table: &str) -> Report {
     Report::new(ERRCODE_UNDEFINED_OBJECT, format!("job table \"{table}\" is not watched"))
 }
 
+pub fn no_function(function: &str) -> Report {
+    Report::new(ERRCODE_UNDEFINED_FUNCTION, format!("function {function} does not exist"))
+}
+
+pub fn not_settling(function: &str) -> Report {
+    Report::new(ERRCODE_INVALID_FUNCTION_DEFINITION, format!("function {function} cannot settle jobs"))
+        .detail("It must take (text[], text, timestamptz): ids of workers, the message, and when they were declared dead.")
+        .hint("Have it return void, or TABLE (worker_id text, job_key text, requeued boolean).")
+}
+
+pub fn not_telling(function: &str) -> Report {
+    Report::new(
+        ERRCODE_INVALID_FUNCTION_DEFINITION,
+        format!("function {function} cannot say what workers are running"),
+    )
+    .detail("It must take (text[]), the ids of workers.")
+    .hint("Have it return TABLE (worker_id text, job_key text).")
+}
+
+pub fn not_function_owner(function: &str) -> Report {
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of function {function}"))
+}
+
+pub fn function_of_another(function: &str) -> Report {
+    Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, format!("function {function} belongs to another role"))
+        .detail("Both functions are called with the rights of the owner of the one that settles.")
+}
+
+pub fn unknown_queue(queue: &str, known: &str) -> Report {
+    Report::new(ERRCODE_UNDEFINED_OBJECT, format!("queue \"{queue}\" is not known"))
+        .detail(format!("Known are: {known}."))
+        .hint("Watch its table by rgrid_watch_jobs(), or write a function for rgrid_watch_function().")
+}
+
+pub fn queue_differs(queue: &str, schema: &str, what: &str, versions: &str) -> Report {
+    not_ready(format!(
+        "schema \"{schema}\" does not have the tables of queue {queue} as they are known: {what}"
+    ))
+    .detail(format!("Known are the tables of {versions}."))
+    .hint("Name its schema, or watch it by a function of your own: rgrid_watch_function().")
+}
+
+pub fn call_pending(worker: &str) -> Report {
+    Report::new(
+        ERRCODE_LOCK_NOT_AVAILABLE,
+        format!("jobs that worker \"{worker}\" ran before are not settled yet"),
+    )
+    .detail("The worker's queue is settled by sweepers, and none has done so in time.")
+    .hint("Call again. What is in the way is in rgrid_health() and pg_stat_rgrid_problems.")
+}
+
 pub fn undefined_column(table: &str, column: &str) -> Report {
     Report::new(ERRCODE_UNDEFINED_COLUMN, format!("{} does not exist", column_of(table, column)))
 }

@@ -3,7 +3,8 @@
 //! A table is read and updated with its owner's rights. Everything is checked at each use: the owner may have altered
 //! the table since it was watched. [`watched`] says which tables there are, [`entries`] which table a name means,
 //! [`table`] is one of them, [`columns`] has what it needs, [`statement`] has the texts of the statements, [`settle`]
-//! works on all tables together, [`elsewhere`] on one whose rows are not here, [`quick_look`] tells where nothing runs, and [`rehearsal`] tries one of them.
+//! works on all tables together, [`elsewhere`] on one whose rows are not here, [`quick_look`] tells where nothing runs, and [`rehearsal`] tries one of
+//! them. [`settlers`] are queues whose jobs are settled by a call, [`queues`] those that are known by name.
 
 mod afterwards;
 pub mod columns;
@@ -16,11 +17,13 @@ mod parts;
 pub mod pauses;
 #[cfg(any(test, feature = "pg_test"))]
 mod pg_tests;
+pub mod queues;
 pub mod quick_look;
 pub mod rehearsal;
 mod rows;
 pub mod session;
 pub mod settle;
+pub mod settlers;
 pub mod statement;
 pub mod table;
 pub mod unsettled;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use pgrx::pg_sys;
 
 use super::table::JobTable;
 use crate::error::{Error, Result};
@@ -26,11 +27,16 @@ const OVERDUE_AT_ONCE: usize = 2;
 
 /// A problem of a table. In a sweeper, one that took too long is not tried again in this round.
 pub(super) fn problem(table: &JobTable, error: &Error) -> Problem {
-    if error.is_interrupt() && scope::statement_limit().is_some() {
-        OVERDUE.with_borrow_mut(|places| places.insert(place(table)));
-    }
+    note_overdue(place(table), error);
     let problem = Problem::new(place(table), format!("settle jobs in table {}", table.watched.name), error);
     if table.only { problem.in_part(&table.target) } else { problem }
+}
+
+/// A sweeper does not try again in this round what took too long.
+pub(super) fn note_overdue(place: Place, error: &Error) {
+    if error.is_interrupt() && scope::statement_limit().is_some() {
+        OVERDUE.with_borrow_mut(|places| places.insert(place));
+    }
 }
 
 /// Why jobs are settled. It decides whether a table is touched that has ended or held up a sweeper before.
@@ -60,7 +66,12 @@ pub(super) fn may_settle(table: &JobTable, occasion: Occasion) -> Result<()> {
 ///
 /// [`Error::InQuarantine`]; in a session always, where the table has ended or held up a process.
 pub(super) fn may_read(table: &JobTable, occasion: Occasion) -> Result<()> {
-    let may = match quarantine::record(table.watched.oid) {
+    may_touch(table.watched.oid, occasion)
+}
+
+/// The same for what has this OID: a table, or a function.
+pub(super) fn may_touch(oid: pg_sys::Oid, occasion: Occasion) -> Result<()> {
+    let may = match quarantine::record(oid) {
         Record::Clean => true,
         _ if scope::statement_limit().is_none() => false,
         Record::Settled => true,
@@ -73,10 +84,14 @@ pub(super) fn may_read(table: &JobTable, occasion: Occasion) -> Result<()> {
 /// Whether a sweeper leaves a table alone for now, because it has tried to settle it not long ago. A death waits for no
 /// table that takes too long.
 pub(super) fn is_paused(table: &JobTable, occasion: Occasion, now: DateTime<Utc>) -> bool {
+    is_paused_at(place(table), occasion, now)
+}
+
+/// The same for what a place is about.
+pub(super) fn is_paused_at(place: Place, occasion: Occasion, now: DateTime<Utc>) -> bool {
     if scope::statement_limit().is_none() {
         return false;
     }
-    let place = place(table);
     let (is_overdue, count) = OVERDUE.with_borrow(|places| (places.contains(&place), places.len()));
     let is_standing = || problems::is_standing(place, now);
     let is_orphans = occasion == Occasion::Orphans;

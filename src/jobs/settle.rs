@@ -14,7 +14,7 @@ use super::elsewhere::{Elsewhere, LIMIT};
 use super::parts::{Parts, is_of_a_row};
 use super::pauses::{Occasion, is_paused, may_read, may_settle, place, problem};
 use super::table::{JobTable, LockPolicy, SettledJobs, TableName};
-use super::watched;
+use super::{settlers, watched};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::timer::Deadline;
@@ -129,6 +129,7 @@ pub fn settle(
         }
     }
     note_tried(installation, &outcome);
+    settlers::settle(installation, workers, now, occasion, &mut outcome)?;
     Ok(outcome)
 }
 
@@ -215,6 +216,7 @@ fn read(
         };
         found.add(table, jobs);
     }
+    settlers::running(installation, workers, deadline, &mut found)?;
     Ok(found)
 }
 

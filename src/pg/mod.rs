@@ -19,6 +19,7 @@ mod column;
 pub mod commit;
 pub mod constraints;
 pub mod databases;
+pub mod functions;
 pub mod locks;
 pub mod names;
 pub mod pages;

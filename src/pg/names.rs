@@ -43,12 +43,14 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::attached::{self, Use};
-use super::{catalog, referring, roles, scope};
+use super::{catalog, functions, referring, roles, scope};
 use crate::error::Error;
 
 thread_local! {
     /// The relations that statements may name; `None` where nothing is checked.
     static ALLOWED: RefCell<Option<Vec<pg_sys::Oid>>> = const { RefCell::new(None) };
+    /// The functions of users that statements may call; `None` where that is not checked.
+    static FUNCTIONS: RefCell<Option<Vec<pg_sys::Oid>>> = const { RefCell::new(None) };
     /// Whether code of others at these relations is refused.
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
     /// Called before that is refused.
@@ -82,6 +84,17 @@ pub fn allow(relations: &[pg_sys::Oid]) -> impl Drop + use<> {
         }
     }
     RestoreOnDrop(ALLOWED.replace(Some(relations.to_vec())))
+}
+
+/// Narrows what functions of users statements may call until the result is dropped.
+pub fn allow_functions(functions: Option<&[pg_sys::Oid]>) -> impl Drop + use<> {
+    struct RestoreOnDrop(Option<Vec<pg_sys::Oid>>);
+    impl Drop for RestoreOnDrop {
+        fn drop(&mut self) {
+            FUNCTIONS.replace(self.0.take());
+        }
+    }
+    RestoreOnDrop(FUNCTIONS.replace(functions.map(<[pg_sys::Oid]>::to_vec)))
 }
 
 /// Refuses statements on tables at which there is code of others until the result is dropped.
@@ -140,7 +153,10 @@ unsafe extern "C-unwind" fn check_names(
     let relations = unsafe { relations_of(query) };
     // SAFETY: as above.
     let used = unsafe { used_in(query.cast()) };
-    if let Some(error) = ALLOWED.with_borrow(|allowed| unexpected(allowed.as_ref()?, &relations, &used)) {
+    let unexpected_function =
+        || FUNCTIONS.with_borrow(|allowed| unexpected_function(allowed.as_ref()?, &used));
+    let unexpected = ALLOWED.with_borrow(|allowed| unexpected(allowed.as_ref()?, &relations, &used));
+    if let Some(error) = unexpected.or_else(unexpected_function) {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
     // SAFETY: as above.
@@ -173,6 +189,12 @@ fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], used: &Used) -
     let compares = |oid| of_column(&|relation| relation.has_column_with_equality(oid));
     let oid = used.operators.iter().find(|oid| !is_catalog(**oid) && !compares(**oid))?;
     Some(Error::ReplacedOperator { name: catalog::qualified_operator_name(*oid) })
+}
+
+/// A function that is neither allowed nor the system's.
+fn unexpected_function(allowed: &[pg_sys::Oid], used: &Used) -> Option<Error> {
+    let oid = used.functions.iter().find(|oid| !is_catalog(**oid) && !allowed.contains(oid))?;
+    Some(Error::ReplacedFunction { name: functions::qualified_name(*oid) })
 }
 
 /// Code of others at one of these relations, which the statement has locked.
@@ -222,6 +244,8 @@ struct Used {
     types: Vec<pg_sys::Oid>,
     /// Its operators.
     operators: Vec<pg_sys::Oid>,
+    /// Its functions.
+    functions: Vec<pg_sys::Oid>,
 }
 
 /// What a query or an expression uses.
@@ -271,10 +295,14 @@ unsafe extern "C-unwind" fn collect(node: *mut pg_sys::Node, used: *mut std::ffi
             _ => None,
         }
     };
+    // SAFETY: as the tag says.
+    let function =
+        (tag == pg_sys::NodeTag::T_FuncExpr).then(|| unsafe { (*node.cast::<pg_sys::FuncExpr>()).funcid });
     // SAFETY: what `used_in` has, which nothing else uses during the walk.
     let found = unsafe { &mut *used.cast::<Used>() };
     found.types.extend(result);
     found.operators.extend(operator);
+    found.functions.extend(function);
     match tag {
         // SAFETY: as the tag says; subqueries are queries.
         pg_sys::NodeTag::T_Query => unsafe { pg_sys::query_tree_walker(node.cast(), Some(collect), used, 0) },

@@ -51,6 +51,7 @@ pub struct Scope<'a> {
     role: pg_sys::Oid,
     relations: &'a [pg_sys::Oid],
     settings: Vec<(&'static CStr, &'static CStr)>,
+    functions: Option<&'a [pg_sys::Oid]>,
     owners_path: Option<CString>,
     is_guarded: bool,
 }
@@ -58,13 +59,18 @@ pub struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// Work as `role` whose statements may name these relations.
     pub fn of(role: pg_sys::Oid, relations: &'a [pg_sys::Oid]) -> Self {
-        Self { role, relations, settings: Vec::new(), owners_path: None, is_guarded: false }
+        Self { role, relations, settings: Vec::new(), functions: None, owners_path: None, is_guarded: false }
     }
 
     /// With a setting, which must be one that any user may set.
     pub fn set(mut self, name: &'static CStr, value: &'static CStr) -> Self {
         self.settings.push((name, value));
         self
+    }
+
+    /// Whose statements call functions of users: these and no others.
+    pub fn functions(self, functions: &'a [pg_sys::Oid]) -> Self {
+        Self { functions: Some(functions), ..self }
     }
 
     /// Refusing statements while code of others is attached to the relations, which are the extension's own.
@@ -107,6 +113,7 @@ impl<'a> Scope<'a> {
     pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
         let _restored = RoleGuard::enter(self.role);
         let _narrowed = names::allow(self.relations);
+        let _functions = names::allow_functions(self.functions);
         let _guarded = names::guard(self.is_guarded);
         let _switched = names::then_search(self.owners_path);
         set_local(c"search_path", c"pg_catalog, pg_temp");

@@ -16,6 +16,7 @@ pub mod observation;
 pub mod problems;
 pub mod quarantine;
 pub mod refusal;
+pub mod requests;
 pub mod subscriptions;
 
 /// Whether this server was started with the library preloaded; written once, before any process is forked.
@@ -28,6 +29,7 @@ pub fn request() {
     databases::request();
     problems::request();
     quarantine::request();
+    requests::request();
     buffer::request();
     PRELOADED.store(true, Relaxed);
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use super::log_lines::{death_line, log_at_commit, return_line};
-use super::notify;
+use super::{notify, requests};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::settle::totals;
@@ -45,6 +45,9 @@ pub fn declare(
 /// A dead worker returns: settles its running jobs, notes those that cannot be settled now, and closes its death.
 pub fn close_on_return(installation: &Installation, worker: &str, deadline: Deadline) -> Result<()> {
     let now = pg::now();
+    if let Some(jobs) = requests::settle_by_sweeper(installation, worker, deadline)? {
+        deaths::add_jobs(installation, worker, None, (jobs.failed, jobs.requeued))?;
+    }
     let left = settle_dead(installation, worker, now, deadline)?;
     note(installation, worker, &left)?;
     let closed = deaths::close(installation, &[worker], now)?;
@@ -62,7 +65,12 @@ pub fn end_for_restart(
     deadline: Deadline,
 ) -> Result<bool> {
     let now = pg::now();
-    let jobs = session::settle(installation, &worker.id, now, deadline)?;
+    let by_call = match always {
+        true => requests::settle_by_sweeper(installation, &worker.id, deadline)?,
+        false => requests::settle_noted_by_sweeper(installation, &worker.id, deadline)?,
+    };
+    let mut jobs = session::settle(installation, &worker.id, now, deadline)?;
+    jobs.settled.extend(by_call);
     let has_ended = end(installation, worker, Reason::Restarted, always, now, &jobs)?;
     note(installation, &worker.id, &jobs.left)?;
     Ok(has_ended)

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::steps::{Sweep, ids};
-use super::{Mode, Step, death, notify};
+use super::{Mode, Step, death, notify, requests};
 use crate::error::{Error, Result};
 use crate::jobs::pauses::Occasion;
 use crate::pg::{self, commit, report};
@@ -27,7 +27,9 @@ use crate::tables::heartbeats::Worker;
 /// What a sweeper does that was started for the disconnected alone. Returns what could not be done.
 pub fn judge_disconnected(report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> {
     Mode::Sweeper.report_activity("judging disconnected workers");
-    judge(Mode::Sweeper, report)
+    let mut problems = requests::serve();
+    problems.append(&mut judge(Mode::Sweeper, report)?);
+    Ok(problems)
 }
 
 /// Between the batches of a flush, which may take long: who is to be judged does not wait for its end. What cannot be done now
@@ -37,6 +39,7 @@ pub fn judge_those_due() {
     let is_due = lost_sessions::judge_at(pg::current_database()).is_some_and(|at| at <= now);
     if is_due && settings::enabled() {
         lost_sessions::forget_judge_at();
+        requests::serve();
         let has_problem = judge(Mode::Sweeper, &mut |_| ()).map_or(true, |problems| !problems.is_empty());
         if has_problem {
             lost_sessions::judge_by(now);

@@ -22,7 +22,8 @@ use crate::shmem::problems::{Place, Problem};
 use crate::shmem::{buffer, databases};
 use crate::tables::heartbeats::Worker;
 use crate::tables::unsettled::Noted;
-use crate::tables::{deaths, incarnations, unsettled};
+use crate::tables::unsettled_calls::Unsettled;
+use crate::tables::{deaths, incarnations, unsettled, unsettled_calls};
 
 /// What a sweep has to deal with.
 pub struct WorkToDo {
@@ -34,6 +35,8 @@ pub struct WorkToDo {
     pub orphans: Orphans,
     /// Jobs that workers have left behind that have returned since.
     pub noted: Vec<Noted>,
+    /// Workers whose jobs a queue has not settled yet. Only sweepers call queues.
+    pub calls: Vec<Unsettled>,
 }
 
 /// Running jobs of workers that are dead in the ledger: skipped when the worker was declared dead, or claimed by a
@@ -97,7 +100,12 @@ impl Sweep {
             // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);
         }
-        Ok(WorkToDo { ahead, silent, orphans, noted: unsettled::all(&self.installation)? })
+        let noted = unsettled::all(&self.installation)?;
+        let calls = match self.mode {
+            Mode::Sweeper => unsettled_calls::all(&self.installation)?,
+            _ => Vec::new(),
+        };
+        Ok(WorkToDo { ahead, silent, orphans, noted, calls })
     }
 
     fn candidates(&self) -> Result<Candidates> {

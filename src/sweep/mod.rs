@@ -26,6 +26,7 @@ pub mod notify;
 pub mod own_tables;
 pub mod prune;
 pub mod replicated;
+pub mod requests;
 mod steps;
 
 use look::{Orphans, WorkToDo};
@@ -66,7 +67,7 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
     mode.report_activity("looking for dead workers");
     let followed = mode.attempt(Sweep::follow).unwrap_or_else(|error| Some(Some(of_following(&error))));
     let followed = followed.flatten();
-    let Some(WorkToDo { ahead, silent, mut orphans, noted }) = mode.step(Sweep::look)? else {
+    let Some(WorkToDo { ahead, silent, mut orphans, noted, calls }) = mode.step(Sweep::look)? else {
         return Ok(mode.unjudged()?.into_iter().collect());
     };
     let mut problems = Problems(std::mem::take(&mut orphans.problems));
@@ -75,7 +76,7 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
         let clamped = mode.attempt(|sweep| sweep.clamp_to_now(batch));
         problems.add(clamped.err().map(|error| of_clamping(&error)));
     }
-    if silent.len() + orphans.workers.len() + noted.len() > 0 {
+    if silent.len() + orphans.workers.len() + noted.len() + calls.len() > 0 {
         mode.report_activity("settling jobs of dead workers");
     }
     for problem in disconnected::judge(mode, report)? {
@@ -96,6 +97,12 @@ pub fn sweep(mode: Mode, report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>> 
     }
     for batch in mode.batches(&noted) {
         if let Some(mut step) = mode.step(|sweep| sweep.settle_noted(batch))? {
+            report(&step);
+            problems.add(step.jobs.problems.drain(..));
+        }
+    }
+    for batch in mode.batches(&calls) {
+        if let Some(mut step) = mode.step(|sweep| sweep.settle_calls(batch))? {
             report(&step);
             problems.add(step.jobs.problems.drain(..));
         }

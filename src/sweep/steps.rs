@@ -9,6 +9,7 @@ use crate::installation::Installation;
 use crate::jobs::following;
 use crate::jobs::pauses::Occasion;
 use crate::jobs::settle::{self, Outcome, totals};
+use crate::jobs::settlers;
 use crate::jobs::unsettled::{self, Settlement};
 use crate::rules::liveness;
 use crate::rules::text::printable;
@@ -19,6 +20,7 @@ use crate::tables;
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 use crate::tables::unsettled::Noted;
+use crate::tables::unsettled_calls::Unsettled;
 
 /// A sweep of the current database, created anew for each transaction.
 pub struct Sweep {
@@ -119,15 +121,7 @@ impl Sweep {
         let returned = ids(&self.returned(&workers)?);
         workers.retain(|worker| !returned.contains(&worker.id));
         let jobs = self.settle(&workers, Occasion::Orphans)?;
-        let mut lines = Vec::new();
-        for (worker, settled) in jobs.by_worker() {
-            let (failed, requeued) = totals(settled);
-            deaths::add_jobs(&self.installation, worker, None, (failed, requeued))?;
-            let (worker, jobs) = (printable(worker), counted(failed, requeued));
-            lines.push(format!("jobs that dead worker \"{worker}\" still ran were settled: {jobs}"));
-        }
-        lines.sort_unstable();
-        log_at_commit(lines);
+        self.add_to_deaths(&jobs)?;
         Ok(Step { workers, are_new: false, jobs })
     }
 
@@ -148,6 +142,29 @@ impl Sweep {
         log_at_commit(lines);
         tables::unsettled::forget(&self.installation, &done)?;
         Ok(step(outcome))
+    }
+
+    /// Has queues settle the jobs of dead workers for which they could not be called before.
+    pub fn settle_calls(&self, noted: &[Unsettled]) -> Result<Step> {
+        let mut jobs = Outcome::default();
+        let done = settlers::settle_noted(&self.installation, noted, self.now, &mut jobs)?;
+        self.add_to_deaths(&jobs)?;
+        let workers = named(done.iter().map(|one| &one.worker).collect());
+        Ok(Step { workers, are_new: false, jobs })
+    }
+
+    /// Adds jobs of workers that were dead before to their deaths, and says so in the log.
+    fn add_to_deaths(&self, jobs: &Outcome) -> Result<()> {
+        let mut lines = Vec::new();
+        for (worker, settled) in jobs.by_worker() {
+            let (failed, requeued) = totals(settled);
+            deaths::add_jobs(&self.installation, worker, None, (failed, requeued))?;
+            let (worker, jobs) = (printable(worker), counted(failed, requeued));
+            lines.push(format!("jobs that dead worker \"{worker}\" still ran were settled: {jobs}"));
+        }
+        lines.sort_unstable();
+        log_at_commit(lines);
+        Ok(())
     }
 
     pub(super) fn settle(&self, workers: &[Worker], occasion: Occasion) -> Result<Outcome> {
@@ -173,7 +190,10 @@ impl Sweep {
 
 /// The workers that have left something behind. What else there was to know of them is in the ledger.
 fn workers_of(noted: &[Noted]) -> Vec<Worker> {
-    let mut ids: Vec<&String> = noted.iter().map(|one| &one.worker).collect();
+    named(noted.iter().map(|one| &one.worker).collect())
+}
+
+fn named(mut ids: Vec<&String>) -> Vec<Worker> {
     ids.sort_unstable();
     ids.dedup();
     let worker =

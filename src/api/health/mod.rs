@@ -23,6 +23,7 @@ mod jobs;
 mod locks;
 mod own;
 mod plans;
+mod queues;
 mod registry;
 mod server;
 mod workers;
@@ -116,5 +117,6 @@ fn findings(installation: &Installation) -> Vec<Finding> {
     findings.extend(workers::findings(installation));
     findings.push(attempt(attached::CHECK, || attached::finding(installation)));
     findings.extend(jobs::findings(installation, Deadline::after(settings::call_timeout())));
+    findings.extend(queues::findings(installation));
     findings
 }

@@ -33,3 +33,13 @@ pub struct Queue {
 
 /// All of them, by name.
 pub const ALL: &[&Queue] = &[];
+
+/// The queue of this name.
+pub fn find(name: &str) -> Option<&'static Queue> {
+    ALL.iter().find(|queue| queue.name == name).copied()
+}
+
+/// All names, for a message.
+pub fn names() -> String {
+    ALL.iter().map(|queue| queue.name).collect::<Vec<_>>().join(", ")
+}

@@ -31,6 +31,11 @@ pub enum Place {
         /// The part; the table itself where it is settled as a whole.
         part: pg_sys::Oid,
     },
+    /// Settling jobs by a call.
+    JobQueue {
+        /// The OID of the function, or of the queue's main table; `InvalidOid` for one that is not there.
+        queue: pg_sys::Oid,
+    },
     /// Running jobs in a watched table that should be settled and that other sessions have locked.
     LockedJobs {
         /// The watched table.
@@ -63,6 +68,7 @@ impl Place {
             Self::Pruning => "pruning",
             Self::Incarnations => "incarnations",
             Self::JobTable { .. } => "job table",
+            Self::JobQueue { .. } => "job queue",
             Self::LockedJobs { .. } => "locked jobs",
             Self::Others => "others",
         }

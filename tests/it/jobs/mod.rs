@@ -1,5 +1,6 @@
 //! The watched tables, and the jobs of dead workers in them.
 
+mod called_functions;
 mod collations;
 mod fence;
 mod foreign_tables;

@@ -43,11 +43,13 @@ fn lead_a_life(client: &mut Client, worker: &str) {
     run(client, &format!("SELECT rgrid_deregister('{worker}')"));
 }
 
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
     "worker_heartbeats",
     "rgrid_worker_deaths",
     "rgrid_job_tables",
     "rgrid_job_table_oids",
+    "rgrid_job_queues",
+    "rgrid_unsettled_calls",
     "rgrid_incarnations",
     "rgrid_incarnation_bases",
     "rgrid_worker_owners",
