@@ -45,7 +45,7 @@ fn watch_function(
 ) -> Result<()> {
     let installation = Installation::of_caller()?;
     let settle = own_function(settle)?;
-    let running = running.map(|running| function(running)).transpose()?;
+    let running = running.map(function).transpose()?;
     let prefix = worker_prefix.ok_or(Error::NullArgument("worker prefix"))?;
     let name = QueueName::of_function(settle.signature);
     watch(&installation, name, running.map(|running| running.signature), prefix)

@@ -56,7 +56,9 @@ impl Node {
     }
 
     pub fn kill_server(&self) {
-        self.postmaster().map(programs::kill_with_children);
+        if let Some(postmaster) = self.postmaster() {
+            programs::kill_with_children(postmaster);
+        }
     }
 }
 
