@@ -124,7 +124,7 @@ fn the_listener_of_the_documents_replaces_the_machine_of_a_dead_worker_and_belie
     let cluster = Cluster::quick().start();
     let mut client = cluster.database("rgrid").connect();
     run(&mut client, "CREATE ROLE forger LOGIN");
-    let program = block("README.md", "python");
+    let program = block("docs/tasks.md", "python");
     let listens = until(
         "test \"$(psql -XAtc \"SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN rgrid_worker_deaths'\")\" = 1",
     );

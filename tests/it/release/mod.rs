@@ -4,6 +4,7 @@ mod archived_scripts;
 mod dependencies;
 mod extension_update;
 mod layers;
+mod links;
 mod metadata;
 mod pg_config;
 mod pg_upgrade;
