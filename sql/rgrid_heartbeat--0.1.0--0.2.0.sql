@@ -58,6 +58,9 @@ COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
     'The incarnation that ended; the next one is higher';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.reason IS
+    'stale: silent for longer than the threshold; restarted: registered again; '
+    'deregistered: left with running jobs; disconnected: its session was lost, and it was not heard again';
 
 -- The numbers that must outlive the ledger's rows. The row with an empty id has the floor, the number that an unknown
 -- worker gets. The others have the numbers of workers that have died, and of those that were first heard when the floor
@@ -756,7 +759,7 @@ BEGIN
         WHERE x.extname OPERATOR(pg_catalog.=) 'rgrid_heartbeat' AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
           AND NOT (a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
                    AND (c.relkind OPERATOR(pg_catalog.=) 'v'
-                        OR c.relname OPERATOR(pg_catalog.=) 'rgrid_worker_owners')
+                        OR c.relname OPERATOR(pg_catalog.=) ANY ('{rgrid_worker_owners,rgrid_job_queues}'))
                    AND a.grantee OPERATOR(pg_catalog.=) 'pg_monitor'::pg_catalog.regrole
                    OR a.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
                    AND c.relname OPERATOR(pg_catalog.=) ANY ('{worker_heartbeats,rgrid_worker_deaths,rgrid_job_tables}')

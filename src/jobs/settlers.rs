@@ -247,6 +247,7 @@ impl Recognised {
         relations.dedup();
         let mut functions = Vec::new();
         for signature in queue.functions {
+            let signature = signature.replace("@queue@", &quote_identifier(schema));
             let function = functions::by_signature(&format!("{}.{signature}", quote_identifier(schema)))?;
             functions.push(function.ok_or_else(|| differs(format!("there is no function {signature}")))?.oid);
         }

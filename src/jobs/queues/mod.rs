@@ -20,6 +20,7 @@ pub struct Queue {
     /// the queue's schema have no schema.
     pub columns: &'static [(&'static str, &'static str, &'static str)],
     /// The functions of the library that the statements call, as `regprocedure` reads them, without the schema.
+    /// `@queue@` stands for it before a type of its own.
     pub functions: &'static [&'static str],
     /// The versions of the library whose schema this is, in words, for the message when it is another one.
     pub versions: &'static str,

@@ -312,3 +312,22 @@ fn a_sweep_by_hand_calls_nothing_and_leaves_it_to_a_sweeper() {
     assert!(is_free(&mut owner, 1));
     assert_eq!(unsettled(&mut client), 0);
 }
+
+#[test]
+fn a_restored_database_settles_what_was_left() {
+    let cluster = Cluster::quick().start();
+    let (database, restored) = (cluster.database("dumped"), cluster.empty_database("restored"));
+    let mut client = database.connect();
+    let mut owner = queue(&database, "dumped");
+    run(&mut owner, &format!("SELECT public.rgrid_watch_function('{SETTLE}', worker_prefix => 'q:')"));
+    run(&mut owner, "ALTER TABLE calls ADD CONSTRAINT closed CHECK (message IS NULL)");
+    lost(&mut client, &mut owner, "7", 1);
+    await_death(&mut client, "q:7");
+    assert_eq!(unsettled(&mut client), 1);
+    cluster.run_script("pg_dump -Fc -f dumped dumped && pg_restore --exit-on-error -d restored dumped");
+    let mut there = restored.connect_as("dumped");
+    assert!(!is_free(&mut there, 1));
+    run(&mut there, "ALTER TABLE calls DROP CONSTRAINT closed");
+    wait_until("it to be settled there", || is_free(&mut there, 1) && unsettled(&mut restored.connect()) == 0);
+    assert!(!is_free(&mut owner, 1));
+}
