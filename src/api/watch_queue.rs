@@ -1,8 +1,8 @@
 //! The functions with which owners have their queues settled by a call: by a function of theirs, or by the statements for a
 //! queue that is known by name.
 //!
-//! They run in the owner's session, and call nothing: everything that can be seen without a call is checked, and again
-//! at each use.
+//! They run in the owner's session. What is watched is called once for no worker, and that is undone: what can never work
+//! is refused while its owner is there. All is checked again at each use.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -26,8 +26,8 @@ use crate::tables::unsettled_calls;
 /// # Errors
 ///
 /// `insufficient_privilege` for a caller that does not own the function, or when both have different owners;
-/// `undefined_function`; `invalid_function_definition` for one with other arguments or another result;
-/// `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
+/// `undefined_function`; `invalid_function_definition` for one with other arguments or another result; what a call for no
+/// worker meets; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 fn rgrid_watch_function(
     settle: Option<pg_sys::Oid>,
@@ -55,11 +55,15 @@ fn watch_function(
 fn watch(installation: &Installation, name: QueueName, running: Option<String>, prefix: &str) -> Result<()> {
     let watched_by = roles::name(roles::current()).unwrap_or_default();
     let watch = Watch { name, running, prefix: prefix.to_owned(), watched_by };
-    match installation.as_owner(|| Settler::open(&watch).map(drop)) {
+    let settler = match installation.as_owner(|| Settler::open(&watch)) {
         Err(Error::EntryOfAnother { .. }) => {
             return Err(Error::NotOwner { table: format!("{}.{}", watch.name.schema, watch.name.queue) });
         }
         result => result?,
+    };
+    // Code of a role that is no superuser can end a superuser's session, or never end.
+    if !settler.is_strange_to_me() {
+        settler.rehearse()?;
     }
     job_queues::put(installation, &watch)
 }
@@ -107,7 +111,8 @@ fn function(oid: pg_sys::Oid) -> Result<Function> {
 /// # Errors
 ///
 /// `insufficient_privilege` for a caller that does not own the queue's tables; `undefined_object` for a queue that is not
-/// known; `object_not_in_prerequisite_state` when its tables differ from those that are known; `null_value_not_allowed`;
+/// known; `object_not_in_prerequisite_state` when its tables differ from those that are known; what a call for no worker
+/// meets; `null_value_not_allowed`;
 /// `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 fn rgrid_watch_queue(

@@ -15,7 +15,7 @@ use crate::pg::{self, report, scope, sql};
 use crate::rules::text::printable;
 use crate::settings;
 use crate::shmem::{buffer, buffer::ties, databases};
-use crate::sweep::death;
+use crate::sweep::{death, requests};
 use crate::tables::deaths::{self, Reason};
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 use crate::tables::worker_owners;
@@ -63,6 +63,9 @@ pub(super) fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call:
     let owner = caller.confirm_owner(record.dead)?;
     if record.dead {
         death::close_on_return(&caller.installation, caller.id, call.deadline)?;
+    } else if !had_row {
+        // Its jobs would be taken for those of an earlier one, which left.
+        requests::settle_noted_by_sweeper(&caller.installation, caller.id, call.deadline)?;
     }
     buffer::add_at_commit(caller.id, hostname, owner, record.incarnation);
     Ok(record.incarnation)

@@ -20,7 +20,7 @@ use crate::pg::functions::{self, Function};
 use crate::pg::scope::{self, Scope};
 use crate::pg::search_path::OwnersPath;
 use crate::pg::timer::Deadline;
-use crate::pg::{self, arrays, catalog, roles, sql};
+use crate::pg::{self, advisory, arrays, catalog, constraints, roles, sql};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::rules::text::printable;
 use crate::settings;
@@ -118,6 +118,28 @@ impl<'a> Settler<'a> {
             path: OwnersPath::of(recognised.main.oid, None)?.setting(),
             watch,
         })
+    }
+
+    /// Calls it for no worker, and undoes that: so its owner learns at once that it names what is not there. It waits for no
+    /// longer than a worker's call may take.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub fn rehearse(&self) -> Result<()> {
+        let deadline = Deadline::after(settings::call_timeout());
+        let call = || {
+            constraints::set_immediate()?;
+            self.running(&[])?;
+            self.settle(&[], pg::now()).map(drop)
+        };
+        let try_it = || quarantine::at_work(self.named.oid, || scope::undone_until(deadline, call));
+        advisory::without_leftovers(try_it)?
+    }
+
+    /// Whether its owner is a role whose code must not run in this session unasked.
+    pub fn is_strange_to_me(&self) -> bool {
+        catalog::is_strange_to_me(self.owner)
     }
 
     /// What the jobs of these workers were that it settled.

@@ -2,13 +2,14 @@
 //! owners of ids. Done by the sweeper, after a sweep, every few minutes.
 //!
 //! Four things stay, however old they are: the last death of a worker that has a row in the table of heartbeats,
-//! because its number is needed; a dead worker that still has running jobs in a watched table, because otherwise they
-//! would never be settled; rows that another session has locked; and rows of an adopted table, unless
+//! because its number is needed; a dead worker that still has running jobs in a watched table or queue, because otherwise
+//! they would never be settled; rows that another session has locked; and rows of an adopted table, unless
 //! `rgrid_heartbeat.prune_adopted` is on.
 //!
 //! A batch is one transaction. Locks: the rows of the table of heartbeats, the numbers of the incarnations (see
 //! [`incarnations`]), the rows of the ledger. It waits for none of them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -22,7 +23,7 @@ use crate::rules::bisection::{RetryBudget, bisect};
 use crate::settings;
 use crate::shmem::{buffer, counters, databases, quarantine};
 use crate::tables::heartbeats::HeartbeatTable;
-use crate::tables::{deaths, incarnations, worker_owners};
+use crate::tables::{deaths, incarnations, unsettled_calls, worker_owners};
 
 /// A batch that takes longer than this is rolled back.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -108,7 +109,10 @@ impl Tables {
     fn prune(self, workers: &[String], horizon: DateTime<Utc>) -> Result<()> {
         let running = settle::running_anywhere(&self.installation, workers)?;
         let busy = running.by_worker();
-        let is_idle = |worker: &&String| running.problems.is_empty() && !busy.contains_key(worker.as_str());
+        let unsettled: HashSet<String> =
+            unsettled_calls::all(&self.installation)?.into_iter().map(|one| one.worker).collect();
+        let is_busy = |worker: &String| busy.contains_key(worker.as_str()) || unsettled.contains(worker);
+        let is_idle = |worker: &&String| running.problems.is_empty() && !is_busy(worker);
         let idle: Vec<String> = workers.iter().filter(is_idle).cloned().collect();
         if idle.is_empty() {
             return Ok(());
