@@ -149,7 +149,7 @@ clean: ## remove what was built
 	rm -rf tests/pg_regress/results
 
 # What follows expects the dependencies to be there.
-.PHONY: do-build do-install do-package do-sql do-demo do-torture do-bench do-bench-quick do-deb do-test-deb \
+.PHONY: do-build do-install do-package do-sql do-demo do-demo-picture do-torture do-bench do-bench-quick do-deb do-test-deb \
 	do-test-container do-matrix do-contracts do-fetched-servers \
 	do-lints do-lint do-lint-sql do-lint-packaging do-lint-monitoring do-lint-clients
 
@@ -191,6 +191,10 @@ test-sql: do-build # the SQL script in sql/ is the one that the library asks for
 
 do-demo:
 	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir)
+
+do-demo-picture: # docs/demo.svg, after a change of what the demo prints
+	scripts/as-server-user examples $(PYTHON) demo.py --bindir $$($(PG_CONFIG) --bindir) >target/demo.txt
+	scripts/demo-picture <target/demo.txt >docs/demo.svg
 
 do-torture:
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-180} CHAOS_SECONDS=$${CHAOS_SECONDS:-120} cargo test $(FEATURES) --test torture

@@ -1,5 +1,6 @@
 //! What operators read, set and monitor.
 
+mod demo;
 mod documents;
 mod health;
 mod monitoring;
