@@ -5,4 +5,5 @@ mod documents;
 mod health;
 mod monitoring;
 mod settings;
+mod top;
 mod views;
