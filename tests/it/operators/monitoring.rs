@@ -1,8 +1,9 @@
 //! Prometheus and its exporter, as Debian ships them, with the queries and rules of examples/monitoring: a death is
-//! seen in a scrape over HTTP, and its alert fires.
+//! seen in a scrape over HTTP, its alert fires, and each panel of the dashboard shows something.
 
 use crate::cluster::*;
 use postgres::config::Host;
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,6 +38,9 @@ fn a_death_is_seen_in_a_scrape_and_fires_an_alert() {
     wait_until("the return in a scrape", || exporter.ledger("returned_1h", "stale") == Some(1.0));
     assert_eq!(exporter.ledger("dead", "stale"), Some(0.0));
     wait_until("RgridFalseDeaths to fire", || prometheus.fires("RgridFalseDeaths"));
+    for expression in expressions_of_the_dashboard() {
+        wait_until(&format!("the dashboard to show {expression}"), || prometheus.answers(&expression));
+    }
     drop(healthy);
 }
 
@@ -68,15 +72,28 @@ fn every_metric_of_the_queries_is_scraped() {
 }
 
 #[test]
-fn every_metric_of_the_rules_is_one_of_the_queries() {
-    let rules = fs::read_to_string(example("alerts.yml")).unwrap();
-    let words = rules.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-    let metrics: Vec<&str> = words.filter(|word| word.starts_with("rgrid_heartbeat_")).collect();
-    assert!(metrics.len() > 10, "the rules have metrics: {metrics:?}");
+fn every_metric_of_the_rules_and_of_the_dashboard_is_one_of_the_queries() {
     let queries = metrics_of_queries();
-    for metric in metrics {
-        assert!(queries.iter().any(|known| known == metric), "no query answers {metric}");
+    for file in ["alerts.yml", "dashboard.json"] {
+        let text = fs::read_to_string(example(file)).unwrap();
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let metrics: Vec<&str> = words.filter(|word| word.starts_with("rgrid_heartbeat_")).collect();
+        assert!(metrics.len() > 10, "{file} has metrics: {metrics:?}");
+        for metric in metrics {
+            assert!(queries.iter().any(|known| known == metric), "{file}: no query answers {metric}");
+        }
     }
+}
+
+/// What the panels of the dashboard ask Prometheus, with a value for each variable.
+fn expressions_of_the_dashboard() -> Vec<String> {
+    let dashboard: Value =
+        serde_json::from_str(&fs::read_to_string(example("dashboard.json")).unwrap()).expect("it is JSON");
+    let panels = dashboard["panels"].as_array().expect("it has panels");
+    let targets =
+        panels.iter().flat_map(|panel| panel["targets"].as_array().expect("a panel asks something"));
+    let expressions = targets.map(|target| target["expr"].as_str().expect("a target has an expression"));
+    expressions.map(|text| text.replace("$datname", ".*").replace("$__rate_interval", "1m")).collect()
 }
 
 /// The metrics of queries.yaml by the names that the exporter gives them: the query's, then the column's.
@@ -153,10 +170,13 @@ impl Prometheus {
     }
 
     fn fires(&self, alert: &str) -> bool {
-        let answer = self.server.get(&format!(
-            "/api/v1/query?query=count(ALERTS%7Balertstate=%22firing%22,alertname=%22{alert}%22%7D)%3E0"
-        ));
-        answer.contains("\"value\":[")
+        self.answers(&format!("ALERTS{{alertstate=\"firing\",alertname=\"{alert}\"}}"))
+    }
+
+    /// Whether there is a value for an expression.
+    fn answers(&self, expression: &str) -> bool {
+        let query: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        self.server.get(&format!("/api/v1/query?query={query}")).contains("\"value\":[")
     }
 }
 
