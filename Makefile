@@ -228,7 +228,7 @@ DECLARATIONS = index.d.ts session.d.ts
 do-lint-clients:
 	$(LINT)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./clients/python
 	cd target/lint && $(LINT)/mypy --strict --cache-dir=$(CURDIR)/target/mypy --package rgrid_heartbeat
-	$(LINT)/mypy --strict --cache-dir=target/mypy examples/worker.py
+	$(LINT)/mypy --strict --cache-dir=target/mypy examples/worker.py examples/rgrid_statements.py
 	clients/node/node_modules/.bin/tsc --project clients/node --outDir target/declarations
 	@for file in $(DECLARATIONS); do diff target/declarations/$$file clients/node/$$file || exit 1; done
 

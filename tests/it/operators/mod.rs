@@ -4,6 +4,7 @@ mod demo;
 mod documents;
 mod health;
 mod monitoring;
+mod runner;
 mod settings;
 mod top;
 mod views;
