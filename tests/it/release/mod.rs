@@ -5,6 +5,7 @@ mod dependencies;
 mod extension_update;
 mod layers;
 mod links;
+mod messages;
 mod metadata;
 mod pg_config;
 mod pg_upgrade;
