@@ -29,7 +29,7 @@ RELEASES = bookworm trixie forky
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
 	test-sql test-stress test-patroni test-upgrade matrix ci sql torture miri check bench bench-quick archive clean \
-	lints deb test-deb test-container test-release test-contract test-story matrix-fetched contract-fetched \
+	lints docs coverage deb test-deb test-container test-release test-contract test-story matrix-fetched contract-fetched \
 	skip-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
 # Cargo is parallel by itself, and apt is not.
 .NOTPARALLEL:
@@ -37,7 +37,7 @@ RELEASES = bookworm trixie forky
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: $(call needs,test patroni fetched sql lint package container) ## install all that any target needs
+deps: $(call needs,test patroni fetched coverage sql lint docs package container) ## install all that any target needs
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
 target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
@@ -60,6 +60,14 @@ package: $(call needs,build) ## build, and lay out the files to install under ta
 
 lints: $(call needs,lint) ## check the form and the types of all that is written here
 	$(MAKE) do-lints
+
+docs: $(call needs,docs) ## the documents as a site with search, target/docs/site
+	scripts/docs
+
+COVERAGE_TESTS ?= test-unit test-regress test-server
+
+coverage: $(call needs,coverage) ## which lines the tests of COVERAGE_TESTS run: a report, target/coverage
+	scripts/coverage $(COVERAGE_TESTS)
 
 deb: $(call needs,package) ## build the Debian package into target/deb, and check it with lintian
 	$(MAKE) do-package do-deb
@@ -205,6 +213,8 @@ do-lints:
 
 do-lint:
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+		cargo doc --lib --no-deps --document-private-items $(FEATURES)
 
 LINT = $(CURDIR)/target/lint/bin
 

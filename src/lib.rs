@@ -8,7 +8,7 @@
 //! Layers, the lowest first. Each imports only what is above it in this list; a test holds them to that.
 //!
 //! - [`rules`]: the rules in plain Rust: which worker is dead when, when to look again, what is news
-//! - [`error`]: every SQLSTATE, message, detail and hint
+//! - [`mod@error`]: every SQLSTATE, message, detail and hint
 //! - [`pg`]: the calls into PostgreSQL, each behind a safe name
 //! - [`settings`]: the settings, with typed getters
 //! - [`shmem`]: what processes share: heartbeats, databases, the launcher, problems

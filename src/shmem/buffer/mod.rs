@@ -6,7 +6,7 @@
 //! the worker's heartbeats go to the row and wait there. So an open entry says that the worker is alive and which
 //! incarnation it has. Used by backends and sweepers; the launcher asks which databases have heartbeats to write.
 //!
-//! The structure and its locks are described in [`table`]. Nothing here calls Postgres while a lock is held.
+//! The structure and its locks are described in [`mod@table`]. Nothing here calls Postgres while a lock is held.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
 use std::collections::HashMap;

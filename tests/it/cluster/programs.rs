@@ -269,7 +269,8 @@ pub fn free_port() -> u16 {
 pub(super) fn as_server_user(program: &Path) -> Command {
     let mut command = if is_root() { Command::new("sudo") } else { Command::new(program) };
     if is_root() {
-        command.args(["-n", "-u", SERVER_USER, "--"]).arg(program);
+        // The variable is that of `make coverage`.
+        command.args(["-n", "--preserve-env=LLVM_PROFILE_FILE", "-u", SERVER_USER, "--"]).arg(program);
     }
     // The server's user may not be allowed to look into the directory that the tests are started in.
     command.current_dir("/");
