@@ -62,7 +62,7 @@ fn whoever_builds_is_told_the_compiler_of_cargo_toml() {
         rust,
         &[
             ("README.md", "with Rust ", ' '),
-            ("CONTRIBUTING.md", "with Rust ", ' '),
+            ("CONTRIBUTING.md", "With Rust ", ' '),
             ("docs/install.md", "with Rust ", '\n'),
             ("scripts/install-deps", "install Rust ", ' '),
             ("packaging/docker/Dockerfile", "RUST_IMAGE=rust:", '-'),

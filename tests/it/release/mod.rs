@@ -9,4 +9,5 @@ mod messages;
 mod metadata;
 mod pg_config;
 mod pg_upgrade;
+mod recipes;
 mod version_mismatch;

@@ -178,3 +178,21 @@ fn an_adopted_table_of_a_role_without_other_rights_is_a_warning() {
     run(&mut client, "ALTER DATABASE adopted_from_a_role OWNER TO keeper");
     assert_eq!(finding(&mut client, "heartbeat table").0, "ok");
 }
+
+#[test]
+fn jobs_that_a_worker_has_left_behind_are_told_until_they_are_settled() {
+    let cluster = server();
+    let database = cluster.database("left_behind");
+    let (mut client, mut holder) = (connect_patiently(&database, "left_behind"), database.connect());
+    beat(&mut client, "worker");
+    claim_jobs(&mut client, "worker", 1);
+    assert_eq!(finding(&mut client, "unsettled jobs").0, "ok");
+    run(&mut holder, "BEGIN; SELECT FROM executions FOR UPDATE");
+    run(&mut client, "SELECT rgrid_register('worker')");
+    let (status, detail, hint) = finding(&mut client, "unsettled jobs");
+    assert_eq!(status, "warning");
+    assert!(detail.starts_with("1 workers") && hint.contains("rgrid_unsettled_jobs"), "{detail} {hint}");
+    run(&mut holder, "ROLLBACK");
+    await_status(&mut client, "unsettled jobs", "ok");
+    assert_eq!(failed_jobs(&mut client, "worker"), 1);
+}
