@@ -28,20 +28,20 @@ RELEASES = bookworm trixie forky
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
-	test-sql test-stress test-patroni test-upgrade matrix ci sql torture miri check bench bench-quick archive clean \
-	lints docs coverage deb test-deb test-container test-release test-contract test-story matrix-fetched contract-fetched \
-	skip-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
+	test-sql test-stress test-patroni test-queues test-upgrade matrix ci sql torture miri check bench bench-quick \
+	archive clean lints docs coverage deb test-deb test-container test-release test-contract test-story \
+	matrix-fetched contract-fetched skip-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
 # Cargo is parallel by itself, and apt is not.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-deps: $(call needs,test patroni fetched coverage sql lint docs package container) ## install all that any target needs
+deps: $(call needs,test patroni queues fetched coverage sql lint docs package container) ## install all that any target needs
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
 target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
-		clients/node/package-lock.json
+		clients/node/package-lock.json tests/queues/requirements.txt $(wildcard tests/queues/node/package-lock.json)
 	@scripts/install-deps $*
 	@$(if $(PG_MAJOR),mkdir -p $(@D) && touch $@)
 
@@ -125,10 +125,10 @@ ci: $(call needs,test fetched sql lint package) ## for each change: all tests he
 	$(MAKE) do-bench-quick do-deb do-test-deb
 	$(MAKE) do-contracts
 
-check: $(call needs,test patroni fetched sql lint package container) ## before a release: everything, on all versions
+check: $(call needs,test patroni queues fetched sql lint package container) ## before a release: everything, on all versions
 	$(MAKE) do-lints
 	scripts/run-all test-unit test-backend test-sql
-	$(MAKE) do-install do-bench-quick do-test-container test-patroni
+	$(MAKE) do-install do-bench-quick do-test-container test-patroni test-queues
 	$(MAKE) do-matrix
 
 torture: $(call needs,test) ## kill and pause workers and servers for TORTURE_SECONDS (180), then chaos for CHAOS_SECONDS (120)
@@ -306,9 +306,11 @@ DEBIAN_TESTS = $(if $(FAILOVER),,server_life::failover) $(if $(CRON),,server_lif
 	$(if $(CONTRIB),,operators::monitoring jobs::foreign_tables)
 # They take minutes in which they mostly wait: `make test-patroni`.
 PATRONI_TESTS = $(if $(filter server_life::patroni%,$(SERVER_TESTS)),,server_life::patroni)
+# They need the libraries of job queues: `make test-queues`.
+QUEUE_TESTS = $(if $(filter queues%,$(SERVER_TESTS)),,queues)
 # Needs OLD_PG_CONFIG: `make test-upgrade`.
 UPGRADE_TEST = release::pg_upgrade
-SKIPPED = $(UPGRADE_TEST) $(PATRONI_TESTS) $(SKIP) $(DEBIAN_TESTS)
+SKIPPED = $(UPGRADE_TEST) $(PATRONI_TESTS) $(QUEUE_TESTS) $(SKIP) $(DEBIAN_TESTS)
 # Most tests wait for servers most of the time.
 TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 MODULES = $(filter-out torture,$(SERVER_TESTS))
@@ -323,6 +325,9 @@ test-server: # whole servers: processes, crashes, rights
 
 test-patroni: $(call needs,patroni) ## three nodes under Patroni, with etcd and HAProxy
 	$(MAKE) test-server SERVER_TESTS=server_life::patroni TEST_THREADS=2
+
+test-queues: $(call needs,test queues) ## the job queues that are watched by name, with their own libraries
+	$(MAKE) test-server SERVER_TESTS="$(or $(QUEUES:%=queues::%),queues)"
 
 test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere
 	$(MAKE) test-server SERVER_TESTS="worker::story release::extension_update"

@@ -41,7 +41,9 @@ pub use http::http_request;
 pub use observe::{LAUNCHER, SWEEPER, next_notice};
 pub use patroni::Patroni;
 pub use pooler::Pooler;
-pub use programs::{Leashed, bindir, free_port, has_library, is_alive, signal};
+pub use programs::{
+    Leashed, bindir, free_port, has_library, is_alive, open_log, print_tail, run_program, signal,
+};
 pub use rgrid::*;
 pub use server::{Builder, Cluster, Shared};
 pub use standby::archive;
