@@ -3,6 +3,12 @@
 //!
 //! To add one: write its file, list it in [`ALL`], and test it with the library itself (`tests/queues`).
 
+mod chancy;
+mod dbos;
+mod django_tasks;
+mod pgqueuer;
+mod procrastinate;
+
 /// What is to be known of a queue.
 ///
 /// In all statements `@queue@` stands for the schema of the queue, quoted. They run with the rights of the owner of
@@ -16,8 +22,8 @@ pub struct Queue {
     pub default_schema: &'static str,
     /// The table whose owner settles the jobs.
     pub main_table: &'static str,
-    /// What the statements rely on: table, column, and the column's type as `format_type()` writes it. Names of types in
-    /// the queue's schema have no schema.
+    /// What the statements rely on: table, column, and the column's type as `format_type()` writes it, without a limit.
+    /// Names of types in the queue's schema have no schema.
     pub columns: &'static [(&'static str, &'static str, &'static str)],
     /// The functions of the library that the statements call, as `regprocedure` reads them, without the schema.
     /// `@queue@` stands for it before a type of its own.
@@ -33,7 +39,8 @@ pub struct Queue {
 }
 
 /// All of them, by name.
-pub const ALL: &[&Queue] = &[];
+pub const ALL: &[&Queue] =
+    &[&chancy::QUEUE, &dbos::QUEUE, &django_tasks::QUEUE, &pgqueuer::QUEUE, &procrastinate::QUEUE];
 
 /// The queue of this name.
 pub fn find(name: &str) -> Option<&'static Queue> {

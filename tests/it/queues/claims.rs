@@ -4,14 +4,36 @@ use super::yard::*;
 use crate::cluster::*;
 use std::fs;
 
+/// For a library whose idle workers are woken.
 pub fn a_killed_worker_s_job_is_done_by_another_in_time(library: Library) {
+    killed(library, AGAIN_WITHIN);
+}
+
+/// For a library whose idle workers look for jobs once a second, and cannot be woken.
+pub fn a_killed_worker_s_job_is_done_by_another_at_its_next_look(library: Library) {
+    killed(library, AGAIN_WITHIN + 1.0);
+}
+
+fn killed(library: Library, limit: f64) {
     let server = server();
     let mut yard = Yard::new(&server, library, "killed");
     let victim = yard.worker_at("job");
     let _other = yard.idle_worker();
     let seconds = yard.time_to_next_run("job", victim);
-    assert!(seconds <= AGAIN_WITHIN, "after {seconds} s");
+    assert!(seconds <= limit, "after {seconds} s");
     yard.await_ends("job", 1);
+    yard.await_status("job", library.done);
+    assert_eq!(yard.ledger(), "1 death, 0 failed, 1 requeued");
+}
+
+/// The documents' second time: the extension's settings as they are installed, and attached workers.
+pub fn with_the_default_settings_a_lost_session_is_enough(library: Library) {
+    let server = Cluster::builder().start();
+    let mut yard = Yard::new(&server, library, "lost");
+    let victim = yard.worker_at("job");
+    let _other = yard.idle_worker();
+    let seconds = yard.time_to_next_run("job", victim);
+    assert!(seconds <= LOST_WITHIN, "after {seconds} s");
     yard.await_status("job", library.done);
     assert_eq!(yard.ledger(), "1 death, 0 failed, 1 requeued");
 }
@@ -32,6 +54,23 @@ pub fn a_worker_that_comes_back_changes_nothing_twice(library: Library) {
             && yard.status("job") == library.done
             && yard.ledger() == "1 death, 0 failed, 1 requeued"
     });
+}
+
+/// An earlier worker that is dead is no reason to take a job from the one that has it.
+pub fn a_job_outlives_each_of_its_workers(library: Library) {
+    let server = server();
+    let mut yard = Yard::new(&server, library, "outlived");
+    let first = yard.worker_at("long");
+    first.kill();
+    let second = yard.worker();
+    yard.await_run("long", 2);
+    stays(WHILE, "the second one has the job", || yard.runs("long") == 2);
+    second.kill();
+    let _third = yard.worker();
+    yard.await_run("long", 3);
+    yard.release("long");
+    yard.await_status("long", library.done);
+    assert_eq!(yard.ledger(), "2 death, 0 failed, 2 requeued");
 }
 
 pub fn the_page_shows_what_its_workers_do(library: Library) {

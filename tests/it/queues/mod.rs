@@ -6,7 +6,12 @@
 //! the queue, the options being JSON; `work` is a worker that takes one job at a time. It finds the database by libpq's
 //! variables PGHOST, PGUSER and PGDATABASE. Its jobs do what `yard.sql` says.
 
+mod chancy;
 mod claims;
+mod dbos;
+mod django_tasks;
+mod pgqueuer;
+mod procrastinate;
 mod yard;
 
 /// One test for each of the claims, about one library.

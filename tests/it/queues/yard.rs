@@ -17,6 +17,10 @@ const CHECK_INTERVAL: &str = "1s";
 /// A job runs again so soon after the kill of its worker: the threshold, a check interval, and a second.
 pub const AGAIN_WITHIN: f64 = 5.0;
 
+/// The same where the worker was attached, with the settings as they are installed: the grace of five seconds, the start
+/// of a sweeper, and a second's poll of the library.
+pub const LOST_WITHIN: f64 = 7.0;
+
 /// How long a claim about something that does not happen is watched: two sweeps.
 pub const WHILE: Duration = Duration::from_secs(2);
 
@@ -74,7 +78,7 @@ impl<'a> Yard<'a> {
         run(&mut client, &format!("ALTER DATABASE {name} OWNER TO {OWNER}"));
         run(&mut database.connect_as(OWNER), include_str!("yard.sql"));
         let yard = Self { client, server, database, name, library };
-        yard.program(&["install"]);
+        yard.told(&["install"]);
         yard
     }
 
@@ -83,7 +87,10 @@ impl<'a> Yard<'a> {
         let path = root(&format!("docs/queues/{}.md", self.library.name));
         let text = fs::read_to_string(path).expect("the queue has a page");
         let begin = format!("```{language}\n");
-        text.split(&begin).skip(1).map(|block| block.split("```").next().unwrap_or_default().to_owned()).collect()
+        text.split(&begin)
+            .skip(1)
+            .map(|block| block.split("```").next().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// The library's program.
@@ -116,8 +123,9 @@ impl<'a> Yard<'a> {
         self.server.socket_directory().join(format!("{}.log", self.name))
     }
 
-    fn program(&self, arguments: &[&str]) {
-        run_program(&mut self.command(arguments));
+    /// What the library's program says to a command that ends.
+    pub fn told(&self, arguments: &[&str]) -> String {
+        run_program(&mut self.command(arguments))
     }
 
     /// Puts a job into the queue.
@@ -127,12 +135,17 @@ impl<'a> Yard<'a> {
 
     /// The same with options that its program knows.
     pub fn enqueue_with(&self, job: &str, options: &Value) {
-        self.program(&["enqueue", job, &options.to_string()]);
+        self.told(&["enqueue", job, &options.to_string()]);
     }
 
     /// A worker, maybe before it is ready.
     pub fn worker(&self) -> Worker {
-        let mut command = self.command(&["work"]);
+        self.worker_told(&["work"])
+    }
+
+    /// The same by another command than "work".
+    pub fn worker_told(&self, arguments: &[&str]) -> Worker {
+        let mut command = self.command(arguments);
         command.stdout(open_log(&self.log())).stderr(open_log(&self.log()));
         Worker(command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}")))
     }

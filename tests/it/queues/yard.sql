@@ -13,12 +13,14 @@ CREATE TABLE released (job text PRIMARY KEY);
 CREATE FUNCTION begin_run(job text) RETURNS bigint
 LANGUAGE sql AS 'INSERT INTO runs (job) VALUES ($1) RETURNING run';
 
--- The first run of a job goes on until the job is released, unless its name begins with "quick". Others end at once.
+-- The first run of a job goes on until the job is released, unless its name begins with "quick"; each run of one whose
+-- name begins with "long" does. Others end at once.
 CREATE FUNCTION run_may_end(run bigint) RETURNS boolean
 LANGUAGE sql AS
 $$
 SELECT this.job LIKE 'quick%'
-    OR EXISTS (SELECT FROM runs AS earlier WHERE earlier.job = this.job AND earlier.run < this.run)
+    OR this.job NOT LIKE 'long%'
+       AND EXISTS (SELECT FROM runs AS earlier WHERE earlier.job = this.job AND earlier.run < this.run)
     OR EXISTS (SELECT FROM released WHERE released.job = this.job)
   FROM runs AS this WHERE this.run = $1
 $$;

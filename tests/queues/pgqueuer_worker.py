@@ -1,0 +1,46 @@
+"""PgQueuer, for the tests; see tests/it/queues/mod.rs."""
+
+import asyncio
+import json
+import sys
+
+import psycopg
+from pgqueuer import PgQueuer, Queries
+from pgqueuer.db import PsycopgDriver
+from rgrid_heartbeat import Heartbeat
+
+import runs
+
+INTERVAL = 0.5
+
+
+async def work(driver):
+    pgq = PgQueuer(driver)
+
+    @pgq.entrypoint("work")
+    async def work(job):
+        await asyncio.to_thread(runs.run, job.payload.decode())
+
+    pgq.entrypoint("limited", concurrency_limit=1)(work)
+
+    worker_id = f"pgqueuer:{pgq.qm.queue_manager_id}"
+    async with Heartbeat(worker_id=worker_id, register=False, interval=INTERVAL):
+        await pgq.run(batch_size=1, max_concurrent_tasks=2)
+
+
+async def main(command, job=None, options="{}"):
+    connection = await psycopg.AsyncConnection.connect(autocommit=True)
+    async with connection:
+        driver = PsycopgDriver(connection)
+        if command == "install":
+            await Queries(driver).install()
+        elif command == "enqueue":
+            entrypoint = json.loads(options).get("entrypoint", "work")
+            await Queries(driver).enqueue(entrypoint, job.encode())
+        elif command == "log":
+            print(await Queries(driver).queue_log())
+        else:
+            await work(driver)
+
+
+asyncio.run(main(*sys.argv[1:]))
