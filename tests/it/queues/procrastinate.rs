@@ -31,7 +31,7 @@ fn a_death_is_an_attempt_and_an_event_as_a_retry_is() {
         "SELECT string_agg(type::text, ' ' ORDER BY id) FROM procrastinate_events WHERE job_id = ({JOB})"
     );
     let events: String = ask(&mut yard.client, &events, &[]);
-    assert_eq!(events, "deferred started deferred_for_retry scheduled");
+    assert_eq!(events, "deferred started scheduled deferred_for_retry");
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_job_fails_while_another_one_waits_with_its_queueing_lock() {
     yard.enqueue_with("quick next", &lock);
     victim.kill();
     yard.await_status("job", "failed");
-    assert_eq!(yard.ledger(), "1 death, 1 failed, 0 requeued");
+    assert_eq!(yard.settled(), "1 failed, 0 requeued");
     let _other = yard.worker();
     yard.await_status("quick next", "succeeded");
 }
@@ -61,7 +61,7 @@ fn of_several_jobs_with_one_queueing_lock_the_first_goes_back() {
     victim.kill();
     yard.await_status("job", "todo");
     assert_eq!(yard.status("second"), "failed");
-    assert_eq!(yard.ledger(), "1 death, 1 failed, 1 requeued");
+    assert_eq!(yard.settled(), "1 failed, 1 requeued");
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_job_whose_abort_was_requested_fails() {
     run(&mut yard.owner(), &format!("SELECT procrastinate_cancel_job_v1(({JOB}), true, false)"));
     victim.kill();
     yard.await_status("job", "failed");
-    assert_eq!(yard.ledger(), "1 death, 1 failed, 0 requeued");
+    assert_eq!(yard.settled(), "1 failed, 0 requeued");
 }
 
 /// The library forgets a silent worker when another one starts. Workers as on its page wait a day with that.
@@ -101,6 +101,44 @@ fn a_job_of_a_worker_that_the_library_has_forgotten_is_left_to_the_library() {
         "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour';
          SELECT procrastinate_prune_stalled_workers_v1(30)",
     );
-    wait_until("the death", || yard.ledger() == "1 death, 0 failed, 0 requeued");
+    yard.await_death();
     stays(WHILE, "the job is as it was", || yard.status("job") == "doing");
+}
+
+#[test]
+fn a_queue_whose_tables_the_library_has_changed_waits_and_a_check_says_what_differs() {
+    let server = server();
+    let mut yard = Yard::new(&server, LIBRARY, "changed");
+    let victim = yard.worker_at("job");
+    run(&mut yard.owner(), "ALTER TABLE procrastinate_jobs RENAME abort_requested TO abort_requested_at");
+    let refusal = sqlstate(&mut yard.owner(), "SELECT rgrid_watch_queue('procrastinate')");
+    assert_eq!(refusal, "55000");
+    let sql = "SELECT string_agg(detail, ' ') FROM rgrid_health() WHERE status = 'error'";
+    let detail: String = ask(&mut yard.client, sql, &[]);
+    assert!(detail.contains("table procrastinate_jobs has no column abort_requested"), "{detail}");
+    victim.kill();
+    yard.await_death();
+    stays(WHILE, "the job waits", || yard.status("job") == "doing");
+    run(&mut yard.owner(), "ALTER TABLE procrastinate_jobs RENAME abort_requested_at TO abort_requested");
+    yard.await_status("job", "todo");
+}
+
+#[test]
+fn a_queue_in_another_schema_with_another_prefix_is_watched_and_one_that_is_not_watched_is_left_alone() {
+    let server = server();
+    let elsewhere = "CREATE SCHEMA \"Other queue\" AUTHORIZATION app;
+                     ALTER DATABASE procrastinate_elsewhere SET search_path = \"Other queue\", public";
+    let mut yard = Yard::prepared(&server, LIBRARY, "elsewhere", elsewhere);
+    let status = "SELECT status::text FROM \"Other queue\".procrastinate_jobs";
+    let mut owner = yard.owner();
+    assert_eq!(sqlstate(&mut owner, "SELECT rgrid_watch_queue('procrastinate')"), "55000");
+    let watch = "SELECT rgrid_watch_queue('procrastinate', 'Other queue', 'procrastinate')";
+    run(&mut owner, watch);
+    let unwatch = "SELECT rgrid_unwatch_queue('procrastinate', 'Other queue')";
+    assert!(ask::<bool>(&mut owner, unwatch, &[]));
+    yard.worker_at("job").kill();
+    yard.await_death();
+    stays(WHILE, "nobody settles the job", || ask::<String>(&mut owner, status, &[]) == "doing");
+    run(&mut owner, &watch.replace("'procrastinate')", "'procrastinate:')"));
+    wait_until("the job to go back", || ask::<String>(&mut owner, status, &[]) == "todo");
 }

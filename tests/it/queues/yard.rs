@@ -51,6 +51,11 @@ pub fn server() -> Shared {
     })
 }
 
+/// With the settings as they are installed.
+pub fn default_server() -> Shared {
+    Shared::of(Cluster::builder)
+}
+
 pub struct Yard<'a> {
     /// A superuser's session.
     pub client: Client,
@@ -58,6 +63,8 @@ pub struct Yard<'a> {
     database: Database<'a>,
     name: String,
     library: Library,
+    /// How many were enqueued to see whether a worker is there.
+    quick_jobs: u32,
 }
 
 impl<'a> Yard<'a> {
@@ -71,13 +78,19 @@ impl<'a> Yard<'a> {
     }
 
     pub fn unwatched(server: &'a Cluster, library: Library, test: &str) -> Self {
+        Self::prepared(server, library, test, "")
+    }
+
+    /// The same after statements of a superuser.
+    pub fn prepared(server: &'a Cluster, library: Library, test: &str, sql: &str) -> Self {
         let name = format!("{}_{test}", library.name);
         let database = server.empty_database(&name);
         let mut client = database.connect();
         run(&mut client, OWNER_OF_ALL);
         run(&mut client, &format!("ALTER DATABASE {name} OWNER TO {OWNER}"));
         run(&mut database.connect_as(OWNER), include_str!("yard.sql"));
-        let yard = Self { client, server, database, name, library };
+        run(&mut client, sql);
+        let yard = Self { client, server, database, name, library, quick_jobs: 0 };
         yard.told(&["install"]);
         yard
     }
@@ -166,8 +179,10 @@ impl<'a> Yard<'a> {
     /// A worker that has done a job and waits for another one. There must be no other one that is idle.
     pub fn idle_worker(&mut self) -> Worker {
         let worker = self.worker();
-        self.enqueue("quick");
-        self.await_ends("quick", 1);
+        self.quick_jobs += 1;
+        let job = format!("quick {}", self.quick_jobs);
+        self.enqueue(&job);
+        self.await_done(&job);
         worker
     }
 
@@ -189,6 +204,10 @@ impl<'a> Yard<'a> {
 
     pub fn status(&mut self, job: &str) -> String {
         ask(&mut self.client, self.library.status, &[&job])
+    }
+
+    pub fn await_done(&mut self, job: &str) {
+        self.await_status(job, self.library.done);
     }
 
     pub fn await_status(&mut self, job: &str, status: &str) {
@@ -214,12 +233,16 @@ impl<'a> Yard<'a> {
         seconds
     }
 
-    /// Deaths, and what became of jobs, of all workers of the queue: "1 death, 0 failed, 1 requeued".
-    pub fn ledger(&mut self) -> String {
-        let sql = "SELECT format('%s death, %s failed, %s requeued', count(*), coalesce(sum(jobs_failed), 0),
+    /// What became of the jobs of all workers of the queue, as the ledger has it: "0 failed, 1 requeued".
+    pub fn settled(&mut self) -> String {
+        let sql = "SELECT format('%s failed, %s requeued', coalesce(sum(jobs_failed), 0),
                        coalesce(sum(jobs_requeued), 0))
                    FROM rgrid_worker_deaths WHERE worker_id LIKE $1 || ':%'";
         ask(&mut self.client, sql, &[&self.library.name])
+    }
+
+    pub fn await_death(&mut self) {
+        wait_until("the death", || dead(&mut self.client).len() == 1);
     }
 }
 
