@@ -2,7 +2,8 @@
 //!
 //! A job goes back as the library puts one back whose run asked for it: `attempts` counts, no limit is in the database,
 //! and its log gets a row, with the message where an exception would be. Idle workers are told by the library's own
-//! trigger. It is one of the statement, and tells of a `DELETE` but of no `UPDATE`: so there is one that deletes nothing.
+//! trigger. It fires for each statement, and tells of a `DELETE` but of no `UPDATE`: so there is one that deletes
+//! nothing.
 
 use super::Queue;
 

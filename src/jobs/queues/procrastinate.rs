@@ -1,9 +1,9 @@
 //! Procrastinate, for Python: `procrastinate_jobs.worker_id` is the number of a row of `procrastinate_workers`.
 //!
 //! Jobs go back by the library's own function, which fails one whose abort was requested. Attempts are counted, and a
-//! limit of them is known to the worker's program alone. Two cases are not the function's: it wakes nobody, because the
-//! library's trigger tells of new rows only; and it fails where another job waits with the same queueing lock, of which
-//! only one may wait. The library's answer to a second one is to refuse it, so such a job fails.
+//! limit of them is known to the worker's program alone. The function leaves two things to do. It wakes nobody: the
+//! library's trigger tells of new rows only. And it fails where another job waits with the same queueing lock, of which
+//! only one may wait: the library refuses a second one, so such a job becomes `failed`.
 //!
 //! A worker that the library has pruned is no more in its jobs, so nothing here finds them: whose they were is not known.
 

@@ -37,8 +37,9 @@ fn a_workflow_that_goes_back_is_nobody_s_and_its_attempt_is_not_counted_twice() 
     yard.await_run("job", 1);
     victim.kill();
     yard.await_status("job", "ENQUEUED");
-    let sql = "SELECT format('%s, %s, attempt %s', queue_name, coalesce(owner_xid, started_at_epoch_ms::text, 'nobody''s'),
-                   recovery_attempts) FROM dbos.workflow_status WHERE workflow_uuid = 'job'";
+    let sql = "SELECT format('%s, %s, attempt %s', queue_name,
+                   coalesce(owner_xid, started_at_epoch_ms::text, 'nobody''s'), recovery_attempts)
+               FROM dbos.workflow_status WHERE workflow_uuid = 'job'";
     assert_eq!(ask::<String>(&mut yard.client, sql, &[]), "_dbos_internal_queue, nobody's, attempt 1");
     let _other = yard.worker();
     yard.await_status("job", "SUCCESS");

@@ -23,7 +23,8 @@ fn a_task_that_goes_back_is_as_it_was_but_for_the_list_of_its_workers() {
     let mut yard = Yard::new(&server, LIBRARY, "attempts");
     yard.worker_at("job").kill();
     yard.await_status("job", "READY");
-    let sql = "SELECT format('%s of %s', worker_ids, coalesce(started_at::text, 'nobody')) FROM django_tasks_database_dbtaskresult";
+    let sql = "SELECT format('%s of %s', worker_ids, coalesce(started_at::text, 'nobody'))
+               FROM django_tasks_database_dbtaskresult";
     let victim: String = ask(&mut yard.client, "SELECT worker_id FROM rgrid_worker_deaths", &[]);
     let victim = victim.strip_prefix("django_tasks:").expect("it has the prefix");
     assert_eq!(ask::<String>(&mut yard.client, sql, &[]), format!("[\"{victim}\"] of nobody"));

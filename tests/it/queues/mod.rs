@@ -2,9 +2,9 @@
 //! `claims`; the module of a queue has what is particular to it. `yard` installs a library into a database and starts
 //! its workers, which are the programs of `tests/queues`.
 //!
-//! A program understands three commands: `install` makes the tables of its library; `enqueue JOB OPTIONS` puts a job into
-//! the queue, the options being JSON; `work` is a worker that takes one job at a time. It finds the database by libpq's
-//! variables PGHOST, PGUSER and PGDATABASE. Its jobs do what `yard.sql` says.
+//! A program understands three commands: `install` makes the tables of its library; `enqueue JOB OPTIONS` puts a job
+//! into the queue, the options being JSON; `work` is a worker that takes one job at a time. It finds the database by
+//! libpq's variables PGHOST, PGUSER and PGDATABASE. Its jobs do what `yard.sql` says.
 
 mod chancy;
 mod claims;

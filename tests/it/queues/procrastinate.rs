@@ -56,7 +56,8 @@ fn of_several_jobs_with_one_queueing_lock_the_first_goes_back() {
     run(
         &mut yard.owner(),
         "INSERT INTO procrastinate_jobs (queue_name, task_name, args, queueing_lock, status, worker_id)
-         SELECT queue_name, task_name, '{\"job\": \"second\"}', queueing_lock, status, worker_id FROM procrastinate_jobs",
+         SELECT queue_name, task_name, '{\"job\": \"second\"}', queueing_lock, status, worker_id
+         FROM procrastinate_jobs",
     );
     victim.kill();
     yard.await_status("job", "todo");

@@ -17,8 +17,8 @@ const CHECK_INTERVAL: &str = "1s";
 /// A job runs again so soon after the kill of its worker: the threshold, a check interval, and a second.
 pub const AGAIN_WITHIN: f64 = 5.0;
 
-/// The same where the worker was attached, with the settings as they are installed: the grace of five seconds, the start
-/// of a sweeper, and a second's poll of the library.
+/// The same where the worker was attached, with the settings as they are installed: the grace of five seconds, and a
+/// second each for the sweeper and for the library to look.
 pub const LOST_WITHIN: f64 = 7.0;
 
 /// How long a claim about something that does not happen is watched: two sweeps.
