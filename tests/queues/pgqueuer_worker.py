@@ -4,9 +4,9 @@ import asyncio
 import json
 import sys
 
-import psycopg
+import asyncpg
 from pgqueuer import PgQueuer, Queries
-from pgqueuer.db import PsycopgDriver
+from pgqueuer.db import AsyncpgDriver
 from pgqueuer.models import TracebackRecord
 from rgrid_heartbeat import Heartbeat
 
@@ -31,19 +31,17 @@ async def work(driver):
 
 
 async def main(command, job=None, options="{}"):
-    connection = await psycopg.AsyncConnection.connect(autocommit=True)
-    async with connection:
-        driver = PsycopgDriver(connection)
-        if command == "install":
-            await Queries(driver).install()
-        elif command == "enqueue":
-            entrypoint = json.loads(options).get("entrypoint", "work")
-            await Queries(driver).enqueue(entrypoint, job.encode())
-        elif command == "log":
-            for row in await driver.fetch("SELECT traceback::text FROM pgqueuer_log WHERE traceback IS NOT NULL"):
-                print(TracebackRecord.model_validate_json(row["traceback"]))
-        else:
-            await work(driver)
+    driver = AsyncpgDriver(await asyncpg.connect())
+    if command == "install":
+        await Queries(driver).install()
+    elif command == "enqueue":
+        entrypoint = json.loads(options).get("entrypoint", "work")
+        await Queries(driver).enqueue(entrypoint, job.encode())
+    elif command == "log":
+        for row in await driver.fetch("SELECT traceback::text FROM pgqueuer_log WHERE traceback IS NOT NULL"):
+            print(TracebackRecord.model_validate_json(row["traceback"]))
+    else:
+        await work(driver)
 
 
 asyncio.run(main(*sys.argv[1:]))

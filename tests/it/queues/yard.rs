@@ -21,6 +21,9 @@ pub const AGAIN_WITHIN: f64 = 5.0;
 /// second each for the sweeper and for the library to look.
 pub const LOST_WITHIN: f64 = 7.0;
 
+/// How long a program may take on a busy machine: some of the libraries load for seconds.
+const DEADLINE: Duration = Duration::from_secs(120);
+
 /// How long a claim about something that does not happen is watched: two sweeps.
 pub const WHILE: Duration = Duration::from_secs(2);
 
@@ -192,14 +195,14 @@ impl<'a> Yard<'a> {
 
     /// Returns when a run of a job has begun, the first one being 1.
     pub fn await_run(&mut self, job: &str, run: i64) {
-        wait_until(&format!("run {run} of {job}"), || self.runs(job) == run);
+        wait_within(DEADLINE, &format!("run {run} of {job}"), || self.runs(job) == run);
     }
 
     /// Returns when so many runs of a job have ended.
     pub fn await_ends(&mut self, job: &str, count: i64) {
         let sql = "SELECT count(*) FROM runs WHERE job = $1 AND ended IS NOT NULL";
         let awaited = format!("the end of {count} runs of {job}");
-        wait_until(&awaited, || ask::<i64>(&mut self.client, sql, &[&job]) == count);
+        wait_within(DEADLINE, &awaited, || ask::<i64>(&mut self.client, sql, &[&job]) == count);
     }
 
     pub fn status(&mut self, job: &str) -> String {
@@ -211,7 +214,7 @@ impl<'a> Yard<'a> {
     }
 
     pub fn await_status(&mut self, job: &str, status: &str) {
-        wait_until(&format!("{job} to be {status}"), || self.status(job) == status);
+        wait_within(DEADLINE, &format!("{job} to be {status}"), || self.status(job) == status);
     }
 
     /// The first run of a job may end.
