@@ -41,7 +41,8 @@ deps: $(call needs,test patroni queues fetched coverage sql lint docs package co
 
 # Each group is installed when a target first needs it, and looked at again when what is needed may have changed.
 target/deps/pg$(PG_MAJOR)/%: scripts/install-deps scripts/pg-config scripts/lint-requirements.txt Cargo.toml \
-		clients/node/package-lock.json tests/queues/requirements.txt $(wildcard tests/queues/node/package-lock.json)
+		clients/node/package-lock.json tests/queues/requirements.txt tests/queues/node/package-lock.json \
+		tests/queues/apalis/Cargo.lock
 	@scripts/install-deps $*
 	@$(if $(PG_MAJOR),mkdir -p $(@D) && touch $@)
 

@@ -74,6 +74,12 @@ impl Relation {
         self.column_types().any(|(column, base)| is_wanted(column) || is_wanted(base))
     }
 
+    /// The type of its rows.
+    pub fn row_type(&self) -> pg_sys::Oid {
+        // SAFETY: a look-up.
+        unsafe { pg_sys::get_rel_type_id(self.oid) }
+    }
+
     /// Whether this is the operator of [`Column::equality`] of one of its columns.
     pub fn has_column_with_equality(&self, operator: pg_sys::Oid) -> bool {
         self.column_types().any(|(_, base)| equality_of(base) == operator)

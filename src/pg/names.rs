@@ -174,7 +174,8 @@ unsafe extern "C-unwind" fn check_names(
     }
 }
 
-/// What is neither allowed nor the system's: a relation, or a type or operator that no column of the allowed ones has.
+/// What is neither allowed nor the system's: a relation, or a type or operator that neither the allowed ones nor their columns
+/// have.
 fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], used: &Used) -> Option<Error> {
     if let Some(oid) = relations.iter().find(|oid| !allowed.contains(oid) && !is_catalog(**oid)) {
         return Some(Error::Replaced { table: catalog::qualified_name(*oid).unwrap_or_default() });
@@ -182,7 +183,8 @@ fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], used: &Used) -
     let of_column = |is_of: &dyn Fn(catalog::Relation) -> bool| {
         allowed.iter().filter_map(|relation| catalog::relation(*relation)).any(is_of)
     };
-    let is_known = |oid| of_column(&|relation| relation.has_column_of_type(oid));
+    let is_known =
+        |oid| of_column(&|relation| relation.has_column_of_type(oid) || relation.row_type() == oid);
     if let Some(oid) = used.types.iter().find(|oid| !is_catalog(**oid) && !is_known(**oid)) {
         return Some(Error::ReplacedType { name: catalog::qualified_type_name(*oid) });
     }

@@ -3,11 +3,20 @@
 //!
 //! To add one: write its file, list it in [`ALL`], and test it with the library itself (`tests/queues`).
 
+mod absurd;
+mod apalis;
 mod chancy;
 mod dbos;
+mod delayed_job;
 mod django_tasks;
+mod good_job;
+mod graphile_worker;
+mod oban;
+mod pg_boss;
 mod pgqueuer;
 mod procrastinate;
+mod river;
+mod solid_queue;
 
 /// What is to be known of a queue.
 ///
@@ -39,8 +48,22 @@ pub struct Queue {
 }
 
 /// All of them, by name.
-pub const ALL: &[&Queue] =
-    &[&chancy::QUEUE, &dbos::QUEUE, &django_tasks::QUEUE, &pgqueuer::QUEUE, &procrastinate::QUEUE];
+pub const ALL: &[&Queue] = &[
+    &absurd::QUEUE,
+    &apalis::QUEUE,
+    &chancy::QUEUE,
+    &dbos::QUEUE,
+    &delayed_job::QUEUE,
+    &django_tasks::QUEUE,
+    &good_job::QUEUE,
+    &graphile_worker::QUEUE,
+    &oban::QUEUE,
+    &pg_boss::QUEUE,
+    &pgqueuer::QUEUE,
+    &procrastinate::QUEUE,
+    &river::QUEUE,
+    &solid_queue::QUEUE,
+];
 
 /// The queue of this name.
 pub fn find(name: &str) -> Option<&'static Queue> {

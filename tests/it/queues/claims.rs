@@ -82,7 +82,7 @@ pub fn the_page_shows_what_its_workers_do(library: Library) {
     let server = server();
     let yard = Yard::unwatched(&server, library, "page");
     let program = fs::read_to_string(yard.source()).expect("the program is there");
-    let blocks = [yard.page("python"), yard.page("js")].concat();
+    let blocks = [yard.page("python"), yard.page("js"), yard.page("rust")].concat();
     assert!(!blocks.is_empty(), "the page has no program");
     for line in blocks.iter().flat_map(|block| block.lines()) {
         assert!(program.contains(line.trim()), "no line of the program: {line}");

@@ -6,10 +6,15 @@
 //! into the queue, the options being JSON; `work` is a worker that takes one job at a time. It finds the database by
 //! libpq's variables PGHOST, PGUSER and PGDATABASE. Its jobs do what `yard.sql` says.
 
+mod absurd;
+mod apalis;
+mod by_schema;
 mod chancy;
 mod claims;
 mod dbos;
 mod django_tasks;
+mod graphile_worker;
+mod pg_boss;
 mod pgqueuer;
 mod procrastinate;
 mod yard;

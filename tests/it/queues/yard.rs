@@ -34,7 +34,7 @@ const OWNER: &str = "app";
 pub struct Library {
     /// As `rgrid_watch_queue()` calls it, and as its page is called.
     pub name: &'static str,
-    /// Its program, below `tests/queues`.
+    /// Its program, below `tests/queues`, or the SQL of its schema.
     pub program: &'static str,
     /// The status of a job, as text: `$1` is what the job was enqueued as.
     pub status: &'static str,
@@ -44,6 +44,12 @@ pub struct Library {
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Newer than Debian's, as the libraries want it.
+fn node() -> PathBuf {
+    let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    root(&format!("tests/queues/node/node_modules/node-linux-{machine}/bin/node"))
 }
 
 pub fn server() -> Shared {
@@ -94,7 +100,7 @@ impl<'a> Yard<'a> {
         run(&mut database.connect_as(OWNER), include_str!("yard.sql"));
         run(&mut client, sql);
         let yard = Self { client, server, database, name, library, quick_jobs: 0 };
-        yard.told(&["install"]);
+        yard.install();
         yard
     }
 
@@ -119,14 +125,25 @@ impl<'a> Yard<'a> {
         self.database.connect_as(OWNER)
     }
 
+    /// A schema has no program of its own.
+    fn install(&self) {
+        if self.source().extension() == Some(OsStr::new("sql")) {
+            let schema = fs::read_to_string(self.source()).expect("the schema is there");
+            run(&mut self.owner(), &schema);
+        } else {
+            self.told(&["install"]);
+        }
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         match self.source().extension().and_then(OsStr::to_str) {
-            Some("py") => command.arg(root("target/queues/bin/python")).arg("-B"),
-            _ => command.arg("node"),
+            Some("py") => command.arg(root("target/queues/bin/python")).arg("-B").arg(self.source()),
+            Some("rs") => command.arg(root("target/queues-apalis/debug/apalis_worker")),
+            _ => command.arg(node()).arg(self.source()),
         };
-        command.arg(self.source()).args(arguments).env("PYTHONPATH", root("clients/python"));
+        command.args(arguments).env("PYTHONPATH", root("clients/python"));
         command
             .env("PGHOST", self.server.socket_directory())
             .env("PGUSER", OWNER)
