@@ -275,7 +275,7 @@ pub fn no_attempts_column() -> Report {
 // Work that was not done.
 
 pub fn timed_out(limit: Duration) -> Report {
-    Report::new(ERRCODE_QUERY_CANCELED, format!("no answer within {} s", seconds(limit)))
+    Report::new(ERRCODE_QUERY_CANCELED, format!("it took longer than {} s", seconds(limit)))
 }
 
 pub fn in_quarantine() -> Report {

@@ -239,7 +239,7 @@ fn a_rehearsal_waits_for_nobody() {
     let hang = "CREATE OR REPLACE FUNCTION on_task() RETURNS trigger LANGUAGE plpgsql AS
                     'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'";
     run(&mut client, hang);
-    it_says(&mut client, "warning", "no answer within");
+    it_says(&mut client, "warning", "it took longer than");
     let outlive = "CREATE OR REPLACE FUNCTION on_task() RETURNS trigger LANGUAGE plpgsql AS
                        'BEGIN LOOP
                             BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END;
