@@ -26,7 +26,17 @@ CREATE TABLE @extschema@.rgrid_job_tables (
         CHECK (coalesce(pg_catalog.pg_has_role(
                             pg_catalog.to_regrole(pg_catalog.quote_ident(watched_by))::pg_catalog.oid, 'USAGE'),
                         pg_catalog.pg_has_role(10::pg_catalog.oid, 'USAGE'))),
-    CHECK (on_death OPERATOR(pg_catalog.=) 'fail' OR attempts_column IS NOT NULL)
+    max_attempts_means text
+        CHECK (max_attempts_means OPERATOR(pg_catalog.=) ANY ('{retries,attempts}'::pg_catalog.text[])),
+    attempts_counted_at text NOT NULL DEFAULT 'death'
+        CHECK (attempts_counted_at OPERATOR(pg_catalog.=) ANY ('{death,claim}'::pg_catalog.text[])),
+    also_running text[] NOT NULL DEFAULT '{}',
+    set_at_requeue text[] NOT NULL DEFAULT '{}',
+    set_at_failure text[] NOT NULL DEFAULT '{}',
+    wake_channel text,
+    wake_payload text NOT NULL DEFAULT '',
+    epoch_unit text
+        CHECK (epoch_unit OPERATOR(pg_catalog.=) ANY ('{seconds,milliseconds}'::pg_catalog.text[]))
 );
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
 
@@ -41,14 +51,15 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job t
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_column IS 'Column for the error message; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_message IS 'What is written there';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
-    'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz; NULL for none';
+    'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz, a number in a bigint; '
+    'NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched IS
     'Whether it is settled; false only for executions in this schema, which would be watched without a row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.on_death IS
     'fail: jobs of a dead worker are failed; requeue: they go back to the queue while they have attempts left';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.queued_status IS 'Status of a job that waits for a worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_column IS
-    'Column that counts the attempts used up, for requeue; NULL counts as 0';
+    'Column that counts the attempts used up, for requeue, where a NULL is 0; NULL for a counter of the extension''s';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_column IS
     'Column with the attempts that a job may use up; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
@@ -62,6 +73,38 @@ COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched_by IS
     'The role that watched the table; without the rights of the table''s owner, its row does not count. '
     'NULL in rows from before 0.2.0, which count as the owner''s';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_means IS
+    'What the limit of attempts counts: retries, or attempts, the first one, too; NULL for attempts if '
+    'max_attempts_column is named after them, otherwise retries';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_counted_at IS
+    'death: settling a job counts the attempt; claim: the queue has counted it when it was claimed';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.also_running IS
+    'Further statuses of jobs that a worker has, such as that of jobs it has claimed and not begun';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_requeue IS
+    'What else a job gets that goes back to the queue, each as column = value';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_failure IS 'What else a job gets that fails, likewise';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_channel IS
+    'Channel that is notified when jobs have gone back to the queue; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_payload IS 'What is sent there';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.epoch_unit IS
+    'What times in columns of type bigint are since 1970: seconds or milliseconds; NULL for none';
+
+-- How often jobs went back to the queue whose tables do not count that. By names, and kept by pg_dump, as the watched
+-- tables are.
+CREATE TABLE @extschema@.rgrid_job_attempts (
+    job_table text COLLATE pg_catalog."C" NOT NULL,
+    job_key text COLLATE pg_catalog."C" NOT NULL,
+    attempts bigint NOT NULL CHECK (attempts OPERATOR(pg_catalog.>) 0),
+    PRIMARY KEY (job_table, job_key)
+);
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_attempts', '');
+
+COMMENT ON TABLE @extschema@.rgrid_job_attempts IS
+    'Attempts of jobs in watched tables without a column for them; a job that was never requeued has no row';
+COMMENT ON COLUMN @extschema@.rgrid_job_attempts.job_table IS 'The name of the table, as in rgrid_job_tables';
+COMMENT ON COLUMN @extschema@.rgrid_job_attempts.job_key IS 'The job''s primary key';
+COMMENT ON COLUMN @extschema@.rgrid_job_attempts.attempts IS
+    'How many of its attempts have ended with the death of a worker since it was last failed';
 
 -- Which table each watched name means. No part of a dump: OIDs mean nothing on another server.
 CREATE TABLE @extschema@.rgrid_job_table_oids (
@@ -112,7 +155,15 @@ CREATE FUNCTION @extschema@.rgrid_watch_jobs(
     max_attempts_column name DEFAULT 'max_retries',
     started_column name DEFAULT NULL,
     max_attempts integer DEFAULT 3,
-    notify_keys boolean DEFAULT false
+    notify_keys boolean DEFAULT false,
+    max_attempts_means text DEFAULT NULL,
+    attempts_counted_at text DEFAULT 'death',
+    also_running text[] DEFAULT '{}',
+    set_at_requeue text[] DEFAULT '{}',
+    set_at_failure text[] DEFAULT '{}',
+    wake_channel text DEFAULT NULL,
+    wake_payload text DEFAULT '',
+    epoch_unit text DEFAULT NULL
 ) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_watch_jobs_0_3_wrapper';
 CREATE FUNCTION @extschema@.rgrid_unwatch_jobs(job_table regclass)
     RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_jobs_wrapper';
@@ -122,7 +173,8 @@ CREATE FUNCTION @extschema@.rgrid_rehearse(job_table regclass) RETURNS TABLE (
     hint text
 ) LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_rehearse_wrapper';
 COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
-    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean) IS
+    regclass, name, name, text, text, name, text, name, text, text, name, name, name, integer, boolean,
+    text, text, text[], text[], text[], text, text, text) IS
     'Watches a table of jobs, or changes how it is watched; for its owner';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
     'Stops watching a table of jobs; returns whether it was watched';

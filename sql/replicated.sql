@@ -31,6 +31,10 @@ BEGIN
             DELETE FROM @extschema@.rgrid_job_queues t
             WHERE t.queue OPERATOR(pg_catalog.=) NEW.queue
               AND t.queue_schema OPERATOR(pg_catalog.=) NEW.queue_schema;
+        WHEN 'rgrid_job_attempts' THEN
+            DELETE FROM @extschema@.rgrid_job_attempts t
+            WHERE t.job_table OPERATOR(pg_catalog.=) NEW.job_table
+              AND t.job_key OPERATOR(pg_catalog.=) NEW.job_key;
         ELSE
             -- The OIDs of tables and the ids of transactions are those of the publisher.
             RETURN NULL;

@@ -48,6 +48,7 @@ impl Installation {
                 "rgrid_job_table_oids",
                 "rgrid_job_queues",
                 "rgrid_unsettled_calls",
+                "rgrid_job_attempts",
                 "rgrid_unsettled_jobs",
                 "rgrid_tried_tables",
             ];
@@ -88,9 +89,9 @@ impl Installation {
 
     /// A statement with the extension's schema in the place of `@extschema@`, as in an extension's script.
     ///
-    /// Nothing else is put into a statement's text but quoted identifiers and literals: names from the catalog, and the
-    /// columns and statuses that `rgrid_watch_jobs()` was given. All other arguments of callers are passed as
-    /// parameters.
+    /// Nothing else is put into a statement's text but quoted identifiers and literals: names from the catalog, the
+    /// columns, statuses and values that `rgrid_watch_jobs()` was given, and keys of jobs. All other arguments of callers
+    /// are passed as parameters.
     pub fn sql(&self, statement: &str) -> String {
         statement.replace("@extschema@", &self.quoted_schema)
     }

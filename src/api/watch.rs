@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::watched::{self, own_table};
 use crate::jobs::{JobTable, fence, following, rehearsal};
+use crate::pg::notifications::{CHANNEL_LIMIT, PAYLOAD_LIMIT};
 use crate::pg::{self, catalog, report, search_path};
 use crate::tables::job_tables::{self, JobMapping, OnDeath};
 use crate::tables::tried_tables;
@@ -21,8 +22,14 @@ use crate::tables::tried_tables;
 /// The running jobs of a dead worker are those with its id in `worker_column` and `running_status` in
 /// `status_column`. With `on_death` 'fail' they get `dead_status`, `error_message` and the time; with 'requeue' they
 /// get `queued_status`, no worker and no times, and one more in `attempts_column`, until that has reached
-/// `max_attempts_column`, or `max_attempts` where that is NULL; then they fail. NULL names no column. With `notify_keys`
-/// notifications have the primary keys of the jobs, which every role can read.
+/// `max_attempts_column`, or `max_attempts` where that is NULL; then they fail. NULL names no column; without one for
+/// attempts the extension counts them. With `notify_keys` notifications have the primary keys of the jobs, which every
+/// role can read.
+///
+/// `max_attempts_means` says whether that limit counts 'retries' or 'attempts', and `attempts_counted_at` whether the
+/// 'death' or the 'claim' counts one. Jobs of a status in `also_running` are a worker's, too. `set_at_requeue` and
+/// `set_at_failure` say what else jobs get. `wake_channel` gets a notification when jobs have been requeued.
+/// `epoch_unit` is that of times that are numbers.
 ///
 /// # Errors
 ///
@@ -50,6 +57,14 @@ fn rgrid_watch_jobs_0_3(
     started_column: Option<&CStr>,
     max_attempts: Option<i32>,
     notify_keys: Option<bool>,
+    max_attempts_means: Option<&str>,
+    attempts_counted_at: Option<&str>,
+    also_running: Option<Vec<Option<String>>>,
+    set_at_requeue: Option<Vec<Option<String>>>,
+    set_at_failure: Option<Vec<Option<String>>>,
+    wake_channel: Option<&str>,
+    wake_payload: Option<&str>,
+    epoch_unit: Option<&str>,
 ) -> Result<(), ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_watch_jobs()");
     let column = |name: Option<&CStr>| name.map(|name| name.to_string_lossy().into_owned());
@@ -61,19 +76,32 @@ fn rgrid_watch_jobs_0_3(
         error_column: column(error_column),
         error_message: given(error_message, "error message")?.to_owned(),
         finished_column: column(finished_column),
-        on_death: OnDeath::parse(given(on_death, "on_death")?)?,
+        on_death: job_tables::ON_DEATH.parse(given(on_death, "on_death")?)?,
         queued_status: given(queued_status, "queued status")?.to_owned(),
         attempts_column: column(attempts_column),
         max_attempts_column: column(max_attempts_column),
         max_attempts: given(max_attempts, "max_attempts")?,
         started_column: column(started_column),
         notify_keys: given(notify_keys, "notify_keys")?,
+        max_attempts_means: max_attempts_means.map(|word| job_tables::LIMIT_OF.parse(word)).transpose()?,
+        attempts_counted_at: job_tables::COUNTED_AT
+            .parse(given(attempts_counted_at, "attempts_counted_at")?)?,
+        also_running: all_given(also_running, "also_running")?,
+        set_at_requeue: all_given(set_at_requeue, "set_at_requeue")?,
+        set_at_failure: all_given(set_at_failure, "set_at_failure")?,
+        wake_channel: wake_channel.map(str::to_owned),
+        wake_payload: given(wake_payload, "wake_payload")?.to_owned(),
+        epoch_unit: epoch_unit.map(|word| job_tables::EPOCH_UNIT.parse(word)).transpose()?,
     };
     Ok(watch_jobs(job_table, mapping)?)
 }
 
 fn given<T>(argument: Option<T>, name: &'static str) -> Result<T> {
     argument.ok_or(Error::NullArgument(name))
+}
+
+fn all_given(array: Option<Vec<Option<String>>>, name: &'static str) -> Result<Vec<String>> {
+    given(array, name)?.into_iter().map(|element| given(element, name)).collect()
 }
 
 fn watch_jobs(job_table: Option<pg_sys::Oid>, mapping: JobMapping) -> Result<()> {
@@ -109,7 +137,7 @@ fn watch_jobs(job_table: Option<pg_sys::Oid>, mapping: JobMapping) -> Result<()>
 fn check_words(mapping: &JobMapping) -> Result<()> {
     let queued = (mapping.on_death == OnDeath::Requeue).then_some(&mapping.queued_status);
     for status in [Some(&mapping.dead_status), queued].into_iter().flatten() {
-        if *status == mapping.running_status {
+        if mapping.running_statuses().any(|running| running == status) {
             return Err(Error::SameStatus { status: status.clone() });
         }
     }
@@ -118,6 +146,13 @@ fn check_words(mapping: &JobMapping) -> Result<()> {
     }
     if mapping.max_attempts < 0 {
         return Err(Error::NegativeAttempts);
+    }
+    let channel = mapping.wake_channel.as_ref().map(|name| ("wake_channel", name, 1, CHANNEL_LIMIT));
+    let payload = ("wake_payload", &mapping.wake_payload, 0, PAYLOAD_LIMIT);
+    for (argument, text, least, most) in channel.into_iter().chain([payload]) {
+        if !(least..=most).contains(&text.len()) {
+            return Err(Error::InvalidWake { argument, least, most });
+        }
     }
     Ok(())
 }

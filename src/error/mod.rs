@@ -107,10 +107,16 @@ pub enum Error {
     ImpossibleValue { table: String, column: String, value: String, reason: Option<String> },
     /// Two statuses that must differ are the same.
     SameStatus { status: String },
-    /// An `on_death` that is neither "fail" nor "requeue".
-    UnknownPolicy { word: String },
-    /// Jobs go back to the queue, but no column counts how often.
+    /// An argument that must be one of some words, and is another one.
+    UnknownWord { argument: &'static str, words: Vec<&'static str>, word: String },
+    /// Jobs go back to the queue, but no column counts how often, and no key tells which job it is.
     NoAttemptsColumn,
+    /// The queue is to count attempts when it claims jobs, but no column is named.
+    NoClaimCounter,
+    /// A text that is no assignment to a column.
+    InvalidAssignment { text: String, reason: &'static str },
+    /// A channel or payload that PostgreSQL would not take.
+    InvalidWake { argument: &'static str, least: usize, most: usize },
     /// A number of attempts that is less than zero.
     NegativeAttempts,
 
@@ -328,8 +334,11 @@ impl Error {
                 report::impossible_value(table, column, value, reason.as_deref())
             }
             Self::SameStatus { status } => report::same_status(status),
-            Self::UnknownPolicy { word } => report::unknown_policy(word),
+            Self::UnknownWord { argument, words, word } => report::unknown_word(argument, words, word),
             Self::NoAttemptsColumn => report::no_attempts_column(),
+            Self::NoClaimCounter => report::no_claim_counter(),
+            Self::InvalidAssignment { text, reason } => report::invalid_assignment(text, reason),
+            Self::InvalidWake { argument, least, most } => report::invalid_wake(argument, *least, *most),
             Self::NegativeAttempts => report::invalid("max_attempts must not be negative"),
 
             Self::TimedOut { limit } => report::timed_out(*limit),

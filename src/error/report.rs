@@ -232,7 +232,7 @@ pub fn column_type(table: &str, column: &str, wanted: &str) -> Report {
 
 pub fn column_not_null(table: &str, column: &str) -> Report {
     Report::new(ERRCODE_INVALID_TABLE_DEFINITION, format!("{} must allow null", column_of(table, column)))
-        .detail("It is cleared in jobs that go back to the queue.")
+        .detail("It is cleared when a job is settled.")
 }
 
 pub fn column_generated(table: &str, column: &str) -> Report {
@@ -263,13 +263,29 @@ pub fn same_status(status: &str) -> Report {
     invalid("running, dead and queued status must differ").detail(format!("Two of them are \"{status}\"."))
 }
 
-pub fn unknown_policy(word: &str) -> Report {
-    invalid("on_death must be \"fail\" or \"requeue\"").detail(format!("It is \"{word}\"."))
+pub fn unknown_word(argument: &str, words: &[&str], word: &str) -> Report {
+    let words = words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");
+    invalid(format!("{argument} must be {words}")).detail(format!("It is \"{word}\"."))
 }
 
 pub fn no_attempts_column() -> Report {
-    invalid("jobs cannot be requeued without a column that counts attempts")
-        .hint("Name one as attempts_column; without it a job that kills its workers would come back forever.")
+    invalid("jobs cannot be requeued without a column that counts attempts, or a primary key of one column")
+        .hint("Name one as attempts_column; without either, a job that kills its workers would come back forever.")
+}
+
+pub fn no_claim_counter() -> Report {
+    invalid("attempts that are counted at the claim need attempts_column")
+        .detail("Without a column the extension counts them, which does not see claims.")
+}
+
+pub fn invalid_assignment(text: &str, reason: &str) -> Report {
+    invalid(format!("cannot read \"{text}\" as an assignment to a column"))
+        .detail(reason)
+        .hint("Write each as in: set_at_requeue => ARRAY['claim_id = NULL', 'queue = coalesce(queue, ''default'')']")
+}
+
+pub fn invalid_wake(argument: &str, least: usize, most: usize) -> Report {
+    invalid(format!("{argument} must have {least} to {most} bytes"))
 }
 
 // Work that was not done.

@@ -1,28 +1,27 @@
 //! The columns of a watched table: whether they exist and have usable types.
 //!
 //! Checked before each use, because the owner may have altered the table since it was watched, and more closely when it
-//! is watched.
-
-use std::collections::HashSet;
+//! is watched (see [`super::writes`]).
 
 use pgrx::{pg_sys, spi};
 
-use super::statement::converted;
+use super::rows::single_key;
 use super::table::JobTable;
+use super::worker_column::Holds;
 use super::worker_ids::ValueType;
 use crate::error::{Error, Result};
+use crate::pg::catalog;
 use crate::pg::catalog::Column;
-use crate::pg::timer::Deadline;
-use crate::pg::{catalog, scope, sql};
-use crate::settings;
-use crate::shmem::quarantine;
-use crate::tables::job_tables::OnDeath;
+use crate::rules::assignment::{Assignment, Term};
+use crate::tables::job_tables::{CountedAt, OnDeath};
 
 /// A column of a watched table.
 #[derive(Clone, Debug)]
 pub struct ColumnRef {
     /// Its name, quoted where SQL needs it.
     pub name: String,
+    /// Its name as the catalog has it.
+    pub catalog_name: String,
     /// Its entry in the catalog.
     pub column: Column,
 }
@@ -30,16 +29,20 @@ pub struct ColumnRef {
 /// The columns of a watched table that its settling needs.
 #[derive(Clone, Debug)]
 pub struct Columns {
-    /// The worker that runs the job: of a scalar type.
+    /// The worker that runs the job.
     pub worker: ColumnRef,
-    /// As what its ids are compared; `None` for text.
+    /// How it has the worker's id, which is of a scalar type.
+    pub worker_holds: Holds,
+    /// As what ids are compared; `None` for text.
     pub worker_values: Option<ValueType>,
     /// The job's status: text, or an enum.
     pub status: ColumnRef,
-    /// Where the reason goes: text.
+    /// Where the reason goes: text, json or jsonb.
     pub error: Option<ColumnRef>,
-    /// Where the time goes: a date, or a timestamp with or without time zone.
+    /// Where the time goes: a date, a timestamp with or without time zone, or a number.
     pub finished: Option<ColumnRef>,
+    /// What else is set in jobs that fail.
+    pub set_at_failure: Vec<NewValue>,
     /// Those needed to requeue jobs; `None` where jobs are failed.
     pub requeue: Option<Requeue>,
 }
@@ -47,12 +50,34 @@ pub struct Columns {
 /// The columns that only requeueing needs.
 #[derive(Clone, Debug)]
 pub struct Requeue {
-    /// Attempts that a job has used up: an integer.
-    pub attempts: ColumnRef,
+    /// Where the attempts of a job are counted.
+    pub counter: Counter,
     /// Attempts that a job may use up: an integer.
     pub max_attempts: Option<ColumnRef>,
     /// When the current attempt was started: of any type.
     pub started: Option<ColumnRef>,
+    /// What else is set in jobs that are requeued.
+    pub set: Vec<NewValue>,
+}
+
+/// Where the attempts of a job are counted.
+#[derive(Clone, Debug)]
+pub enum Counter {
+    /// In an integer that settling counts up.
+    AtDeath(ColumnRef),
+    /// In an integer that the queue counts up when a job is claimed.
+    AtClaim(ColumnRef),
+    /// In the extension's own table, by the job's primary key.
+    Own(ColumnRef),
+}
+
+/// A column that gets a value, the first of these that is not NULL.
+#[derive(Clone, Debug)]
+pub struct NewValue {
+    /// The column.
+    pub column: ColumnRef,
+    /// What it gets.
+    pub value: Vec<Term>,
 }
 
 impl Columns {
@@ -67,117 +92,121 @@ impl Columns {
         let requeue = match mapping.on_death {
             OnDeath::Fail => None,
             OnDeath::Requeue => Some(Requeue {
-                attempts: find(mapping.attempts_column.as_ref().ok_or(Error::NoAttemptsColumn)?)?,
+                counter: Counter::of(table)?,
                 max_attempts: mapping.max_attempts_column.as_ref().map(find).transpose()?,
                 started: mapping.started_column.as_ref().map(find).transpose()?,
+                set: table.new_values(&mapping.set_at_requeue)?,
             }),
         };
         let worker = find(&mapping.worker_column)?;
+        let worker_holds = Holds::of(&worker.column);
         let columns = Self {
-            worker_values: ValueType::of(&worker.column),
+            worker_values: ValueType::of_column(&worker_holds.id(&worker.column)),
+            worker_holds,
             worker,
             status: find(&mapping.status_column)?,
             error: mapping.error_column.as_ref().map(find).transpose()?,
             finished: mapping.finished_column.as_ref().map(find).transpose()?,
+            set_at_failure: table.new_values(&mapping.set_at_failure)?,
             requeue,
         };
         columns.check_types(table)?;
         Ok(columns)
     }
 
+    /// The worker's id, of a row whose name comes with a dot, or of the row that an index is on.
+    pub fn worker_id(&self, row: &str) -> String {
+        self.worker_holds.expression(&self.worker, row)
+    }
+
+    /// Whether a job that goes back to the queue loses its worker. A list of workers stays as it is, and a generated
+    /// column follows what it is made of.
+    pub fn clears_worker(&self) -> bool {
+        self.requeue.is_some() && self.worker_holds == Holds::Id && !self.worker.column.is_generated
+    }
+
+    /// What else is set in jobs, at a requeue and at a failure.
+    pub fn new_values(&self) -> impl Iterator<Item = &NewValue> {
+        self.requeue.iter().flat_map(|requeue| &requeue.set).chain(&self.set_at_failure)
+    }
+
     fn check_types(&self, table: &JobTable) -> Result<()> {
-        let check = |known: &ColumnRef, fits: fn(&Column) -> bool, wanted| match fits(&known.column) {
+        let check = |known: &ColumnRef, fits: &dyn Fn(&Column) -> bool, wanted| match fits(&known.column) {
             true => Ok(()),
             false => {
                 Err(Error::ColumnType { table: table.target.clone(), column: known.name.clone(), wanted })
             }
         };
-        check(&self.worker, is_scalar, "text, uuid or another scalar type")?;
-        check(&self.status, is_status, "text, character varying or an enum")?;
+        let has_scalar_id = |column: &Column| is_scalar(&self.worker_holds.id(column));
+        check(
+            &self.worker,
+            &has_scalar_id,
+            "text, uuid or another scalar type, an array of it, json or jsonb",
+        )?;
+        check(&self.status, &is_status, "text, character varying or an enum")?;
         if let Some(error) = &self.error {
-            check(error, is_text, "text or character varying")?;
+            check(
+                error,
+                &|column| is_text(column) || column.is_json(),
+                "text, character varying, json or jsonb",
+            )?;
         }
-        if let Some(finished) = &self.finished {
-            check(finished, is_time, "date, or timestamp with or without time zone")?;
+        let are_now = self.new_values().filter(|new| new.value.contains(&Term::Now)).map(|new| &new.column);
+        let takes_numbers = table.mapping.epoch_unit.is_some();
+        let is_time = |column: &Column| is_time(column) || takes_numbers && is_bigint(column);
+        let wanted = "date, or timestamp with or without time zone, or bigint with epoch_unit";
+        for time in self.finished.iter().chain(are_now) {
+            check(time, &is_time, wanted)?;
         }
-        let integers = self.requeue.iter().flat_map(|r| [Some(&r.attempts), r.max_attempts.as_ref()]);
+        let integers = self.requeue.iter().flat_map(|r| [r.counter.column(), r.max_attempts.as_ref()]);
         for integer in integers.flatten() {
-            check(integer, is_integer, "smallint, integer or bigint")?;
+            check(integer, &is_integer, "smallint, integer or bigint")?;
         }
         Ok(())
     }
+}
 
-    /// Checks that the columns can hold what settling writes. Only when a table is watched: later the table itself would
-    /// raise the error.
-    pub fn check_writes(&self, table: &JobTable) -> Result<()> {
+impl Counter {
+    fn of(table: &JobTable) -> Result<Self> {
         let mapping = &table.mapping;
-        let mut names = HashSet::new();
-        let mut all = mapping.written_columns().chain(mapping.read_columns());
-        if let Some(name) = all.find(|name| !names.insert(*name)) {
-            let column = spi::quote_identifier(name);
-            return Err(Error::ColumnTwice { table: table.target.clone(), column });
-        }
-        for name in mapping.written_columns() {
-            let ColumnRef { name: column, column: written } = table.column(name)?;
-            if written.is_generated {
-                return Err(Error::ColumnGenerated { table: table.target.clone(), column });
-            }
-            if !catalog::may_update(table.relation.owner, table.relation.oid, name)? {
-                return Err(Error::OwnerMayNotUpdate { table: table.target.clone(), column });
-            }
-        }
-        self.check_values(table)
-    }
-
-    /// The statuses can be stored, and what is cleared allows NULL. Runs as the table's owner, because a domain's checks
-    /// are the owner's code.
-    fn check_values(&self, table: &JobTable) -> Result<()> {
-        let mapping = &table.mapping;
-        self.check_status(table, &mapping.running_status)?;
-        self.check_status(table, &mapping.dead_status)?;
-        let Some(requeue) = &self.requeue else { return Ok(()) };
-        self.check_status(table, &mapping.queued_status)?;
-        let cleared = [Some(&self.worker), requeue.started.as_ref(), self.finished.as_ref()];
-        match cleared.into_iter().flatten().find(|known| known.column.not_null) {
-            Some(known) => {
-                Err(Error::ColumnNotNull { table: table.target.clone(), column: known.name.clone() })
-            }
-            None => Ok(()),
+        let key = || single_key(table.relation.oid)?.ok_or(Error::NoAttemptsColumn);
+        match (&mapping.attempts_column, mapping.attempts_counted_at) {
+            (Some(column), CountedAt::Death) => table.column(column).map(Self::AtDeath),
+            (Some(column), CountedAt::Claim) => table.column(column).map(Self::AtClaim),
+            (None, CountedAt::Death) => table.column(&key()?).map(Self::Own),
+            (None, CountedAt::Claim) => Err(Error::NoClaimCounter),
         }
     }
 
-    fn check_status(&self, table: &JobTable, value: &str) -> Result<()> {
-        let literal = spi::quote_literal(value);
-        let statement = format!(
-            "SELECT {}::pg_catalog.text OPERATOR(pg_catalog.=) {literal}",
-            converted(&literal, &self.status.column)
-        );
-        let deadline = Deadline::after(settings::call_timeout());
-        let read = || {
-            let path = table.owners_path()?.setting();
-            let scope = table.scope().lock_timeout(c"1s").owners_path(&path);
-            scope.run(|| sql::read(&statement, &[], |row| row.required(1, "comparison")))
-        };
-        let bounded = || scope::subtransaction_until(deadline, read);
-        let stored: Result<Vec<bool>> = quarantine::at_work(table.watched.oid, bounded);
-        let reason = match stored {
-            Ok(same) if same == [true] => return Ok(()),
-            Ok(_) => None,
-            Err(error) => Some(error.message()),
-        };
-        Err(Error::ImpossibleValue {
-            table: table.target.clone(),
-            column: self.status.name.clone(),
-            value: value.to_owned(),
-            reason,
-        })
+    /// The column of the table that counts.
+    pub fn column(&self) -> Option<&ColumnRef> {
+        match self {
+            Self::AtDeath(column) | Self::AtClaim(column) => Some(column),
+            Self::Own(_) => None,
+        }
     }
 }
 
 impl JobTable {
+    fn new_values(&self, assignments: &[String]) -> Result<Vec<NewValue>> {
+        let read = |text: &String| {
+            let invalid = |reason| Error::InvalidAssignment { text: text.clone(), reason };
+            let Assignment { column, value } = Assignment::parse(text).map_err(invalid)?;
+            for term in &value {
+                if let Term::Column(name) = term {
+                    self.column(name)?;
+                }
+            }
+            Ok(NewValue { column: self.column(&column)?, value })
+        };
+        assignments.iter().map(read).collect()
+    }
+
     fn column(&self, name: &str) -> Result<ColumnRef> {
         match catalog::column(self.relation.oid, name) {
-            Some(column) => Ok(ColumnRef { name: spi::quote_identifier(name), column }),
+            Some(column) => {
+                Ok(ColumnRef { name: spi::quote_identifier(name), catalog_name: name.to_owned(), column })
+            }
             None => Err(Error::UndefinedColumn { table: self.target.clone(), column: name.to_owned() }),
         }
     }
@@ -191,8 +220,7 @@ fn is_scalar(column: &Column) -> bool {
         pg_sys::TYPCATEGORY_RANGE,
     ];
     // The text of a JSON string has quotes.
-    let json = [pg_sys::JSONOID, pg_sys::JSONBOID];
-    !compound.contains(&column.category()) && !json.contains(&column.base_type())
+    !compound.contains(&column.category()) && !column.is_json()
 }
 
 fn is_text(column: &Column) -> bool {
@@ -205,6 +233,10 @@ fn is_status(column: &Column) -> bool {
 
 fn is_time(column: &Column) -> bool {
     [pg_sys::DATEOID, pg_sys::TIMESTAMPOID, pg_sys::TIMESTAMPTZOID].contains(&column.base_type())
+}
+
+fn is_bigint(column: &Column) -> bool {
+    column.base_type() == pg_sys::INT8OID
 }
 
 fn is_integer(column: &Column) -> bool {

@@ -7,7 +7,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::statement::converted;
+use super::new_values::converted;
 use super::{JobTable, watched};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -132,7 +132,8 @@ fn create(installation: &Installation, jobs: &JobTable) -> Result<()> {
 fn condition(jobs: &JobTable) -> Result<String> {
     let mapping = &jobs.mapping;
     let status = quote_identifier(&mapping.status_column);
-    let afresh = [&mapping.running_status, &mapping.queued_status].map(quote_literal).join(", ");
+    let afresh = mapping.running_statuses().chain([&mapping.queued_status]).map(quote_literal);
+    let afresh = afresh.collect::<Vec<_>>().join(", ");
     let given_up = match mapping.on_death {
         OnDeath::Fail => quote_literal(&mapping.dead_status),
         OnDeath::Requeue => [&mapping.dead_status, &mapping.queued_status].map(quote_literal).join(", "),
@@ -140,11 +141,17 @@ fn condition(jobs: &JobTable) -> Result<String> {
     let mut condition = format!("OLD.{status}::pg_catalog.text IN ({given_up})");
     let mut stays = format!("NEW.{status}::pg_catalog.text = OLD.{status}::pg_catalog.text");
     if let Some(error) = jobs.columns()?.error {
-        let message = converted(&quote_literal(&mapping.error_message), &error.column);
+        let (message, is_json) = (quote_literal(&mapping.error_message), error.column.is_json());
+        let message = if is_json { message } else { converted(&message, &error.column) };
         // By bytes: a nondeterministic collation of the column has no beginnings.
         let begins = |row: &str| {
-            let error = format!("{row}.{}::pg_catalog.text COLLATE pg_catalog.\"C\"", error.name);
-            format!(" AND pg_catalog.starts_with({error}, {message}::pg_catalog.text)")
+            let error = match is_json {
+                true => format!("({row}.{}::pg_catalog.jsonb OPERATOR(pg_catalog.#>>) '{{}}')", error.name),
+                false => format!("{row}.{}::pg_catalog.text", error.name),
+            };
+            format!(
+                " AND pg_catalog.starts_with({error} COLLATE pg_catalog.\"C\", {message}::pg_catalog.text)"
+            )
         };
         condition += &begins("OLD");
         stays += &begins("NEW");

@@ -10,6 +10,7 @@ use pgrx::{pg_sys, spi};
 
 use super::columns::Columns;
 use super::table::JobTable;
+use super::worker_column::Holds;
 use crate::error::Result;
 use crate::pg::pages::{self, Entries};
 use crate::pg::{self, scope, sql};
@@ -61,7 +62,7 @@ pub fn idle(table: &JobTable, columns: &Columns, workers: Option<&[String]>) -> 
     }
     let index = best_index(table, columns, workers.is_some())?;
     let indexes = index.as_ref().map_or(Ok(HashMap::new()), |index| indexes_of_parts(index.oid))?;
-    let running = [table.mapping.running_status.clone()];
+    let running: Vec<String> = table.mapping.running_statuses().cloned().collect();
     let entries = match (index.as_ref().map(|index| index.serves), workers) {
         (Some(Serves::RunningByWorker | Serves::AnyByWorker), Some(workers)) => Entries::Of(workers),
         (Some(Serves::AnyByStatus), _) => Entries::Of(&running),
@@ -92,7 +93,8 @@ fn best_index(table: &JobTable, columns: &Columns, of_workers: bool) -> Result<O
     let is_running = is_running(table, columns);
     let found = sql::read(statement, &[table.relation.oid.into(), pg_sys::BTREE_AM_OID.into()], |row| {
         let (oid, column): (_, String) = (row.required(1, "index")?, row.required(2, "column")?);
-        let by_worker = of_workers && column == table.mapping.worker_column;
+        let is_id = columns.worker_holds == Holds::Id;
+        let by_worker = of_workers && is_id && column == table.mapping.worker_column;
         let serves = match row.optional::<String>(3)? {
             Some(predicate) if !is_running.contains(&predicate) => None,
             Some(_) if by_worker => Some(Serves::RunningByWorker),
@@ -106,16 +108,37 @@ fn best_index(table: &JobTable, columns: &Columns, of_workers: bool) -> Result<O
     Ok(found.into_iter().flatten().min_by_key(|index| index.serves as u8))
 }
 
-/// The condition for a running job as PostgreSQL writes it in an index, for columns of text, varchar and an enum.
-fn is_running(table: &JobTable, columns: &Columns) -> [String; 2] {
-    let (status, running) = (&columns.status, spi::quote_literal(&table.mapping.running_status));
+/// The condition for a running job as PostgreSQL writes it in an index, for columns of text, varchar and an enum. Of
+/// several statuses, in the order of the watch.
+fn is_running(table: &JobTable, columns: &Columns) -> Vec<String> {
+    let (status, mapping) = (&columns.status, &table.mapping);
     let of_type = match status.column.base_type() {
         pg_sys::TEXTOID | pg_sys::VARCHAROID => "text".to_owned(),
         _ => status.column.type_name(),
     };
-    [
-        format!("({} = {running}::{of_type})", status.name),
-        format!("(({})::text = {running}::text)", status.name),
+    let name = &status.name;
+    let mut running = mapping.running_statuses().map(spi::quote_literal);
+    if mapping.also_running.is_empty() {
+        let running = running.next().unwrap_or_default();
+        return vec![
+            format!("({name} = {running}::{of_type})"),
+            format!("(({name})::text = {running}::text)"),
+        ];
+    }
+    let listed = |of_type: &str| {
+        let running = running.clone().map(|status| format!("{status}::{of_type}"));
+        format!("ARRAY[{}]", running.collect::<Vec<_>>().join(", "))
+    };
+    let plain = spi::quote_literal(format!(
+        "{{{}}}",
+        mapping.running_statuses().cloned().collect::<Vec<_>>().join(",")
+    ));
+    vec![
+        format!("({name} = ANY ({}))", listed(&of_type)),
+        format!("(({name})::text = ANY (({})::text[]))", listed("character varying")),
+        // Where no word needs quotes.
+        format!("({name} = ANY ({plain}::{of_type}[]))"),
+        format!("(({name})::text = ANY ({plain}::text[]))"),
     ]
 }
 

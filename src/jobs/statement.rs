@@ -7,10 +7,11 @@
 
 use pgrx::{pg_sys, spi};
 
-use super::columns::{ColumnRef, Columns, Requeue};
+use super::attempts::Attempts;
+use super::columns::{ColumnRef, Columns};
+use super::new_values::{NewValues, converted};
 use super::table::{JobTable, LockPolicy};
-use crate::pg::catalog::Column;
-use crate::pg::row_versions;
+use crate::pg::{arrays, row_versions};
 
 /// No stronger than what a plain UPDATE takes: a transaction that has inserted a row which refers to a job stops nothing.
 const NO_KEY_UPDATE: &str = "NO KEY UPDATE";
@@ -27,12 +28,21 @@ pub struct Statements<'a> {
     of_rows: bool,
     /// How rows are locked before they are changed.
     lock: &'static str,
+    /// What the extension's own counter of attempts has, as a literal.
+    counts: Option<String>,
 }
 
 impl<'a> Statements<'a> {
     /// For a table; `key` is the column that identifies a job, if there is one.
     pub fn new(table: &'a JobTable, columns: &'a Columns, key: Option<&str>) -> Self {
-        Self { table, columns, key: key.map(spi::quote_identifier), of_rows: false, lock: NO_KEY_UPDATE }
+        let key = key.map(spi::quote_identifier);
+        Self { table, columns, key, of_rows: false, lock: NO_KEY_UPDATE, counts: None }
+    }
+
+    /// With what the extension's own counter of attempts has.
+    #[must_use]
+    pub fn with_counts(self, counts: Option<String>) -> Self {
+        Self { counts, ..self }
     }
 
     /// For a table in which a column of a key is changed. The UPDATE takes the stronger lock then, too.
@@ -69,8 +79,9 @@ impl<'a> Statements<'a> {
 
     /// Adds a running job that has nothing but a worker, and returns what [`Self::some_job`] does.
     pub fn make_up(&self) -> String {
-        let Columns { worker, status, .. } = self.columns;
-        let id = match (worker.column.base_type(), worker.column.category()) {
+        let Columns { worker, worker_holds, status, .. } = self.columns;
+        let id_column = worker_holds.id(&worker.column);
+        let id = match (id_column.base_type(), id_column.category()) {
             (pg_sys::UUIDOID, _) => "00000000-0000-0000-0000-000000000000",
             (_, pg_sys::TYPCATEGORY_NUMERIC) => "0",
             _ => "rgrid_rehearsal",
@@ -80,8 +91,8 @@ impl<'a> Statements<'a> {
             self.table.target,
             worker.name,
             status.name,
-            converted(&spi::quote_literal(id), &worker.column),
-            self.status(&self.table.mapping.running_status),
+            worker_holds.made_of(&converted(&spi::quote_literal(id), &id_column), &worker.column),
+            converted(&spi::quote_literal(&self.table.mapping.running_status), &status.column),
             self.worker(),
             self.returned_key()
         )
@@ -126,13 +137,14 @@ impl<'a> Statements<'a> {
     /// rows are changed. Rows that are elsewhere have none: they are waited for, and where jobs are requeued, the worker that
     /// is returned is the first of `$1`.
     pub fn settle(&self, locked: LockPolicy) -> String {
-        let (target, jobs, assignments) = (self.target(), self.running_jobs(), self.assignments());
+        let (target, jobs) = (self.target(), self.running_jobs());
+        let assignments = NewValues::of(self.table, self.columns, self.counts.as_deref()).list();
         let key = self.returned_key();
         let (is_elsewhere, requeued) = (self.table.is_elsewhere(), self.is_requeued());
         if is_elsewhere || (!locked.skips() && self.columns.requeue.is_none()) {
-            let worker = match self.columns.requeue {
-                Some(_) => "($1)[1]".into(),
-                None => self.worker_among(),
+            let worker = match self.columns.clears_worker() {
+                true => "($1)[1]".into(),
+                false => self.worker_among(),
             };
             return format!(
                 "UPDATE {target} SET {assignments} WHERE {jobs} RETURNING {worker}, {requeued}, {key}"
@@ -158,7 +170,7 @@ impl<'a> Statements<'a> {
 
     /// The worker of a job, as text.
     pub fn worker(&self) -> String {
-        format!("j.{}::pg_catalog.text", self.columns.worker.name)
+        format!("{}::pg_catalog.text", self.columns.worker_id("j."))
     }
 
     /// The one of the workers, `$1`, that a job has: their ids may be spelled in another way than the job's.
@@ -166,7 +178,7 @@ impl<'a> Statements<'a> {
         match &self.columns.worker_values {
             None => self.worker(),
             Some(values) => {
-                let (all, one) = (values.all("$1"), values.of_column(&self.columns.worker.name));
+                let (all, one) = (values.all("$1"), values.of(&self.columns.worker_id("j.")));
                 format!("($1)[pg_catalog.array_position({all}, {one})]")
             }
         }
@@ -181,7 +193,12 @@ impl<'a> Statements<'a> {
 
     /// The condition for a job that is running; the shape that a partial index on it has.
     pub fn is_running(&self) -> String {
-        self.has_status(&self.table.mapping.running_status)
+        let mapping = &self.table.mapping;
+        if mapping.also_running.is_empty() {
+            return self.has_status(&mapping.running_status);
+        }
+        let statuses = spi::quote_literal(arrays::literal(mapping.running_statuses()));
+        format!("{} OPERATOR(pg_catalog.=) ANY ({statuses})", self.status())
     }
 
     /// The condition for a job of one of the workers, `$1`, that is running.
@@ -204,13 +221,14 @@ impl<'a> Statements<'a> {
 
     /// The condition for a job of one of the workers, `$1`.
     fn is_of_workers(&self) -> String {
-        let Columns { worker: ColumnRef { name, column }, worker_values, .. } = self.columns;
+        let Columns { worker, worker_holds, worker_values, .. } = self.columns;
+        let (id, column) = (self.columns.worker_id("j."), worker_holds.id(&worker.column));
         if let Some(values) = worker_values {
-            return format!("{} {} ANY ({})", values.of_column(name), values.equals, values.all("$1"));
+            return format!("{} {} ANY ({})", values.of(&id), values.equals, values.all("$1"));
         }
         let worker = match column.base_type() {
-            pg_sys::TEXTOID | pg_sys::VARCHAROID => format!("j.{name}"),
-            _ => format!("j.{name}::pg_catalog.text"),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => id,
+            _ => format!("{id}::pg_catalog.text"),
         };
         // Ids differ if their bytes do. The comparison by the column's own collation is for its index.
         let bytes = match column.is_nondeterministic() {
@@ -220,32 +238,24 @@ impl<'a> Statements<'a> {
         format!("{worker} OPERATOR(pg_catalog.=) ANY ($1){bytes}")
     }
 
-    /// The condition for a job of a status. A domain has no operators of its own: its base has them.
+    /// The condition for a job of a status.
     fn has_status(&self, status: &str) -> String {
-        let ColumnRef { name, column } = &self.columns.status;
-        let literal = spi::quote_literal(status);
+        format!("{} OPERATOR(pg_catalog.=) {}", self.status(), spi::quote_literal(status))
+    }
+
+    /// The status of a job. A domain has no operators of its own: its base has them.
+    fn status(&self) -> String {
+        let ColumnRef { name, column, .. } = &self.columns.status;
         match column.base() {
-            Some(base) => format!("j.{name}::{} OPERATOR(pg_catalog.=) {literal}", base.type_name()),
-            None => format!("j.{name} OPERATOR(pg_catalog.=) {literal}"),
+            Some(base) => format!("j.{name}::{}", base.type_name()),
+            None => format!("j.{name}"),
         }
     }
 
     /// The condition for a job that is requeued: it has attempts left. `None` where jobs are failed.
     fn has_attempts_left(&self) -> Option<String> {
         let requeue = self.columns.requeue.as_ref()?;
-        Some(format!("({} OPERATOR(pg_catalog.<) {})", used(requeue), self.maximum(requeue)))
-    }
-
-    fn maximum(&self, requeue: &Requeue) -> String {
-        let otherwise = self.table.mapping.max_attempts;
-        requeue
-            .max_attempts
-            .as_ref()
-            .map_or(otherwise.to_string(), |column| format!("coalesce(j.{}, {otherwise})", column.name))
-    }
-
-    fn status(&self, status: &str) -> String {
-        converted(&spi::quote_literal(status), &self.columns.status.column)
+        Some(Attempts::of(self.table, requeue, self.counts.as_deref()).are_left)
     }
 
     fn is_requeued(&self) -> String {
@@ -254,78 +264,4 @@ impl<'a> Statements<'a> {
             None => "false".into(),
         }
     }
-
-    /// The new values of a job's columns.
-    fn assignments(&self) -> String {
-        let mapping = &self.table.mapping;
-        let dead = self.status(&mapping.dead_status);
-        let message = "$2".to_owned();
-        let assignments = match self.columns.requeue.as_ref().zip(self.has_attempts_left()) {
-            None => self.outcome(dead, message, |time| time),
-            Some((requeue, requeues)) => {
-                let queued = self.status(&mapping.queued_status);
-                let either = |requeued: &str, failed: &str| {
-                    format!("CASE WHEN {requeues} THEN {requeued} ELSE {failed} END")
-                };
-                let (used, maximum) = (used(requeue), self.maximum(requeue));
-                let counted = either(&format!("{used} OPERATOR(pg_catalog.+) 1"), &used);
-                // Immutable, so that who has the rows elsewhere can be told all of it.
-                let parts = [
-                    "$2",
-                    "' (attempts used: '",
-                    &format!("({counted})::pg_catalog.text"),
-                    "' of '",
-                    &format!("({maximum})::pg_catalog.text"),
-                    "')'",
-                ];
-                let message = parts.join(" OPERATOR(pg_catalog.||) ");
-                let mut assignments =
-                    self.outcome(either(&queued, &dead), message, |time| either("NULL", &time));
-                assignments.push((&requeue.attempts, counted));
-                let cleared = [Some(&self.columns.worker), requeue.started.as_ref()];
-                assignments.extend(cleared.into_iter().flatten().map(|column| {
-                    let kept = format!("j.{}", column.name);
-                    (column, either("NULL", &kept))
-                }));
-                assignments
-            }
-        };
-        let assignments: Vec<String> =
-            assignments.into_iter().map(|(column, value)| format!("{} = {value}", column.name)).collect();
-        assignments.join(", ")
-    }
-
-    /// Status, error and finish time. A message that is too long for the column is cut.
-    fn outcome(
-        &self,
-        status: String,
-        message: String,
-        time: impl Fn(String) -> String,
-    ) -> Vec<(&'a ColumnRef, String)> {
-        let Columns { status: column, error, finished, .. } = self.columns;
-        let mut assignments = vec![(column, status)];
-        assignments.extend(error.as_ref().map(|known| (known, converted(&message, &known.column))));
-        assignments.extend(finished.as_ref().map(|known| (known, time(finish_time(known).to_owned()))));
-        assignments
-    }
-}
-
-/// Attempts that a job has used up.
-fn used(requeue: &Requeue) -> String {
-    format!("coalesce(j.{}, 0)", requeue.attempts.name)
-}
-
-/// Times without a zone are UTC, as RGrid writes them.
-fn finish_time(finished: &ColumnRef) -> &'static str {
-    match finished.column.base_type() {
-        pg_sys::TIMESTAMPTZOID => "$3",
-        pg_sys::DATEOID => "($3 AT TIME ZONE 'UTC')::pg_catalog.date",
-        _ => "($3 AT TIME ZONE 'UTC')",
-    }
-}
-
-/// A literal or parameter as a value of a column's type. A literal is typed as text first. Otherwise the type's input
-/// function would read it while the type's name is looked up, before it is known which type the name means.
-pub fn converted(text: &str, column: &Column) -> String {
-    format!("CAST(({text})::pg_catalog.text AS {})", column.type_name())
 }

@@ -3,21 +3,18 @@
 use std::cell::OnceCell;
 use std::ffi::CStr;
 
-use chrono::{DateTime, Utc};
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use super::columns::Columns;
 use super::counter::JobCounter;
 use super::quick_look;
-use super::rows::{Row, in_rows, single_key};
 use super::statement::Statements;
 use crate::error::{Error, Result};
 use crate::pg::scope::{self, Scope};
 use crate::pg::search_path::OwnersPath;
-use crate::pg::{self, arrays, catalog, scanned, sql};
+use crate::pg::{arrays, catalog, scanned, sql};
 use crate::tables::inheritance;
-use crate::tables::job_tables::{JobMapping, OnDeath};
+use crate::tables::job_tables::JobMapping;
 
 /// What to do about job rows that another session has locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +36,7 @@ impl LockPolicy {
     }
 
     /// For how long a lock is waited for.
-    fn timeout(self) -> &'static CStr {
+    pub(super) fn timeout(self) -> &'static CStr {
         match self {
             Self::Refuse | Self::SkipAtOnce => c"50ms",
             Self::Skip | Self::Wait => c"1s",
@@ -158,124 +155,6 @@ impl JobTable {
         self.is_foreign() || *self.brought.get_or_init(is_brought)
     }
 
-    /// Settles the running jobs of these workers, which are declared dead, or have left.
-    ///
-    /// # Errors
-    ///
-    /// When the table lacks a column, when its owner may not update it, when one of its triggers raises an error, or
-    /// when a lock cannot be obtained. The caller wraps this in a subtransaction.
-    pub fn settle(
-        &self,
-        workers: &[String],
-        now: DateTime<Utc>,
-        locked: LockPolicy,
-    ) -> Result<Vec<SettledJobs>> {
-        let columns = self.columns()?;
-        let key = self.notified_key()?;
-        let statements =
-            Statements::new(self, &columns, key.as_deref()).changing_a_key(self.changes_key(locked)?);
-        let workers = self.settled_workers(&columns, workers)?;
-        let message = &self.mapping.error_message;
-        let settled = self.change(&statements, message, now, locked, vec![arrays::of(&workers)])?;
-        self.check_settled(&columns, &settled, &workers)?;
-        Ok(settled)
-    }
-
-    /// Settles those of these rows that are running jobs of the worker.
-    pub fn settle_rows(
-        &self,
-        worker: &str,
-        rows: &[Row],
-        now: DateTime<Utc>,
-        locked: LockPolicy,
-    ) -> Result<Vec<SettledJobs>> {
-        let columns = self.columns()?;
-        let key = self.notified_key()?;
-        let statements = Statements::new(self, &columns, key.as_deref())
-            .changing_a_key(self.changes_key(locked)?)
-            .of_rows();
-        self.change(&statements, &self.mapping.error_message, now, locked, in_rows(worker, rows).into())
-    }
-
-    /// Fails a job that cannot be requeued, and says so in its error column. Does nothing in a table whose jobs are not
-    /// requeued.
-    pub fn fail_row(
-        &self,
-        worker: &str,
-        row: &Row,
-        now: DateTime<Utc>,
-        locked: LockPolicy,
-        why: &Error,
-    ) -> Result<Vec<SettledJobs>> {
-        let columns = self.columns()?;
-        if columns.requeue.is_none() {
-            return Ok(Vec::new());
-        }
-        let columns = Columns { requeue: None, ..columns };
-        let key = self.notified_key()?;
-        let statements = Statements::new(self, &columns, key.as_deref()).of_rows();
-        let message = format!("{} (could not be requeued: {})", self.mapping.error_message, why.message());
-        self.change(&statements, &message, now, locked, in_rows(worker, std::slice::from_ref(row)).into())
-    }
-
-    fn change(
-        &self,
-        statements: &Statements<'_>,
-        message: &str,
-        now: DateTime<Utc>,
-        locked: LockPolicy,
-        mut arguments: Vec<DatumWithOid<'_>>,
-    ) -> Result<Vec<SettledJobs>> {
-        // The rows come after what every statement has.
-        let rows = arguments.split_off(1);
-        if locked == LockPolicy::Wait {
-            // A statement of its own, because only a later statement sees how jobs changed while this one waited.
-            self.as_owner(|| sql::write(&statements.lock(), &arguments))?;
-        }
-        let runs_code = self.runs_code()?;
-        let before = if runs_code && !rows.is_empty() { self.running_of(statements, &arguments)? } else { 0 };
-        arguments.extend([message.into(), pg::timestamptz(now).into()]);
-        arguments.extend(rows);
-        let settled = self.update(statements, locked, &arguments)?;
-        if runs_code && self.is_running_still(statements, &arguments, &settled, before)? {
-            return Err(Error::StillRunning);
-        }
-        Ok(settled)
-    }
-
-    fn update(
-        &self,
-        statements: &Statements<'_>,
-        locked: LockPolicy,
-        arguments: &[DatumWithOid<'_>],
-    ) -> Result<Vec<SettledJobs>> {
-        let mut jobs = JobCounter::of(&self.watched);
-        let path = self.owners_path()?.setting();
-        self.scope().lock_timeout(locked.timeout()).owners_path(&path).run(|| {
-            sql::write_returning(&statements.settle(locked), arguments, |row| {
-                jobs.add(row.required(1, "worker")?, row.required(2, "outcome")?, row.optional(3)?);
-                Ok(())
-            })
-        })?;
-        Ok(jobs.settled())
-    }
-
-    /// The column of the jobs' keys, where notifications have them.
-    fn notified_key(&self) -> Result<Option<String>> {
-        if self.mapping.notify_keys { single_key(self.relation.oid) } else { Ok(None) }
-    }
-
-    /// Whether settling changes a column of a key that other tables may refer to. Asked only where rows are locked first.
-    fn changes_key(&self, locked: LockPolicy) -> Result<bool> {
-        if locked == LockPolicy::Refuse && self.mapping.on_death != OnDeath::Requeue {
-            return Ok(false);
-        }
-        let columns: Vec<String> = self.mapping.written_columns().cloned().collect();
-        let tables: Vec<pg_sys::Oid> =
-            inheritance::tree(&self.relation)?.iter().map(|part| part.oid).collect();
-        catalog::have_key_with(&tables, &columns)
-    }
-
     /// How many jobs each of these workers is running. Workers that run none are left out.
     pub fn running(&self, workers: &[String]) -> Result<Vec<SettledJobs>> {
         let columns = self.columns()?;
@@ -290,7 +169,8 @@ impl JobTable {
         columns: &Columns,
         workers: &[String],
     ) -> Result<Vec<SettledJobs>> {
-        let statement = Statements::new(self, columns, None).running();
+        let counts = self.counts(columns, &[arrays::of(workers)])?;
+        let statement = Statements::new(self, columns, None).with_counts(counts).running();
         let mut jobs = JobCounter::of(&self.watched);
         self.as_owner(|| {
             if quick_look::idle(self, columns, Some(workers))?.is_some() {

@@ -37,7 +37,7 @@ impl ValueType {
     /// That of a worker column; `None` where text is compared. That is so for text, for types that cut what is too long
     /// for them, for enums and names of objects, which have one spelling, and for types that compare nothing. By a
     /// nondeterministic collation, too: there the bytes decide.
-    pub fn of(column: &Column) -> Option<Self> {
+    pub fn of_column(column: &Column) -> Option<Self> {
         let base = column.base().unwrap_or(*column);
         let spelling = match base.type_oid {
             pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::NAMEOID | pg_sys::CHAROID => return None,
@@ -66,15 +66,12 @@ impl ValueType {
         })
     }
 
-    /// The value of the column of this name, of a row `j`.
-    pub fn of_column(&self, name: &str) -> String {
-        match self.is_below_domain {
-            true => format!("CAST(j.{name} AS {})", self.name),
-            false => format!("j.{name}"),
-        }
+    /// The value of an id as a job has it.
+    pub fn of(&self, id: &str) -> String {
+        if self.is_below_domain { self.one(id) } else { id.to_owned() }
     }
 
-    /// The value of an expression that is text.
+    /// The value of another expression.
     fn one(&self, text: &str) -> String {
         format!("CAST({text} AS {})", self.name)
     }

@@ -35,6 +35,12 @@ pub fn of(strings: &[String]) -> DatumWithOid<'static> {
     texts(strings.iter().map(String::as_str))
 }
 
+/// A one-dimensional array as text, whatever its elements are.
+pub fn literal<'a>(elements: impl Iterator<Item = &'a String>) -> String {
+    let quoted = elements.map(|one| format!("\"{}\"", one.replace('\\', "\\\\").replace('"', "\\\"")));
+    format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
+}
+
 /// A `timestamptz[]`, from Postgres' microseconds.
 pub fn timestamps(timestamps: impl Iterator<Item = i64>) -> DatumWithOid<'static> {
     let elements = timestamps.map(pg_sys::Datum::from).collect();

@@ -52,6 +52,19 @@ impl Column {
         (base.type_oid != self.type_oid).then_some(base)
     }
 
+    /// A column of the type of its elements; `None` where its type is no array.
+    pub fn element(&self) -> Option<Self> {
+        let array = self.base().unwrap_or(*self);
+        // SAFETY: as above; InvalidOid for what is no array.
+        let type_oid = unsafe { pg_sys::get_element_type(array.type_oid) };
+        (type_oid != pg_sys::InvalidOid).then_some(Self { type_oid, ..array })
+    }
+
+    /// Whether it is of type json or jsonb, or a domain over one.
+    pub fn is_json(&self) -> bool {
+        [pg_sys::JSONOID, pg_sys::JSONBOID].contains(&self.base_type())
+    }
+
     /// The letter of its type's category, one of Postgres' `TYPCATEGORY_` ones; a domain has that of its base.
     pub fn category(&self) -> u8 {
         let (mut category, mut preferred) = (0, false);

@@ -22,6 +22,7 @@ pub mod databases;
 pub mod functions;
 pub mod locks;
 pub mod names;
+pub mod notifications;
 pub mod pages;
 pub mod process;
 pub mod referring;

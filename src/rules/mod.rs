@@ -3,6 +3,7 @@
 //! "Now" is always an argument, so every rule about time is tested without waiting.
 #![forbid(unsafe_code)]
 
+pub mod assignment;
 pub mod bisection;
 pub mod disconnection;
 pub mod hearing;

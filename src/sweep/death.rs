@@ -13,7 +13,7 @@ use crate::installation::Installation;
 use crate::jobs::settle::totals;
 use crate::jobs::{LeftBehind, Outcome, RefusedJob, SettledJobs, session};
 use crate::pg::timer::Deadline;
-use crate::pg::{self, row_versions};
+use crate::pg::{self, notifications, row_versions};
 use crate::shmem::buffer;
 use crate::tables::deaths::{self, Death, Reason};
 use crate::tables::heartbeats::Worker;
@@ -162,7 +162,7 @@ fn record(
     by_worker: &HashMap<&str, Vec<&SettledJobs>>,
     refused: &[RefusedJob],
 ) -> Result<()> {
-    let has_room = notify::has_room()?;
+    let has_room = notifications::has_room()?;
     let new = deaths::record(installation, deaths, has_room)?;
     let (mut events, mut lines) = (Vec::new(), Vec::new());
     for death in deaths {

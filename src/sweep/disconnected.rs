@@ -14,7 +14,7 @@ use super::steps::{Sweep, ids};
 use super::{Mode, Step, death, notify, requests};
 use crate::error::{Error, Result};
 use crate::jobs::pauses::Occasion;
-use crate::pg::{self, commit, report};
+use crate::pg::{self, commit, notifications, report};
 use crate::rules::disconnection::{self, ByAddress, Limits, Loss, Verdict};
 use crate::rules::liveness::{delta, latest_credible};
 use crate::settings;
@@ -126,7 +126,7 @@ impl Sweep {
         if lost_sessions::note_spared(workers, self.now, limits.window()) {
             let event =
                 LossEvent { event: "sessions_lost_together", workers, lost_at: pg::from_postgres(first.at) };
-            notify::send(&[serde_json::to_string(&event)?], notify::has_room()?)?;
+            notify::send(&[serde_json::to_string(&event)?], notifications::has_room()?)?;
             report::warn(Error::LostTogether { workers });
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::notify;
 use crate::error::{Error, Result};
-use crate::pg::{self, commit, report};
+use crate::pg::{self, commit, notifications, report};
 use crate::rules::liveness::{self, Fleet, Hold};
 use crate::settings;
 use crate::shmem::{databases, is_preloaded};
@@ -105,7 +105,7 @@ fn announce(hold: &Hold, living: usize) -> Result<()> {
         held_since: hold.since,
         held_until: until(hold),
     };
-    notify::send(&[serde_json::to_string(&event)?], notify::has_room()?)?;
+    notify::send(&[serde_json::to_string(&event)?], notifications::has_room()?)?;
     report::warn(Error::MassDeath { silent: hold.workers, living, at_most: settings::stale_threshold() });
     Ok(())
 }

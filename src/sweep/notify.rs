@@ -7,14 +7,11 @@ use serde::Serialize;
 use super::log_lines::log_at_commit;
 use crate::error::Result;
 use crate::jobs::{RefusedJob, SettledJobs};
-use crate::pg::{arrays, sql};
+use crate::pg::notifications::{self, FULL, PAYLOAD_LIMIT};
 use crate::rules::text::sqlstate;
 use crate::tables::deaths::{Death, Reason};
 
 const CHANNEL: &str = "rgrid_worker_deaths";
-
-/// Bytes that a payload may have; Postgres takes fewer than 8,000.
-const PAYLOAD_LIMIT: usize = 7_999;
 
 /// The notification of a death.
 #[derive(Serialize)]
@@ -107,22 +104,6 @@ fn cut(name: &str) -> &str {
     name.char_indices().nth(LIMIT).map_or(name, |(end, _)| &name[..end])
 }
 
-/// Above this share of PostgreSQL's queue no notification is sent. A full queue would fail the commit, and with it the
-/// death; any role can fill it by listening in a transaction that does not end.
-const FULL: f64 = 0.9;
-
-/// How full the queue of notifications is, of the whole server: from 0 to 1.
-pub fn queue_usage() -> Result<f64> {
-    let usage =
-        sql::read("SELECT pg_catalog.pg_notification_queue_usage()", &[], |row| row.required(1, "usage"))?;
-    Ok(usage.first().copied().unwrap_or(0.0))
-}
-
-/// Whether PostgreSQL's queue has room for notifications.
-pub fn has_room() -> Result<bool> {
-    Ok(queue_usage()? <= FULL)
-}
-
 /// Sends notifications, in this order, when the current transaction commits. Without room in the queue it sends none, and
 /// says so in the log.
 pub fn send(payloads: &[String], has_room: bool) -> Result<()> {
@@ -136,10 +117,7 @@ pub fn send(payloads: &[String], has_room: bool) -> Result<()> {
         )]);
         return Ok(());
     }
-    let statement = sql::SavedPlan::new("SELECT pg_catalog.count(pg_catalog.pg_notify($1, p.payload)) FROM pg_catalog.unnest($2) AS p (payload)"
-            .into());
-    statement.read(&[CHANNEL.into(), arrays::of(payloads)], |_| Ok(()))?;
-    Ok(())
+    notifications::send(CHANNEL, payloads)
 }
 
 /// The event as JSON, with as many of its tables, then of its refused jobs, and then of the keys as fit.

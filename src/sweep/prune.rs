@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use super::replicated;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::jobs::settle;
+use crate::jobs::{attempts, settle};
 use crate::pg::{constraints, scope};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::settings;
@@ -40,7 +40,15 @@ pub fn prune(horizon: DateTime<Utc>) -> Result<()> {
         });
         outcome = outcome.and(pruned);
     }
-    outcome.and(free_unknown(horizon))
+    outcome.and(free_unknown(horizon)).and(forget_attempts())
+}
+
+/// Forgets the attempts of jobs that are no longer there, whatever the retention.
+fn forget_attempts() -> Result<()> {
+    scope::transaction(|| match replicated::judging()? {
+        Some(installation) => attempts::forget_gone(&installation),
+        None => Ok(()),
+    })
 }
 
 /// Frees a batch of ids of which nothing but the owner or the number is known, and has not been since the horizon: a server

@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{arrays, roles, sql};
+use crate::tables::job_attempts;
 
 /// What becomes of the running jobs of a dead worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,24 +15,77 @@ pub enum OnDeath {
     Requeue,
 }
 
-impl OnDeath {
-    /// The word in the registry.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fail => "fail",
-            Self::Requeue => "requeue",
-        }
+/// What the limit of a job's attempts counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitOf {
+    /// What comes after the first attempt: with 1, a job is run twice.
+    Retries,
+    /// The first one, too: with 1, a job is run once.
+    Attempts,
+}
+
+/// When an attempt is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountedAt {
+    /// When it has ended by a death: then it is settling that counts it.
+    Death,
+    /// When it begins: the queue counts it.
+    Claim,
+}
+
+/// What a number stands for that is the time of a death, as time since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpochUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Milliseconds,
+}
+
+/// The words of an argument, and what each stands for.
+pub struct Words<T: 'static> {
+    argument: &'static str,
+    words: &'static [(&'static str, T)],
+}
+
+impl<T: Copy + PartialEq> Words<T> {
+    /// What a word stands for.
+    pub fn parse(&self, word: &str) -> Result<T> {
+        let found = self.words.iter().find(|(known, _)| *known == word);
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| Error::UnknownWord {
+            argument: self.argument,
+            words: self.words.iter().map(|(word, _)| *word).collect(),
+            word: word.to_owned(),
+        })
     }
 
-    /// The policy that a word stands for.
-    pub fn parse(word: &str) -> Result<Self> {
-        match word {
-            "fail" => Ok(Self::Fail),
-            "requeue" => Ok(Self::Requeue),
-            _ => Err(Error::UnknownPolicy { word: word.to_owned() }),
-        }
+    /// The word in the registry.
+    fn word(&self, meaning: T) -> &'static str {
+        self.words.iter().find(|(_, known)| *known == meaning).map_or("", |(word, _)| word)
     }
 }
+
+/// The words of `on_death`.
+pub const ON_DEATH: Words<OnDeath> =
+    Words { argument: "on_death", words: &[("fail", OnDeath::Fail), ("requeue", OnDeath::Requeue)] };
+
+/// The words of `max_attempts_means`.
+pub const LIMIT_OF: Words<LimitOf> = Words {
+    argument: "max_attempts_means",
+    words: &[("retries", LimitOf::Retries), ("attempts", LimitOf::Attempts)],
+};
+
+/// The words of `attempts_counted_at`.
+pub const COUNTED_AT: Words<CountedAt> = Words {
+    argument: "attempts_counted_at",
+    words: &[("death", CountedAt::Death), ("claim", CountedAt::Claim)],
+};
+
+/// The words of `epoch_unit`.
+pub const EPOCH_UNIT: Words<EpochUnit> = Words {
+    argument: "epoch_unit",
+    words: &[("seconds", EpochUnit::Seconds), ("milliseconds", EpochUnit::Milliseconds)],
+};
 
 /// Which columns and values of a table mean what. Names are as in the catalog, not quoted.
 #[derive(Clone, Debug)]
@@ -64,6 +118,22 @@ pub struct JobMapping {
     pub started_column: Option<String>,
     /// Whether notifications have the primary keys of the jobs.
     pub notify_keys: bool,
+    /// What the limit of attempts counts; `None` to tell it by the name of its column.
+    pub max_attempts_means: Option<LimitOf>,
+    /// When an attempt is counted.
+    pub attempts_counted_at: CountedAt,
+    /// Further statuses of jobs that are a worker's.
+    pub also_running: Vec<String>,
+    /// What else a job gets that goes back to the queue, as `rules/assignment.rs` reads it.
+    pub set_at_requeue: Vec<String>,
+    /// What else a job gets that fails, likewise.
+    pub set_at_failure: Vec<String>,
+    /// A channel on which idle workers of the queue listen.
+    pub wake_channel: Option<String>,
+    /// What is sent there when jobs have gone back to the queue.
+    pub wake_payload: String,
+    /// What times are that are numbers.
+    pub epoch_unit: Option<EpochUnit>,
 }
 
 /// RGrid's table of jobs, with the column names and values that its daemon used. The defaults of `rgrid_watch_jobs()`
@@ -85,27 +155,33 @@ impl Default for JobMapping {
             max_attempts: 3,
             started_column: None,
             notify_keys: false,
+            max_attempts_means: None,
+            attempts_counted_at: CountedAt::Death,
+            also_running: Vec::new(),
+            set_at_requeue: Vec::new(),
+            set_at_failure: Vec::new(),
+            wake_channel: None,
+            wake_payload: String::new(),
+            epoch_unit: None,
         }
     }
 }
 
 impl JobMapping {
-    /// The columns that settling a job writes.
-    pub fn written_columns(&self) -> impl Iterator<Item = &String> {
-        let outcome = [Some(&self.status_column), self.error_column.as_ref(), self.finished_column.as_ref()];
-        let of_requeue =
-            [self.attempts_column.as_ref(), Some(&self.worker_column), self.started_column.as_ref()];
-        let of_requeue = of_requeue.into_iter().filter(|_| self.on_death == OnDeath::Requeue);
-        outcome.into_iter().chain(of_requeue).flatten()
+    /// The statuses of jobs that are a worker's: those that it is running, or has claimed and not begun.
+    pub fn running_statuses(&self) -> impl Iterator<Item = &String> + Clone {
+        std::iter::once(&self.running_status).chain(&self.also_running)
     }
 
-    /// Those that it only reads.
-    pub fn read_columns(&self) -> impl Iterator<Item = &String> {
-        let read = match self.on_death {
-            OnDeath::Fail => Some(&self.worker_column),
-            OnDeath::Requeue => self.max_attempts_column.as_ref(),
+    /// What the limit of attempts counts. A column that is named after attempts limits these; RGrid's is named after
+    /// retries.
+    pub fn limit_of(&self) -> LimitOf {
+        let column = self.max_attempts_column.as_ref();
+        let by_name = match column.is_some_and(|name| name.to_lowercase().contains("attempt")) {
+            true => LimitOf::Attempts,
+            false => LimitOf::Retries,
         };
-        read.into_iter()
+        self.max_attempts_means.unwrap_or(by_name)
     }
 }
 
@@ -130,7 +206,8 @@ pub fn entries(installation: &Installation) -> Result<Vec<Entry>> {
                 j.dead_status, j.error_column::text, j.error_message, j.finished_column::text, j.on_death, \
                 j.queued_status, j.attempts_column::text, j.max_attempts_column::text, j.max_attempts, \
                 j.started_column::text, j.notify_keys, j.search_path::pg_catalog.text[], \
-                j.watched_by::text \
+                j.watched_by::text, j.max_attempts_means, j.attempts_counted_at, j.also_running, j.set_at_requeue, \
+                j.set_at_failure, j.wake_channel, j.wake_payload, j.epoch_unit \
          FROM @extschema@.rgrid_job_tables j ORDER BY j.job_table",
     );
     installation.as_owner(|| {
@@ -157,34 +234,48 @@ fn mapping(row: &sql::Row<'_>) -> Result<JobMapping> {
         error_column: row.optional(7)?,
         error_message: row.required(8, "error message")?,
         finished_column: row.optional(9)?,
-        on_death: OnDeath::parse(&row.required::<String>(10, "policy")?)?,
+        on_death: ON_DEATH.parse(&row.required::<String>(10, "policy")?)?,
         queued_status: row.required(11, "queued status")?,
         attempts_column: row.optional(12)?,
         max_attempts_column: row.optional(13)?,
         max_attempts: row.required(14, "maximum of attempts")?,
         started_column: row.optional(15)?,
         notify_keys: row.required(16, "notify_keys")?,
+        max_attempts_means: word(row, 19, &LIMIT_OF)?,
+        attempts_counted_at: COUNTED_AT.parse(&row.required::<String>(20, "time of counting")?)?,
+        also_running: texts(row, 21)?,
+        set_at_requeue: texts(row, 22)?,
+        set_at_failure: texts(row, 23)?,
+        wake_channel: row.optional(24)?,
+        wake_payload: row.required(25, "payload")?,
+        epoch_unit: word(row, 26, &EPOCH_UNIT)?,
     })
 }
 
+fn word<T: Copy + PartialEq>(row: &sql::Row<'_>, column: usize, words: &Words<T>) -> Result<Option<T>> {
+    row.optional::<String>(column)?.map(|word| words.parse(&word)).transpose()
+}
+
+fn texts(row: &sql::Row<'_>, column: usize) -> Result<Vec<String>> {
+    let texts: Vec<Option<String>> = row.required(column, "texts")?;
+    Ok(texts.into_iter().flatten().collect())
+}
+
+/// The columns of an entry that a watch says, in the order of the parameters in [`put`].
+const SAID: &str = "watched, worker_column, status_column, running_status, dead_status, error_column, error_message, \
+                    finished_column, on_death, queued_status, attempts_column, max_attempts_column, max_attempts, \
+                    started_column, notify_keys, watched_by, max_attempts_means, attempts_counted_at, also_running, \
+                    set_at_requeue, set_at_failure, wake_channel, wake_payload, epoch_unit";
+
 /// Enters a table by its name, or changes its entry. The current role has made it then.
 pub fn put(installation: &Installation, name: &str, mapping: &JobMapping, is_watched: bool) -> Result<()> {
-    let statement = installation.sql(
-        "INSERT INTO @extschema@.rgrid_job_tables AS j \
-             (job_table, watched, worker_column, status_column, running_status, dead_status, error_column, \
-              error_message, finished_column, on_death, queued_status, attempts_column, max_attempts_column, \
-              max_attempts, started_column, notify_keys, watched_by) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
-         ON CONFLICT (job_table) DO UPDATE SET \
-             (watched, worker_column, status_column, running_status, dead_status, error_column, error_message, \
-              finished_column, on_death, queued_status, attempts_column, max_attempts_column, max_attempts, \
-              started_column, notify_keys, watched_by) = \
-             ROW (EXCLUDED.watched, EXCLUDED.worker_column, EXCLUDED.status_column, EXCLUDED.running_status, \
-                  EXCLUDED.dead_status, EXCLUDED.error_column, EXCLUDED.error_message, \
-                  EXCLUDED.finished_column, EXCLUDED.on_death, EXCLUDED.queued_status, \
-                  EXCLUDED.attempts_column, EXCLUDED.max_attempts_column, EXCLUDED.max_attempts, \
-                  EXCLUDED.started_column, EXCLUDED.notify_keys, EXCLUDED.watched_by)",
-    );
+    let excluded = SAID.replace(", ", ", EXCLUDED.");
+    let statement = installation.sql(&format!(
+        "INSERT INTO @extschema@.rgrid_job_tables AS j (job_table, {SAID}) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+                 $23, $24, $25) \
+         ON CONFLICT (job_table) DO UPDATE SET ({SAID}) = ROW (EXCLUDED.{excluded})"
+    ));
     let arguments = [
         name.into(),
         is_watched.into(),
@@ -195,7 +286,7 @@ pub fn put(installation: &Installation, name: &str, mapping: &JobMapping, is_wat
         mapping.error_column.as_deref().into(),
         mapping.error_message.as_str().into(),
         mapping.finished_column.as_deref().into(),
-        mapping.on_death.as_str().into(),
+        ON_DEATH.word(mapping.on_death).into(),
         mapping.queued_status.as_str().into(),
         mapping.attempts_column.as_deref().into(),
         mapping.max_attempts_column.as_deref().into(),
@@ -203,6 +294,14 @@ pub fn put(installation: &Installation, name: &str, mapping: &JobMapping, is_wat
         mapping.started_column.as_deref().into(),
         mapping.notify_keys.into(),
         roles::name(roles::current()).into(),
+        mapping.max_attempts_means.map(|meaning| LIMIT_OF.word(meaning)).into(),
+        COUNTED_AT.word(mapping.attempts_counted_at).into(),
+        arrays::of(&mapping.also_running),
+        arrays::of(&mapping.set_at_requeue),
+        arrays::of(&mapping.set_at_failure),
+        mapping.wake_channel.as_deref().into(),
+        mapping.wake_payload.as_str().into(),
+        mapping.epoch_unit.map(|unit| EPOCH_UNIT.word(unit)).into(),
     ];
     installation.as_owner(|| sql::write(&statement, &arguments))?;
     Ok(())
@@ -214,7 +313,7 @@ pub fn remove(installation: &Installation, name: &str) -> Result<()> {
         "DELETE FROM @extschema@.rgrid_job_tables j WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.text",
     );
     installation.as_owner(|| sql::write(&statement, &[name.into()]))?;
-    Ok(())
+    job_attempts::forget_table(installation, name)
 }
 
 /// Gives an entry the name that its table has now. Returns false, and does nothing, when another entry has it.
@@ -224,7 +323,11 @@ pub fn rename(installation: &Installation, name: &str, new: &str) -> Result<bool
          WHERE j.job_table OPERATOR(pg_catalog.=) $1::pg_catalog.text AND NOT EXISTS ( \
              SELECT FROM @extschema@.rgrid_job_tables o WHERE o.job_table OPERATOR(pg_catalog.=) $2::pg_catalog.text)",
     );
-    Ok(installation.as_owner(|| sql::write(&statement, &[name.into(), new.into()]))? == 1)
+    let is_renamed = installation.as_owner(|| sql::write(&statement, &[name.into(), new.into()]))? == 1;
+    if is_renamed {
+        job_attempts::rename_table(installation, name, new)?;
+    }
+    Ok(is_renamed)
 }
 
 /// Notes the search_path for code of a table's owner in the table's entry.

@@ -5,6 +5,7 @@ pub mod deaths;
 pub mod heartbeats;
 pub mod incarnations;
 pub mod inheritance;
+pub mod job_attempts;
 pub mod job_queues;
 pub mod job_table_oids;
 pub mod job_tables;

@@ -137,18 +137,24 @@ impl<'a> TableCheck<'a> {
                 "CREATE INDEX{} ON {} ({}) WHERE {};",
                 if is_partitioned { "" } else { " CONCURRENTLY" },
                 self.table.watched.name,
-                self.columns.worker.name,
+                self.indexed_worker(),
                 statements.is_running().trim_start_matches("j.").replace("OPERATOR(pg_catalog.=)", "="),
             ),
         ))
     }
 
+    /// What an index has that finds a worker.
+    fn indexed_worker(&self) -> String {
+        let worker = self.columns.worker_id("");
+        if worker == self.columns.worker.name { worker } else { format!("({worker})") }
+    }
+
     fn without_worker(&self, check: String) -> Result<Finding> {
         let statements = self.statements();
         let statement = format!(
-            "SELECT count(*) FROM {} WHERE j.{} IS NULL AND {}",
+            "SELECT count(*) FROM {} WHERE {} IS NULL AND {}",
             statements.target(),
-            self.columns.worker.name,
+            self.columns.worker_id("j."),
             statements.is_running()
         );
         if !is_affordable(self.table, &statement)? {
@@ -176,10 +182,10 @@ impl<'a> TableCheck<'a> {
     pub(super) fn running_by_worker(&self, condition: &str) -> Result<Option<Vec<(String, i64)>>> {
         let statements = self.statements();
         let statement = format!(
-            "SELECT {}, count(*) FROM {} WHERE j.{} IS NOT NULL AND {} AND {condition} GROUP BY 1 ORDER BY 1",
+            "SELECT {}, count(*) FROM {} WHERE {} IS NOT NULL AND {} AND {condition} GROUP BY 1 ORDER BY 1",
             statements.worker(),
             statements.target(),
-            self.columns.worker.name,
+            self.columns.worker_id("j."),
             statements.is_running()
         );
         if !is_affordable(self.table, &statement)? {

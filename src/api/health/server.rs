@@ -2,11 +2,10 @@
 
 use super::{Finding, attempt};
 use crate::error::Result;
-use crate::pg::{self, arrays, process, sql};
+use crate::pg::{self, arrays, notifications, process, sql};
 use crate::rules::liveness;
 use crate::settings;
 use crate::shmem::{buffer, connections, is_preloaded, launcher};
-use crate::sweep::notify;
 
 pub fn findings() -> Vec<Finding> {
     vec![
@@ -186,7 +185,7 @@ const HALF_FULL: f64 = 0.5;
 
 fn notification_queue() -> Result<Finding> {
     const CHECK: &str = "notification queue";
-    let usage = notify::queue_usage()?;
+    let usage = notifications::queue_usage()?;
     let found = format!("The server's queue of notifications is {:.0} % full.", usage * 100.0);
     if usage < HALF_FULL {
         return Ok(Finding::good(CHECK, found));

@@ -44,7 +44,7 @@ fn ids_are_compared_by_their_bytes_whatever_the_locale_of_the_database() {
         WHERE a.attname = 'worker_id' AND l.collname = 'C'";
     assert_eq!(
         ask::<String>(&mut client, compared, &[]),
-        "rgrid_incarnations rgrid_unsettled_jobs rgrid_worker_deaths rgrid_worker_owners worker_heartbeats"
+        "rgrid_incarnations rgrid_unsettled_calls rgrid_unsettled_jobs rgrid_worker_deaths rgrid_worker_owners worker_heartbeats"
     );
     let keys = "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
                 WHERE c.relname IN ('worker_heartbeats', 'rgrid_worker_deaths', 'rgrid_job_tables')

@@ -8,6 +8,7 @@ mod kept_status;
 mod owners_path;
 mod owners_triggers;
 mod partitions;
+mod queue_columns;
 mod refused_rows;
 mod rehearsal;
 mod replaced_tables;

@@ -70,6 +70,35 @@ fn calls_do_not_open_partitions_in_which_nothing_runs() {
 }
 
 #[test]
+fn jobs_of_several_statuses_are_looked_for_in_the_same_way() {
+    let cluster = server();
+    let indexes = [
+        ("listed", "text", "WHERE status IN ('running', 'queued')"),
+        ("listed_varchar", "varchar(50)", "WHERE status IN ('running', 'queued')"),
+        ("listed_enum", "state", "WHERE status IN ('running', 'queued')"),
+        ("array", "text", "WHERE status = ANY ('{running,queued}')"),
+        ("array_varchar", "varchar(50)", "WHERE status = ANY ('{running,queued}')"),
+        ("array_enum", "state", "WHERE status = ANY ('{running,queued}')"),
+    ];
+    for (name, status, condition) in indexes {
+        let database = cluster.empty_database(&format!("several_{name}"));
+        let mut client = database.connect();
+        run(&mut client, "CREATE EXTENSION rgrid_heartbeat");
+        partitioned(&mut client, status, &format!("CREATE INDEX ON jobs (worker_id) {condition}"));
+        run(&mut client, "SELECT rgrid_watch_jobs('jobs', also_running => '{queued}')");
+        finish_some(&mut client);
+        assert_eq!(partitions_locked_by(&mut client, "SELECT rgrid_register('w')"), 0, "{condition}");
+        run(
+            &mut client,
+            "INSERT INTO jobs VALUES (775, 'queued'); UPDATE jobs SET worker_id = 'w' WHERE id = 775",
+        );
+        run(&mut client, "SELECT rgrid_register('w')");
+        let status: String = ask(&mut client, "SELECT status::text FROM jobs WHERE id = 775", &[]);
+        assert_eq!(status, "failed", "{condition}");
+    }
+}
+
+#[test]
 fn without_an_index_partitions_that_have_no_row_are_not_opened() {
     let cluster = server();
     let database = cluster.empty_database("no_index");

@@ -38,6 +38,8 @@ impl Dice {
 struct Function {
     name: String,
     types: Vec<String>,
+    /// How many of the last arguments need not be given.
+    defaults: i16,
 }
 
 /// What arguments are made of.
@@ -68,11 +70,13 @@ impl Hostile {
         }
     }
 
-    /// One call as a statement.
+    /// One call as a statement, in half of the cases with as many arguments as come: words that must be known are not guessed.
     fn call(&self, dice: &mut Dice) -> String {
         let function = dice.pick(&self.functions);
+        let omitted = dice.roll(2) * dice.roll(usize::try_from(function.defaults).unwrap() + 1);
+        let given = &function.types[..function.types.len() - omitted];
         let arguments: Vec<String> =
-            function.types.iter().map(|kind| format!("{}::{kind}", self.argument(dice, kind))).collect();
+            given.iter().map(|kind| format!("{}::{kind}", self.argument(dice, kind))).collect();
         format!("SELECT * FROM {}({})", function.name, arguments.join(", "))
     }
 
@@ -93,6 +97,13 @@ impl Hostile {
                 1..=4 => dice.pick(&self.relations) + "::oid",
                 _ => quoted(dice.pick(TABLES)),
             },
+            "regprocedure" => quoted(dice.pick(&[
+                "0",
+                "1",
+                "4294967295",
+                "pg_catalog.now()",
+                "pg_catalog.pg_sleep(double precision)",
+            ])),
             "interval" => quoted(dice.pick(INTERVALS)),
             "boolean" => dice.pick(&["true", "false"]).into(),
             "smallint" | "integer" | "bigint" | "double precision" => {
@@ -107,7 +118,23 @@ impl Hostile {
         match dice.roll(3) {
             0 => dice.pick(&self.texts),
             1 => format!("worker-{}", dice.roll(1000)),
-            _ => dice.pick(&["running", "failed", "queued", "fail", "requeue", "busy", "lost"]).into(),
+            _ => dice
+                .pick(&[
+                    "running",
+                    "failed",
+                    "queued",
+                    "fail",
+                    "requeue",
+                    "busy",
+                    "lost",
+                    "claim",
+                    "attempts",
+                    "seconds",
+                    "worker_id = NULL",
+                    "completed_at = now()",
+                    "id = coalesce(id, '7')",
+                ])
+                .into(),
         }
     }
 
@@ -127,12 +154,14 @@ impl Hostile {
 /// All functions of the extension that SQL can call: sweeps, which take long, seldom, and the one with the most
 /// arguments often.
 fn functions(client: &mut Client) -> Vec<Function> {
-    let sql = "SELECT p.oid::regproc::text, ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) t)
+    let sql = "SELECT p.oid::regproc::text, ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) t),
+                      p.pronargdefaults
                FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid JOIN pg_extension x ON x.oid = d.refobjid
                WHERE d.deptype = 'e' AND d.classid = 'pg_proc'::regclass AND x.extname = 'rgrid_heartbeat'
                  AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype) ORDER BY p.oid";
     let rows = client.query(sql, &[]).unwrap();
-    let functions = rows.iter().map(|row| Function { name: row.get(0), types: row.get(1) });
+    let functions =
+        rows.iter().map(|row| Function { name: row.get(0), types: row.get(1), defaults: row.get(2) });
     let weighted = functions.flat_map(|function| {
         let weight = match function.name.as_str() {
             "rgrid_sweep" => 1,

@@ -9,7 +9,7 @@ SELECT count(*) AS parameters_that_differ_from_the_columns_default
 FROM information_schema.parameters p JOIN information_schema.columns c
     ON c.column_name = p.parameter_name AND c.table_name = 'rgrid_job_tables'
 WHERE p.specific_name LIKE 'rgrid\_watch\_jobs%' AND p.parameter_name <> 'job_table'
-  AND coalesce(p.parameter_default, 'NULL::name') IS DISTINCT FROM coalesce(c.column_default, 'NULL::name');
+  AND nullif(regexp_replace(p.parameter_default, '^NULL::.*', ''), '') IS DISTINCT FROM c.column_default;
 -- It can be changed, switched off, and switched on again.
 INSERT INTO executions (status, worker_id) VALUES ('running', 'w1'), ('busy', 'w1');
 SELECT rgrid_watch_jobs('executions', running_status => 'busy', error_message => 'lost');
@@ -83,7 +83,7 @@ SELECT id, status, worker_id, execution_error, retry_count FROM retried WHERE id
 SELECT incarnation, jobs_failed, jobs_requeued FROM rgrid_worker_deaths WHERE worker_id = 'r3';
 
 -- What is refused.
-CREATE TABLE plain (id int, status text, worker_id text, execution_error text, completed_at timestamp, tags text[],
+CREATE TABLE plain (id int, status text, worker_id text, execution_error text, completed_at timestamp, tags int4range,
     retry_count int, max_retries text);
 SELECT rgrid_watch_jobs(NULL);
 SELECT rgrid_watch_jobs('plain', status_column => NULL);
@@ -109,13 +109,10 @@ CREATE TABLE short (status varchar(6), worker_id text NOT NULL, retry_count int)
 SELECT rgrid_watch_jobs('short', error_column => NULL, finished_column => NULL);
 SELECT rgrid_watch_jobs('short', error_column => NULL, finished_column => NULL, running_status => 'run',
     max_attempts_column => NULL, on_death => 'requeue');
--- What could never work: a worker as JSON, a column that only PostgreSQL writes, one column for two purposes.
-CREATE TABLE made (id int GENERATED ALWAYS AS IDENTITY, status text, attempted_by text[], workers jsonb, error text,
+-- What could never work: a column that only PostgreSQL writes, one column for two purposes.
+CREATE TABLE made (id int GENERATED ALWAYS AS IDENTITY, status text, attempted_by text[], error text,
     worker_id text GENERATED ALWAYS AS (attempted_by[cardinality(attempted_by)]) STORED, retry_count int, started_at date,
     late text GENERATED ALWAYS AS (error || '!') STORED);
-SELECT rgrid_watch_jobs('made', error_column => NULL, finished_column => NULL, worker_column => 'workers');
-SELECT rgrid_watch_jobs('made', error_column => NULL, finished_column => NULL, on_death => 'requeue',
-    max_attempts_column => NULL);
 SELECT rgrid_watch_jobs('made', error_column => 'late', finished_column => NULL);
 SELECT rgrid_watch_jobs('made', error_column => NULL, finished_column => NULL, worker_column => 'error',
     on_death => 'requeue', max_attempts_column => NULL, attempts_column => 'id');

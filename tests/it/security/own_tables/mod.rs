@@ -43,11 +43,12 @@ fn lead_a_life(client: &mut Client, worker: &str) {
     run(client, &format!("SELECT rgrid_deregister('{worker}')"));
 }
 
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "worker_heartbeats",
     "rgrid_worker_deaths",
     "rgrid_job_tables",
     "rgrid_job_table_oids",
+    "rgrid_job_attempts",
     "rgrid_job_queues",
     "rgrid_unsettled_calls",
     "rgrid_incarnations",
