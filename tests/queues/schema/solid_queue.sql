@@ -31,7 +31,10 @@ CREATE TABLE solid_queue_semaphores (
 );
 
 INSERT INTO solid_queue_jobs (class_name, queue_name, priority, concurrency_key) VALUES
-    ('claimed', 'mail', 5, 'key'), ('of others', 'mail', 0, NULL), ('orphaned', 'mail', 0, NULL), ('ready', 'mail', 0, NULL);
+    ('claimed',   'mail', 5, 'key'),
+    ('of others', 'mail', 0, NULL),
+    ('orphaned',  'mail', 0, NULL),
+    ('ready',     'mail', 0, NULL);
 INSERT INTO solid_queue_claimed_executions (job_id, process_id) VALUES (1, 7), (2, 70), (3, NULL);
 INSERT INTO solid_queue_ready_executions (job_id, queue_name, created_at) VALUES (4, 'mail', now());
 INSERT INTO solid_queue_semaphores (key, value) VALUES ('key', 0);

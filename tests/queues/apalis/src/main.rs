@@ -64,7 +64,8 @@ async fn main() {
         _ => {
             let name = format!("worker-{}", std::process::id());
             start_heartbeat(name.clone());
-            let worker = WorkerBuilder::new(name.as_str()).backend(storage.with_pubsub()).data(pool).concurrency(1).build(run);
+            let worker = WorkerBuilder::new(name.as_str()).backend(storage.with_pubsub());
+            let worker = worker.data(pool).concurrency(1).build(run);
             worker.run().await.expect("an end");
         }
     }
