@@ -29,6 +29,12 @@ pub fn cutoff(
     (observing_since < cutoff).then_some(cutoff)
 }
 
+/// Since when silence counts in a database whose memory is not filled yet: its heartbeats may be too many to be taken in
+/// time. But not for longer than another `threshold`, because perhaps it cannot be filled.
+pub fn observed_cold(observing_since: DateTime<Utc>, now: DateTime<Utc>, threshold: Duration) -> DateTime<Utc> {
+    now.min(observing_since + delta(threshold)).max(observing_since)
+}
+
 /// How long a worker has been silent; never negative: a heartbeat that is ahead of the clock counts as now.
 pub fn silence(now: DateTime<Utc>, last_heartbeat_at: DateTime<Utc>) -> Duration {
     (now - last_heartbeat_at).to_std().unwrap_or(Duration::ZERO)

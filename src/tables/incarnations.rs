@@ -70,6 +70,12 @@ pub fn try_lock(installation: &Installation) -> bool {
         .is_some_and(|table| catalog::try_lock_exclusively(table.oid))
 }
 
+/// Keeps the numbers from being locked by [`try_lock`] until the transaction ends; false when they are.
+pub fn try_lock_for_reading(installation: &Installation) -> bool {
+    catalog::relation_named(installation.schema, "rgrid_incarnations")
+        .is_some_and(|table| catalog::try_lock_for_reading(table.oid))
+}
+
 /// The number of a known worker as an SQL expression, from its last death in the ledger, which may be NULL, and its row
 /// here, `i`.
 pub fn number(last: &str) -> String {

@@ -8,6 +8,7 @@ pub mod inheritance;
 pub mod job_queues;
 pub mod job_table_oids;
 pub mod job_tables;
+pub mod known;
 pub mod own;
 pub mod tried_tables;
 pub mod unsettled;

@@ -25,6 +25,8 @@
 //! | `clamp` | no action | a time after the limit replaced | as if open |
 //! | `add` at commit, same generation | open; without a free slot, refused | open; the later time stays | open |
 //! | `add` at commit, newer generation | no action | no action | no action |
+//! | `fill`, same generation | open; without a free slot, no action | no action | no action |
+//! | `fill`, newer generation | no action | no action | no action |
 //! | `close` | no action, +1 | closed, +1 | no action, +1 |
 //! | `remove`; a flush finds no row | no action, +1 | none, +1 | none, +1 |
 //! | `remove_silent` | no action, +1 | none, +1; with a heartbeat since the cutoff, no action | as if open |
@@ -39,11 +41,13 @@
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 mod chains;
+mod filling;
 mod key;
 mod owners;
 mod scans;
 mod ties;
 
+pub use filling::{Filled, Generations};
 pub use key::Key;
 pub use owners::ANY_ROLE;
 pub use ties::{Disconnected, Session, Tie, TieState, TiedSession};
@@ -254,11 +258,8 @@ impl<'a, L: Locks> Table<'a, L> {
                 None => return self.refuse(),
             },
         };
+        slot.set(&entry);
         slot.beat_at.store(beat_at, Relaxed);
-        slot.written.store(entry.beat_at, Relaxed);
-        slot.incarnation.store(entry.incarnation, Relaxed);
-        slot.hostname.store(entry.hostname, Relaxed);
-        slot.owner.store(entry.owner, Relaxed);
     }
 
     /// Sends the worker's next heartbeats to its row, and keeps the time of the last one: the transaction that closes
@@ -336,6 +337,15 @@ impl Header {
 }
 
 impl Slot {
+    /// Opens an entry whose last heartbeat is in the worker's row. Partition locked exclusively.
+    fn set(&self, entry: &Entry) {
+        self.beat_at.store(entry.beat_at, Relaxed);
+        self.written.store(entry.beat_at, Relaxed);
+        self.incarnation.store(entry.incarnation, Relaxed);
+        self.hostname.store(entry.hostname, Relaxed);
+        self.owner.store(entry.owner, Relaxed);
+    }
+
     fn is_unwritten(&self) -> bool {
         self.beat_at.load(Relaxed) != self.written.load(Relaxed)
     }

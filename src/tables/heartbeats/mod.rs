@@ -16,10 +16,12 @@ use crate::pg::{self, arrays, catalog, row_versions, sql};
 use crate::shmem::buffer;
 use crate::tables::inheritance;
 
+mod filling;
 mod flush;
 mod prune;
 mod views;
 
+pub use filling::Storage;
 pub use flush::Beats;
 
 /// Characters that a worker id may have in the extension's own table.
