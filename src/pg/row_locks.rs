@@ -29,8 +29,7 @@ impl HeapTable {
     /// The caller holds a lock on the table. `None` when it is stored in another way, or not here.
     pub fn open(table: pg_sys::Oid) -> Option<Self> {
         let table = OpenRelation::open(table, pg_sys::NoLock)?;
-        let is_heap = table.class().relkind as u8 == pg_sys::RELKIND_RELATION
-            && table.class().relam == HEAP;
+        let is_heap = table.class().relkind as u8 == pg_sys::RELKIND_RELATION && table.class().relam == HEAP;
         is_heap.then_some(Self(table))
     }
 

@@ -23,7 +23,11 @@ pub fn observing_since() -> DateTime<Utc> {
     match state(pg::current_database()) {
         Some(state) if state.suspended.is_none() => {
             let since = pg::from_postgres(state.observing_since);
-            if state.is_warm { since } else { liveness::observed_cold(since, pg::now(), settings::stale_threshold()) }
+            if state.is_warm {
+                since
+            } else {
+                liveness::observed_cold(since, pg::now(), settings::stale_threshold())
+            }
         }
         _ => pg::now(),
     }
@@ -31,7 +35,8 @@ pub fn observing_since() -> DateTime<Utc> {
 
 /// Whether memory has to be filled from the rows of the current database.
 pub fn is_cold() -> bool {
-    is_preloaded() && state(pg::current_database()).is_some_and(|state| !state.is_warm && state.suspended.is_none())
+    is_preloaded()
+        && state(pg::current_database()).is_some_and(|state| !state.is_warm && state.suspended.is_none())
 }
 
 /// Memory was filled from the rows of the current database. If it got any worker, silence counts from now on: until now

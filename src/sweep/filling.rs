@@ -27,7 +27,7 @@ use crate::installation::Installation;
 use crate::pg::locks::TableLock;
 use crate::pg::{self, process, report, scope, version};
 use crate::settings;
-use crate::shmem::buffer::filling::{Filling, Living, refuse};
+use crate::shmem::buffer::filling::{Filling, Hostname, Living, refuse};
 use crate::shmem::buffer::table::Filled;
 use crate::shmem::observation;
 use crate::tables::heartbeats::{HeartbeatTable, Storage, Worker};
@@ -70,7 +70,9 @@ pub fn fill() -> Result<()> {
             Part::Next(next, count) => (begin, workers) = (next, workers + count),
             Part::Last(count) | Part::Full(count) => break workers + count,
             Part::Elsewhere(table) => {
-                report::log(&format!("memory is not filled from table {table}: not all of it is stored in this database"));
+                report::log(&format!(
+                    "memory is not filled from table {table}: not all of it is stored in this database"
+                ));
                 break workers;
             }
             Part::Locked => return scope::transaction(locked),
@@ -124,7 +126,7 @@ fn try_part(begin: u32) -> Result<Part> {
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let known = if ids.is_empty() { Vec::new() } else { known(&installation, &ids)? };
     let mut count = 0;
-    for worker in rows.iter().zip(&known).filter_map(|(row, known)| living(row, known, heartbeats.is_own)) {
+    for worker in rows.iter().zip(&known).filter_map(|(row, known)| living(row, known, &heartbeats)) {
         match filling.add(&worker) {
             Filled::Added => count += 1,
             Filled::Left => {}
@@ -139,17 +141,20 @@ fn try_part(begin: u32) -> Result<Part> {
 
 /// What memory is to have of a worker; `None` of one that is dead, has no valid number, or has no owner although it needs
 /// one: the first role that uses its id will be.
-fn living<'a>(row: &'a Worker, known: &Known, has_owners: bool) -> Option<Living<'a>> {
+fn living<'a>(row: &'a Worker, known: &Known, heartbeats: &HeartbeatTable) -> Option<Living<'a>> {
     let incarnation = known.number.unwrap_or(1);
     let is_valid = !known.dead && (1..=incarnations::HIGHEST).contains(&incarnation);
-    if !is_valid || has_owners && known.owner.is_none() {
+    if !is_valid || heartbeats.is_own && known.owner.is_none() {
         return None;
     }
     Some(Living {
         id: &row.id,
-        hostname: row.hostname.as_deref(),
+        hostname: match heartbeats.has_hostname {
+            true => Hostname::Known(row.hostname.as_deref()),
+            false => Hostname::NotKept,
+        },
         beat_at: row.last_heartbeat_at,
         incarnation,
-        owner: known.owner.filter(|_| has_owners),
+        owner: known.owner.filter(|_| heartbeats.is_own),
     })
 }

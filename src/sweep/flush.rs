@@ -14,8 +14,8 @@ use crate::rules::schedule;
 use crate::rules::throttle::Throttle;
 use crate::settings;
 use crate::shmem::buffer::{self, table::PendingHeartbeat};
-use crate::shmem::{observation, quarantine};
 use crate::shmem::{counters, databases};
+use crate::shmem::{observation, quarantine};
 use crate::tables::heartbeats::{Beats, HeartbeatTable};
 
 /// Rows written in one transaction. Few enough that a worker which must write its own row does not wait long, and that

@@ -3,16 +3,25 @@
 use chrono::{DateTime, Utc};
 use pgrx::pg_sys;
 
-use super::table::{ANY_ROLE, Entry, Filled, Generations};
+use super::table::{ANY_HOST, ANY_ROLE, Entry, Filled, Generations};
 use super::{key, table};
 use crate::pg;
+
+/// What a row says of the host.
+#[derive(Clone, Copy)]
+pub enum Hostname<'a> {
+    /// The worker is there, or has never named one.
+    Known(Option<&'a str>),
+    /// The table has no such column.
+    NotKept,
+}
 
 /// A living worker, as its row, the ledger and the owners of ids have it.
 pub struct Living<'a> {
     /// Its id.
     pub id: &'a str,
     /// The hostname in its row.
-    pub hostname: Option<&'a str>,
+    pub hostname: Hostname<'a>,
     /// The heartbeat in its row.
     pub beat_at: DateTime<Utc>,
     /// What a heartbeat returns.
@@ -37,7 +46,10 @@ impl Filling {
         let entry = Entry {
             beat_at: pg::to_postgres(worker.beat_at),
             incarnation: worker.incarnation,
-            hostname: worker.hostname.map_or(0, |hostname| table.hash_hostname(hostname)),
+            hostname: match worker.hostname {
+                Hostname::Known(hostname) => hostname.map_or(0, |hostname| table.hash_hostname(hostname)),
+                Hostname::NotKept => ANY_HOST,
+            },
             owner: worker.owner.map_or(ANY_ROLE, pg_sys::Oid::to_u32),
         };
         table.fill(&key, &entry, &self.0)

@@ -47,7 +47,7 @@ mod owners;
 mod scans;
 mod ties;
 
-pub use filling::{Filled, Generations};
+pub use filling::{ANY_HOST, Filled, Generations};
 pub use key::Key;
 pub use owners::ANY_ROLE;
 pub use ties::{Disconnected, Session, Tie, TieState, TiedSession};
@@ -101,7 +101,7 @@ pub struct Entry {
     pub beat_at: i64,
     /// What a heartbeat returns.
     pub incarnation: i64,
-    /// A hash of the hostname, to notice another one.
+    /// A hash of the hostname, to notice another one; [`ANY_HOST`] until the next heartbeat names one.
     pub hostname: u32,
     /// OID of the role that the id belongs to; [`ANY_ROLE`] when it belongs to none.
     pub owner: u32,
@@ -124,7 +124,7 @@ pub struct Slot {
     written: AtomicI64,
     /// What a heartbeat returns; [`CLOSED`] when heartbeats go to the row.
     incarnation: AtomicI64,
-    /// A hash of the hostname.
+    /// A hash of the hostname. In the place of [`ANY_HOST`] one is stored as `beat_at` is.
     hostname: AtomicU32,
     /// OID of the role that the id belongs to; [`ANY_ROLE`] when it belongs to none.
     owner: AtomicU32,
@@ -193,7 +193,7 @@ impl<'a, L: Locks> Table<'a, L> {
 
     /// A hash of a hostname, to be compared with an entry's.
     pub fn hash_hostname(&self, hostname: &str) -> u32 {
-        key::hash_of_text(self.seed(), hostname) as u32
+        (key::hash_of_text(self.seed(), hostname) as u32).min(ANY_HOST - 1)
     }
 
     /// Stores the time of a heartbeat that a role sends, and returns the worker's incarnation; `None` when there is no
@@ -202,11 +202,9 @@ impl<'a, L: Locks> Table<'a, L> {
         let hash = self.hash(key);
         let _locked = self.locks.shared(Partition::of(hash));
         let slot = self.find(key, hash)?;
-        if hostname.is_some_and(|hostname| hostname != slot.hostname.load(Relaxed)) {
-            return None;
-        }
         let incarnation = slot.incarnation.load(Relaxed);
-        if incarnation == CLOSED || !slot.is_for(caller) {
+        let is_open = incarnation != CLOSED && slot.is_for(caller);
+        if !is_open || hostname.is_some_and(|hostname| !slot.is_on(hostname)) {
             return None;
         }
         slot.beat_at.store(now, Relaxed);

@@ -60,7 +60,8 @@ impl HeartbeatTable {
 
     /// The rows on these pages, but for those at these places, as they are at this moment, in the order of their ids.
     pub fn rows_on(&self, pages: &Range<u32>, except: &[Place]) -> Result<Vec<Worker>> {
-        let places: Vec<String> = except.iter().map(|place| format!("\"({},{})\"", place.page, place.line)).collect();
+        let places: Vec<String> =
+            except.iter().map(|place| format!("\"({},{})\"", place.page, place.line)).collect();
         let statement = self.sql(&format!(
             "SELECT @columns@ FROM @table@ h \
              WHERE h.ctid >= '({},0)'::tid AND h.ctid < '({},0)'::tid AND h.ctid <> ALL ('{{{}}}'::tid[]) \

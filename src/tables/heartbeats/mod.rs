@@ -64,7 +64,7 @@ pub struct HeartbeatTable {
     /// Whether times are stored with a time zone; without one they are UTC.
     pub has_time_zone: bool,
     /// Whether there is a column for the hostname.
-    has_hostname: bool,
+    pub has_hostname: bool,
     /// Characters that fit in it.
     hostname_limit: usize,
     /// Characters that fit in the column of the worker's id.

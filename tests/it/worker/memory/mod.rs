@@ -6,6 +6,7 @@ mod capacity;
 mod cost;
 mod crashes;
 mod entries;
+mod filling;
 mod flush;
 mod prepared;
 mod transactions;
