@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod fence;
+mod fleet;
 pub mod health;
 pub mod installed;
 pub mod owner;

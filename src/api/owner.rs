@@ -24,7 +24,7 @@ impl Caller<'_> {
     ///
     /// [`Error::NotOwnId`], which is counted.
     pub(super) fn check_owner(&self) -> Result<()> {
-        self.check(self.owner()?)
+        check(self.id, self.owner()?)
     }
 
     /// The same for a caller that has the worker's row locked. An id without an owner is the caller's from now on. Returns
@@ -38,8 +38,8 @@ impl Caller<'_> {
             return Ok(None);
         }
         let noted = self.noted_owner()?;
-        let known = self.remembered_owner().or(noted);
-        self.check(known)?;
+        let known = remembered(self.id).or(noted);
+        check(self.id, known)?;
         let owner = known.unwrap_or_else(roles::current);
         if noted != Some(owner) {
             worker_owners::put(&self.installation, self.id, owner)?;
@@ -55,37 +55,16 @@ impl Caller<'_> {
         if !self.heartbeats.is_own {
             return Ok(None);
         }
-        match self.remembered_owner() {
+        match remembered(self.id) {
             None => self.noted_owner(),
             owner => Ok(owner),
         }
-    }
-
-    /// The same by memory alone.
-    fn remembered_owner(&self) -> Option<pg_sys::Oid> {
-        buffer::owner(self.id).filter(|owner| roles::name(*owner).is_some())
     }
 
     /// The same by the table alone.
     fn noted_owner(&self) -> Result<Option<pg_sys::Oid>> {
         let name = worker_owners::owner(&self.installation, self.id)?;
         Ok(name.and_then(|name| roles::named(&name)))
-    }
-
-    fn check(&self, owner: Option<pg_sys::Oid>) -> Result<()> {
-        match owner {
-            Some(owner) if settings::isolate_roles() => self.check_rights_of(owner),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_rights_of(&self, owner: pg_sys::Oid) -> Result<()> {
-        if catalog::is_mine(owner) {
-            return Ok(());
-        }
-        databases::note_refusal(self.id, roles::current());
-        let owner = roles::name(owner).unwrap_or_default();
-        Err(Error::NotOwnId { worker: self.id.to_owned(), owner })
     }
 
     fn check_number_of(&self, role: pg_sys::Oid) -> Result<()> {
@@ -96,6 +75,32 @@ impl Caller<'_> {
         }
         Ok(())
     }
+}
+
+/// The role that an id belongs to, by memory alone.
+pub(super) fn remembered(id: &str) -> Option<pg_sys::Oid> {
+    buffer::owner(id).filter(|owner| roles::name(*owner).is_some())
+}
+
+/// Refuses a caller without the rights of the role that the id belongs to.
+///
+/// # Errors
+///
+/// [`Error::NotOwnId`], which is counted.
+pub(super) fn check(id: &str, owner: Option<pg_sys::Oid>) -> Result<()> {
+    match owner {
+        Some(owner) if settings::isolate_roles() => check_rights_of(id, owner),
+        _ => Ok(()),
+    }
+}
+
+fn check_rights_of(id: &str, owner: pg_sys::Oid) -> Result<()> {
+    if catalog::is_mine(owner) {
+        return Ok(());
+    }
+    databases::note_refusal(id, roles::current());
+    let owner = roles::name(owner).unwrap_or_default();
+    Err(Error::NotOwnId { worker: id.to_owned(), owner })
 }
 
 /// Hands a worker's id over to another role. For superusers, and for roles that have the rights of the present owner and
@@ -119,7 +124,7 @@ fn reassign(worker_id: Option<&str>, role: &str) -> Result<()> {
         return Err(Error::IdsWithoutOwner { table: heartbeats.name.clone() });
     }
     let new_owner = roles::named(role).ok_or_else(|| Error::NoRole { role: role.to_owned() })?;
-    let check = || caller.owner()?.map_or(Ok(()), |owner| caller.check_rights_of(owner));
+    let check = || caller.owner()?.map_or(Ok(()), |owner| check_rights_of(id, owner));
     check()?;
     if !version::may_set_role(roles::current(), new_owner) {
         return Err(Error::NotMember { role: role.to_owned() });

@@ -7,6 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use uuid::Uuid;
 
+use super::fleet;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::{Outcome, settlers};
@@ -46,7 +47,7 @@ fn rgrid_heartbeat(
 }
 
 /// `call` is the call that this heartbeat is a part of.
-fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> Result<i64> {
+pub(super) fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> Result<i64> {
     let known = worker_id.and_then(|id| buffer::beat(id, hostname));
     let slowly = |call| beat_in_row(worker_id, hostname, call);
     known.map_or_else(|| call.unwrap_or_else(Call::begin).run(slowly), Ok)
@@ -84,34 +85,10 @@ fn rgrid_heartbeats(
 ) -> Result<SetOfIterator<'static, i64>, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_heartbeat()");
     let incarnations = match worker_ids {
-        Some(worker_ids) => beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
+        Some(worker_ids) => fleet::beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
         None => return Err(Error::NullArgument("array of worker ids").into()),
     };
     Ok(SetOfIterator::new(incarnations))
-}
-
-fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> Result<Vec<i64>> {
-    let heartbeats = HeartbeatTable::open(&Installation::of_caller()?)?;
-    for worker_id in worker_ids {
-        check_worker_id(worker_id.ok_or(Error::NullArgument("worker id"))?, heartbeats.id_limit)?;
-    }
-    check_hostname(hostname)?;
-    let mut order: Vec<usize> = (0..worker_ids.len()).collect();
-    // Rows are locked in the order of their ids, so that two agents do not wait for each other.
-    order.sort_by_key(|index| worker_ids[*index]);
-    let mut incarnations = vec![0; worker_ids.len()];
-    let call = Call::begin();
-    let mut refused = None;
-    for index in order {
-        match beat(worker_ids[index], hostname, Some(call)) {
-            Ok(incarnation) => incarnations[index] = incarnation,
-            // The call fails, but the heartbeats in memory of the workers after this one count all the same.
-            Err(error) if error.is_of_one_worker() => refused = refused.or(Some(error)),
-            Err(error) => return Err(error),
-        }
-        pg::check_for_interrupts();
-    }
-    refused.map_or(Ok(incarnations), Err)
 }
 
 /// A worker starts. Returns its id, generated when none is given, and its incarnation.
@@ -296,7 +273,7 @@ pub(super) fn client_address() -> Result<Option<String>> {
     Ok(addresses.into_iter().flatten().next())
 }
 
-fn check_hostname(hostname: Option<&str>) -> Result<()> {
+pub(super) fn check_hostname(hostname: Option<&str>) -> Result<()> {
     match hostname {
         Some(name) if name.chars().any(char::is_control) => Err(Error::ControlCharacter("hostname")),
         _ => Ok(()),
@@ -304,7 +281,7 @@ fn check_hostname(hostname: Option<&str>) -> Result<()> {
 }
 
 /// Checks a worker id against the table that stores it. SQL in it is harmless: it is never part of a statement.
-fn check_worker_id(id: &str, limit: usize) -> Result<()> {
+pub(super) fn check_worker_id(id: &str, limit: usize) -> Result<()> {
     if id.is_empty() {
         return Err(Error::EmptyWorkerId);
     }

@@ -14,14 +14,16 @@ pub struct Known {
     pub number: Option<i64>,
     /// Whether it is dead now.
     pub dead: bool,
-    /// The role that its id belongs to; `None` where that is gone, too.
+    /// Whether its id belongs to a role.
+    pub is_owned: bool,
+    /// That role; `None` where it is gone.
     pub owner: Option<pg_sys::Oid>,
 }
 
 /// What is known of each of these workers at this moment, in the same order.
 pub fn known(installation: &Installation, workers: &[&str]) -> Result<Vec<Known>> {
     let statement = installation.sql(&format!(
-        "SELECT w.n, greatest(d.last + 1, i.incarnation), d.dead, r.oid \
+        "SELECT w.n, greatest(d.last + 1, i.incarnation), d.dead, o.owner IS NOT NULL, r.oid \
          FROM unnest($1::text[]) WITH ORDINALITY AS w (id, n) \
          LEFT JOIN (SELECT d.worker_id, least(pg_catalog.max(d.incarnation), {HIGHEST}) AS last, \
                            pg_catalog.bool_or(d.returned_at IS NULL) AS dead \
@@ -38,7 +40,8 @@ pub fn known(installation: &Installation, workers: &[&str]) -> Result<Vec<Known>
         let one = Known {
             number: row.optional(2)?,
             dead: row.optional(3)?.unwrap_or(false),
-            owner: row.optional(4)?,
+            is_owned: row.required(4, "owner")?,
+            owner: row.optional(5)?,
         };
         if let Some(known) = usize::try_from(place - 1).ok().and_then(|place| known.get_mut(place)) {
             *known = one;

@@ -119,14 +119,9 @@ fn look_up(installation: &Installation, worker: &str, had_row: bool) -> Result<F
         let (base, floor): (i64, i64) = (row.required(3, "base")?, row.required(4, "floor")?);
         let (dead, is_owned): (bool, bool) = (row.required(5, "death")?, row.required(6, "owner")?);
         let is_living = !dead && (had_row || is_owned);
-        let incarnation = match known {
-            Some(number) if is_living => number,
-            Some(number) => number.max(base),
-            None if is_living => 1,
-            None => floor,
-        };
+        let incarnation = incarnations::told(known, is_living, (base, floor), worker)?;
         Ok(Found {
-            record: WorkerRecord { incarnation: incarnations::checked(incarnation, worker)?, dead },
+            record: WorkerRecord { incarnation, dead },
             is_noted: incarnation == known.unwrap_or(1),
             is_current: row.required(7, "origin")?,
         })

@@ -18,6 +18,7 @@ use crate::tables::inheritance;
 
 mod filling;
 mod flush;
+mod many;
 mod prune;
 mod views;
 
