@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::pg::{self, catalog, roles, version};
 use crate::settings;
 use crate::shmem::{buffer, buffer::ties, databases};
+use crate::tables::deaths::WorkerRecord;
 use crate::tables::worker_owners;
 
 impl Caller<'_> {
@@ -27,24 +28,24 @@ impl Caller<'_> {
         check(self.id, self.owner()?)
     }
 
-    /// The same for a caller that has the worker's row locked. An id without an owner is the caller's from now on. Returns
+    /// The same for a caller that has the worker's row locked, and has read its record since. An id without an owner is the caller's from now on. Returns
     /// the owner; `None` in an adopted table.
     ///
     /// # Errors
     ///
     /// Also [`Error::TooManyWorkers`], when the owner gets one more living worker: a new one, or one that was dead.
-    pub(super) fn confirm_owner(&self, was_dead: bool) -> Result<Option<pg_sys::Oid>> {
+    pub(super) fn confirm_owner(&self, record: &WorkerRecord) -> Result<Option<pg_sys::Oid>> {
         if !self.heartbeats.is_own {
             return Ok(None);
         }
-        let noted = self.noted_owner()?;
+        let noted = record.owner.as_deref().and_then(roles::named);
         let known = remembered(self.id).or(noted);
         check(self.id, known)?;
         let owner = known.unwrap_or_else(roles::current);
         if noted != Some(owner) {
             worker_owners::put(&self.installation, self.id, owner)?;
         }
-        if known.is_none() || was_dead {
+        if known.is_none() || record.dead {
             self.check_number_of(owner)?;
         }
         Ok(Some(owner))

@@ -61,7 +61,7 @@ pub(super) fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call:
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
     let record = deaths::worker_record(&caller.installation, caller.id, had_row)?;
-    let owner = caller.confirm_owner(record.dead)?;
+    let owner = caller.confirm_owner(&record)?;
     if record.dead {
         death::close_on_return(&caller.installation, caller.id, call.deadline)?;
     } else if !had_row {
@@ -120,7 +120,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     let is_new = heartbeats.insert(id, caller.hostname(), client_address)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
     let record = deaths::worker_record(installation, id, earlier.is_some())?;
-    let owner = caller.confirm_owner(record.dead)?;
+    let owner = caller.confirm_owner(&record)?;
     // From here on heartbeats of the earlier process wait for the row, and the end of its session is nothing.
     buffer::close(id);
     ties::untie(id);
@@ -153,10 +153,10 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
         let is_unused = !deaths::has_died(&caller.installation, &id)?
             && worker_owners::owner(&caller.installation, &id)?.is_none();
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), client_address)? {
-            let incarnation = deaths::worker_record(&caller.installation, &id, false)?.incarnation;
-            let owner = caller.confirm_owner(false)?;
-            buffer::add_at_commit(&id, hostname, owner, incarnation);
-            return Ok((id, incarnation));
+            let record = deaths::worker_record(&caller.installation, &id, false)?;
+            let owner = caller.confirm_owner(&record)?;
+            buffer::add_at_commit(&id, hostname, owner, record.incarnation);
+            return Ok((id, record.incarnation));
         }
         refused = Some(caller.heartbeats.name.clone());
         pg::check_for_interrupts();
