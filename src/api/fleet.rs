@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 
-use super::owner;
 use super::worker::{Call, beat, check_hostname, check_worker_id, client_address};
+use super::{memory, owner};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::{self, roles};
@@ -31,11 +31,8 @@ pub(super) fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> R
         ids.push(id);
     }
     check_hostname(hostname)?;
-    let mut incarnations = Vec::with_capacity(ids.len());
-    for id in &ids {
-        incarnations.push(buffer::beat(id, hostname));
-        pg::check_for_interrupts();
-    }
+    let mut incarnations = vec![None; ids.len()];
+    memory::beat_all(&ids, &mut incarnations, hostname);
     let told = beat_unknown(&ids, &incarnations, hostname)?;
     let told = |id: &str| told.get(id).copied().ok_or(Error::MissingValue("incarnation"));
     ids.into_iter().zip(incarnations).map(|(id, known)| known.map_or_else(|| told(id), Ok)).collect()

@@ -6,6 +6,7 @@ pub mod fence;
 mod fleet;
 pub mod health;
 pub mod installed;
+mod memory;
 pub mod owner;
 pub mod rehearse;
 pub mod sweep;

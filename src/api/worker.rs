@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::fleet;
+use super::{fleet, memory};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::{Outcome, settlers};
@@ -48,7 +48,7 @@ fn rgrid_heartbeat(
 
 /// `call` is the call that this heartbeat is a part of.
 pub(super) fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> Result<i64> {
-    let known = worker_id.and_then(|id| buffer::beat(id, hostname));
+    let known = worker_id.and_then(|id| memory::beat(id, hostname));
     let slowly = |call| beat_in_row(worker_id, hostname, call);
     known.map_or_else(|| call.unwrap_or_else(Call::begin).run(slowly), Ok)
 }

@@ -43,6 +43,8 @@ pub struct State {
     pub(super) observing_since: i64,
     /// Memory was filled from the rows since then, or need not be.
     pub(super) is_warm: bool,
+    /// A sweeper is filling it.
+    pub is_being_filled: bool,
     /// Why no silence counts for now, when it was last looked.
     pub(super) suspended: Option<Suspension>,
     /// It has an enabled subscription of logical replication.
@@ -102,6 +104,7 @@ impl State {
             presence: Presence::Unknown,
             observing_since: pg::to_postgres(now),
             is_warm: false,
+            is_being_filled: false,
             suspended: None,
             is_subscribed: false,
             requested: false,

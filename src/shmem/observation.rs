@@ -39,6 +39,25 @@ pub fn is_cold() -> bool {
         && state(pg::current_database()).is_some_and(|state| !state.is_warm && state.suspended.is_none())
 }
 
+/// Whether a sweeper is filling memory from the rows of the current database.
+pub fn is_being_filled() -> bool {
+    is_preloaded() && {
+        let (shared, database) = (DATABASES.share(), pg::current_database());
+        shared.states[..shared.used].iter().any(|state| state.oid == database && state.is_being_filled)
+    }
+}
+
+/// Runs `work`, which fills memory.
+pub fn being_filled<T>(work: impl FnOnce() -> T) -> T {
+    let set = |is_being_filled| {
+        change(pg::current_database(), |state| state.is_being_filled = is_being_filled);
+    };
+    set(true);
+    let done = work();
+    set(false);
+    done
+}
+
 /// Memory was filled from the rows of the current database. If it got any worker, silence counts from now on: until now
 /// heartbeats may have been too slow to be taken in time.
 pub fn warmed(now: DateTime<Utc>, got_workers: bool) {

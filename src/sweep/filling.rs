@@ -18,7 +18,8 @@
 //! the dead are pruned under the exclusive lock on the numbers, and this holds their share lock from before 1 on.
 //!
 //! Each part is a transaction, which waits for no lock and holds those of a reader for some milliseconds. Heartbeats that
-//! come meanwhile go to their rows and make entries of their own.
+//! come meanwhile wait a little for their entries: they would take the processors away that fill memory for all of them.
+//! Then they go to their rows and make entries of their own.
 
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,10 @@ pub fn fill() -> Result<()> {
         return Ok(());
     }
     process::report_activity("filling memory");
+    observation::being_filled(fill_all)
+}
+
+fn fill_all() -> Result<()> {
     let began = Instant::now();
     let (mut begin, mut workers) = (0, 0);
     let end = loop {
