@@ -172,7 +172,7 @@ def weather(server: Server, db: Connection, size: Size, how: str, stop: signal.S
         up = time.time()
         db = server.connect()
         server.connections.append(db)
-        warm, filled = await_warm(server, up, size)
+        warm, filled = await_warm(server, size)
         report.note(f"{how}, until it took connections", f"{up - down:.1f} s")
         report.goal(f"{how}, memory of {filled:,} workers filled", "within 5 s", f"{warm:.1f} s", warm <= 5)
         dead = "SELECT count(*) FROM rgrid_worker_deaths WHERE worker_id >= %s"
@@ -186,18 +186,18 @@ def weather(server: Server, db: Connection, size: Size, how: str, stop: signal.S
     tell_beats(beats_since(server.directory, up), size, how, up, herd, report)
 
 
-def await_warm(server: Server, up: float, size: Size) -> tuple[float, int]:
-    """How long after the start memory was filled, and with how many workers."""
+def await_warm(server: Server, size: Size) -> tuple[float, int]:
+    """How long the server says that filling memory took, in seconds, and for how many workers."""
     log = len(server.log.read_text(errors="replace").split("database system is ready"))
 
     def line() -> re.Match[str] | None:
         text = server.log.read_text(errors="replace").split("database system is ready")[log - 1]
-        return re.search(r"filled memory with (\d+) workers", text)
+        return re.search(r"filled memory with (\d+) workers in (\d+) ms", text)
 
     wait_until("memory is filled", lambda: line() is not None, timeout=size.threshold + 60)
     found = line()
     assert found is not None
-    return time.time() - up, int(found.group(1))
+    return int(found.group(2)) / 1_000, int(found.group(1))
 
 
 def tell_deaths(db: Connection, size: Size, how: str, border: str, warm: float, report: Report) -> None:
