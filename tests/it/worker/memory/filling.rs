@@ -4,11 +4,6 @@ use super::*;
 use std::thread;
 use std::time::Duration;
 
-fn entries(client: &mut Client) -> i64 {
-    let sql = "SELECT buffer_entries FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
-    ask(client, sql, &[])
-}
-
 /// Heartbeats that went to their rows since the server started.
 fn in_rows(client: &mut Client) -> i64 {
     let sql = "SELECT heartbeats_in_row FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";

@@ -45,6 +45,12 @@ fn beat_and_await_row(client: &mut Client, worker: &str) {
     await_written_since(client, worker, since);
 }
 
+/// How many workers of this database are in memory.
+fn entries(client: &mut Client) -> i64 {
+    let sql = "SELECT buffer_entries FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
+    ask(client, sql, &[])
+}
+
 fn forget_row(client: &mut Client, worker: &str) {
     client.execute("DELETE FROM worker_heartbeats WHERE worker_id = $1", &[&worker]).expect("a row can go");
 }
