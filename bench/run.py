@@ -35,6 +35,7 @@ from benchmarks import (
     partitions,
     settling,
     standby,
+    storm,
     sweep,
 )
 from harness.report import Report
@@ -58,6 +59,7 @@ BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "partitions": ("Calls do not open thousands of partitions in which nothing runs", partitions.measure),
     "daemon": ("A sweep leaves a daemon that settles worker by worker far behind", daemon_race.measure),
     "sweep": ("A sweep costs what the dead and their jobs cost, and little more", sweep.measure),
+    "storm": ("Nobody dies because the server was away", storm.measure),
     "million": ("A million workers can beat while the server flushes and sweeps", million.measure),
 }
 

@@ -118,7 +118,7 @@ COMMENT ON VIEW @extschema@.pg_stat_rgrid_problems IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datid IS 'OID of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datname IS 'Name of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.problem IS
-    'What it is about: sweeper, own tables, subscription, flush, future heartbeats, local time, incarnations, pruning, '
+    'What it is about: sweeper, own tables, subscription, memory, flush, future heartbeats, local time, incarnations, pruning, '
     'job table, locked jobs, or others: more than are kept apart';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.relid IS
     'OID of the watched table that it is about, in that database; NULL when it is about none';

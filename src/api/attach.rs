@@ -6,10 +6,11 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::memory;
 use super::worker::{Call, Caller, beat_in_row, client_address};
 use crate::error::{Error, Result};
 use crate::pg;
-use crate::shmem::buffer::{self, ties};
+use crate::shmem::buffer::ties;
 use crate::shmem::is_preloaded;
 
 /// "I am alive, and this session is mine." Returns the worker's incarnation, like a heartbeat.
@@ -36,7 +37,7 @@ fn attach(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
     if !is_preloaded() {
         return Err(Error::NotPreloaded);
     }
-    let known = worker_id.and_then(|id| buffer::beat(id, hostname));
+    let known = worker_id.and_then(|id| memory::beat(id, hostname));
     let slowly = || Call::begin().run(|call| beat_in_row(worker_id, hostname, call));
     let incarnation = known.map_or_else(slowly, Ok)?;
     if let Some(id) = worker_id.filter(|id| !ties::is_mine(id)) {

@@ -3,8 +3,10 @@
 
 pub mod attach;
 pub mod fence;
+mod fleet;
 pub mod health;
 pub mod installed;
+mod memory;
 pub mod owner;
 pub mod rehearse;
 pub mod sweep;

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::pg::{self, catalog, roles, version};
 use crate::settings;
 use crate::shmem::{buffer, buffer::ties, databases};
+use crate::tables::deaths::WorkerRecord;
 use crate::tables::worker_owners;
 
 impl Caller<'_> {
@@ -24,27 +25,27 @@ impl Caller<'_> {
     ///
     /// [`Error::NotOwnId`], which is counted.
     pub(super) fn check_owner(&self) -> Result<()> {
-        self.check(self.owner()?)
+        check(self.id, self.owner()?)
     }
 
-    /// The same for a caller that has the worker's row locked. An id without an owner is the caller's from now on. Returns
+    /// The same for a caller that has the worker's row locked, and has read its record since. An id without an owner is the caller's from now on. Returns
     /// the owner; `None` in an adopted table.
     ///
     /// # Errors
     ///
     /// Also [`Error::TooManyWorkers`], when the owner gets one more living worker: a new one, or one that was dead.
-    pub(super) fn confirm_owner(&self, was_dead: bool) -> Result<Option<pg_sys::Oid>> {
+    pub(super) fn confirm_owner(&self, record: &WorkerRecord) -> Result<Option<pg_sys::Oid>> {
         if !self.heartbeats.is_own {
             return Ok(None);
         }
-        let noted = self.noted_owner()?;
-        let known = self.remembered_owner().or(noted);
-        self.check(known)?;
+        let noted = record.owner.as_deref().and_then(roles::named);
+        let known = remembered(self.id).or(noted);
+        check(self.id, known)?;
         let owner = known.unwrap_or_else(roles::current);
         if noted != Some(owner) {
             worker_owners::put(&self.installation, self.id, owner)?;
         }
-        if known.is_none() || was_dead {
+        if known.is_none() || record.dead {
             self.check_number_of(owner)?;
         }
         Ok(Some(owner))
@@ -55,37 +56,16 @@ impl Caller<'_> {
         if !self.heartbeats.is_own {
             return Ok(None);
         }
-        match self.remembered_owner() {
+        match remembered(self.id) {
             None => self.noted_owner(),
             owner => Ok(owner),
         }
-    }
-
-    /// The same by memory alone.
-    fn remembered_owner(&self) -> Option<pg_sys::Oid> {
-        buffer::owner(self.id).filter(|owner| roles::name(*owner).is_some())
     }
 
     /// The same by the table alone.
     fn noted_owner(&self) -> Result<Option<pg_sys::Oid>> {
         let name = worker_owners::owner(&self.installation, self.id)?;
         Ok(name.and_then(|name| roles::named(&name)))
-    }
-
-    fn check(&self, owner: Option<pg_sys::Oid>) -> Result<()> {
-        match owner {
-            Some(owner) if settings::isolate_roles() => self.check_rights_of(owner),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_rights_of(&self, owner: pg_sys::Oid) -> Result<()> {
-        if catalog::is_mine(owner) {
-            return Ok(());
-        }
-        databases::note_refusal(self.id, roles::current());
-        let owner = roles::name(owner).unwrap_or_default();
-        Err(Error::NotOwnId { worker: self.id.to_owned(), owner })
     }
 
     fn check_number_of(&self, role: pg_sys::Oid) -> Result<()> {
@@ -96,6 +76,32 @@ impl Caller<'_> {
         }
         Ok(())
     }
+}
+
+/// The role that an id belongs to, by memory alone.
+pub(super) fn remembered(id: &str) -> Option<pg_sys::Oid> {
+    buffer::owner(id).filter(|owner| roles::name(*owner).is_some())
+}
+
+/// Refuses a caller without the rights of the role that the id belongs to.
+///
+/// # Errors
+///
+/// [`Error::NotOwnId`], which is counted.
+pub(super) fn check(id: &str, owner: Option<pg_sys::Oid>) -> Result<()> {
+    match owner {
+        Some(owner) if settings::isolate_roles() => check_rights_of(id, owner),
+        _ => Ok(()),
+    }
+}
+
+fn check_rights_of(id: &str, owner: pg_sys::Oid) -> Result<()> {
+    if catalog::is_mine(owner) {
+        return Ok(());
+    }
+    databases::note_refusal(id, roles::current());
+    let owner = roles::name(owner).unwrap_or_default();
+    Err(Error::NotOwnId { worker: id.to_owned(), owner })
 }
 
 /// Hands a worker's id over to another role. For superusers, and for roles that have the rights of the present owner and
@@ -119,7 +125,7 @@ fn reassign(worker_id: Option<&str>, role: &str) -> Result<()> {
         return Err(Error::IdsWithoutOwner { table: heartbeats.name.clone() });
     }
     let new_owner = roles::named(role).ok_or_else(|| Error::NoRole { role: role.to_owned() })?;
-    let check = || caller.owner()?.map_or(Ok(()), |owner| caller.check_rights_of(owner));
+    let check = || caller.owner()?.map_or(Ok(()), |owner| check_rights_of(id, owner));
     check()?;
     if !version::may_set_role(roles::current(), new_owner) {
         return Err(Error::NotMember { role: role.to_owned() });

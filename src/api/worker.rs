@@ -7,6 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use uuid::Uuid;
 
+use super::{fleet, memory};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::{Outcome, settlers};
@@ -46,8 +47,8 @@ fn rgrid_heartbeat(
 }
 
 /// `call` is the call that this heartbeat is a part of.
-fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> Result<i64> {
-    let known = worker_id.and_then(|id| buffer::beat(id, hostname));
+pub(super) fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> Result<i64> {
+    let known = worker_id.and_then(|id| memory::beat(id, hostname));
     let slowly = |call| beat_in_row(worker_id, hostname, call);
     known.map_or_else(|| call.unwrap_or_else(Call::begin).run(slowly), Ok)
 }
@@ -60,7 +61,7 @@ pub(super) fn beat_in_row(worker_id: Option<&str>, hostname: Option<&str>, call:
     databases::count(|counters| counters.heartbeats_in_row += 1);
     // The row is locked now, so what the ledger says stays true until this commits.
     let record = deaths::worker_record(&caller.installation, caller.id, had_row)?;
-    let owner = caller.confirm_owner(record.dead)?;
+    let owner = caller.confirm_owner(&record)?;
     if record.dead {
         death::close_on_return(&caller.installation, caller.id, call.deadline)?;
     } else if !had_row {
@@ -84,34 +85,10 @@ fn rgrid_heartbeats(
 ) -> Result<SetOfIterator<'static, i64>, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_heartbeat()");
     let incarnations = match worker_ids {
-        Some(worker_ids) => beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
+        Some(worker_ids) => fleet::beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
         None => return Err(Error::NullArgument("array of worker ids").into()),
     };
     Ok(SetOfIterator::new(incarnations))
-}
-
-fn beat_all(worker_ids: &[Option<&str>], hostname: Option<&str>) -> Result<Vec<i64>> {
-    let heartbeats = HeartbeatTable::open(&Installation::of_caller()?)?;
-    for worker_id in worker_ids {
-        check_worker_id(worker_id.ok_or(Error::NullArgument("worker id"))?, heartbeats.id_limit)?;
-    }
-    check_hostname(hostname)?;
-    let mut order: Vec<usize> = (0..worker_ids.len()).collect();
-    // Rows are locked in the order of their ids, so that two agents do not wait for each other.
-    order.sort_by_key(|index| worker_ids[*index]);
-    let mut incarnations = vec![0; worker_ids.len()];
-    let call = Call::begin();
-    let mut refused = None;
-    for index in order {
-        match beat(worker_ids[index], hostname, Some(call)) {
-            Ok(incarnation) => incarnations[index] = incarnation,
-            // The call fails, but the heartbeats in memory of the workers after this one count all the same.
-            Err(error) if error.is_of_one_worker() => refused = refused.or(Some(error)),
-            Err(error) => return Err(error),
-        }
-        pg::check_for_interrupts();
-    }
-    refused.map_or(Ok(incarnations), Err)
 }
 
 /// A worker starts. Returns its id, generated when none is given, and its incarnation.
@@ -143,7 +120,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     let is_new = heartbeats.insert(id, caller.hostname(), client_address)?;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
     let record = deaths::worker_record(installation, id, earlier.is_some())?;
-    let owner = caller.confirm_owner(record.dead)?;
+    let owner = caller.confirm_owner(&record)?;
     // From here on heartbeats of the earlier process wait for the row, and the end of its session is nothing.
     buffer::close(id);
     ties::untie(id);
@@ -176,10 +153,10 @@ fn register_anew(hostname: Option<&str>) -> Result<(String, i64)> {
         let is_unused = !deaths::has_died(&caller.installation, &id)?
             && worker_owners::owner(&caller.installation, &id)?.is_none();
         if is_unused && caller.heartbeats.insert(&id, caller.hostname(), client_address)? {
-            let incarnation = deaths::worker_record(&caller.installation, &id, false)?.incarnation;
-            let owner = caller.confirm_owner(false)?;
-            buffer::add_at_commit(&id, hostname, owner, incarnation);
-            return Ok((id, incarnation));
+            let record = deaths::worker_record(&caller.installation, &id, false)?;
+            let owner = caller.confirm_owner(&record)?;
+            buffer::add_at_commit(&id, hostname, owner, record.incarnation);
+            return Ok((id, record.incarnation));
         }
         refused = Some(caller.heartbeats.name.clone());
         pg::check_for_interrupts();
@@ -296,7 +273,7 @@ pub(super) fn client_address() -> Result<Option<String>> {
     Ok(addresses.into_iter().flatten().next())
 }
 
-fn check_hostname(hostname: Option<&str>) -> Result<()> {
+pub(super) fn check_hostname(hostname: Option<&str>) -> Result<()> {
     match hostname {
         Some(name) if name.chars().any(char::is_control) => Err(Error::ControlCharacter("hostname")),
         _ => Ok(()),
@@ -304,7 +281,7 @@ fn check_hostname(hostname: Option<&str>) -> Result<()> {
 }
 
 /// Checks a worker id against the table that stores it. SQL in it is harmless: it is never part of a statement.
-fn check_worker_id(id: &str, limit: usize) -> Result<()> {
+pub(super) fn check_worker_id(id: &str, limit: usize) -> Result<()> {
     if id.is_empty() {
         return Err(Error::EmptyWorkerId);
     }

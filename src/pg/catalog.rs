@@ -66,6 +66,11 @@ pub fn relation(oid: pg_sys::Oid) -> Option<Relation> {
 }
 
 impl Relation {
+    /// Whether its rows are those of its partitions.
+    pub fn is_partitioned(&self) -> bool {
+        self.kind == pg_sys::RELKIND_PARTITIONED_TABLE
+    }
+
     /// Whether one of its columns is of this type, or of a domain over it, or this is an array of such a type.
     pub fn has_column_of_type(&self, type_oid: pg_sys::Oid) -> bool {
         // SAFETY: a look-up; of what is no array it returns InvalidOid.

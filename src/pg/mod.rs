@@ -30,6 +30,7 @@ mod relcache;
 pub mod report;
 mod role_guard;
 pub mod roles;
+pub mod row_locks;
 pub mod row_versions;
 pub mod scanned;
 pub mod scope;

@@ -188,6 +188,7 @@ impl Launcher {
         for (oid, sweeper) in ended {
             let failure = databases::change(oid, |state| {
                 let at_work = state.at_work.take();
+                state.is_being_filled = false;
                 let has_failed = state.rounds == sweeper.rounds;
                 if has_failed {
                     state.failures = state.failures.saturating_add(1);

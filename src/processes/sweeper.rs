@@ -19,7 +19,7 @@ use crate::shmem::observation::{self, Suspension};
 use crate::shmem::problems::{self, Place, Problem};
 use crate::shmem::{buffer, databases};
 use crate::sweep::disconnected::judge_disconnected;
-use crate::sweep::{Mode, flush, own_tables, prune, replicated, sweep};
+use crate::sweep::{Mode, filling, flush, own_tables, prune, replicated, sweep};
 
 /// Starts a sweeper; `None` when there is no worker slot for it.
 pub fn start(database: &Database, task: Task) -> Option<process::Worker> {
@@ -71,6 +71,7 @@ fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
         problems.append(&mut judge_disconnected(&mut |_| ())?);
         return Ok(Round::Done);
     }
+    problems.extend(fill());
     process::report_activity("writing heartbeats");
     flush::sample_intervals();
     // A table that refuses heartbeats does not stop the sweep, which also reads them from memory.
@@ -85,6 +86,12 @@ fn round(task: Task, problems: &mut Vec<Problem>) -> Result<Round> {
         databases::sweep_ends();
     }
     Ok(Round::Done)
+}
+
+/// Fills memory, if it is empty after a start. Returns what there is to say of it.
+fn fill() -> Option<Problem> {
+    let error = explained(filling::fill().err()?);
+    Some(Problem::new(Place::Memory, "fill memory from the rows", &error))
 }
 
 /// Writes heartbeats. Returns what there is to say of it.
@@ -154,7 +161,7 @@ fn finish(task: Task, round: Result<Round>, mut problems: Vec<Problem>) {
     let looked_for: fn(Task, Place) -> bool = match &round {
         Ok(Round::Done) => |task, place| {
             let in_each = [Place::Round, Place::OwnTables, Place::Subscription];
-            let is_flush = place == Place::Flush && task != Task::Judge;
+            let is_flush = [Place::Flush, Place::Memory].contains(&place) && task != Task::Judge;
             task == Task::Sweep || is_flush || in_each.contains(&place)
         },
         Ok(_) => |_, _| true,

@@ -29,6 +29,16 @@ pub fn cutoff(
     (observing_since < cutoff).then_some(cutoff)
 }
 
+/// Since when silence counts in a database whose memory is not filled yet: its heartbeats may be too many to be taken in
+/// time. But not for longer than another `threshold`, because perhaps it cannot be filled.
+pub fn observed_cold(
+    observing_since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    threshold: Duration,
+) -> DateTime<Utc> {
+    now.min(observing_since + delta(threshold)).max(observing_since)
+}
+
 /// How long a worker has been silent; never negative: a heartbeat that is ahead of the clock counts as now.
 pub fn silence(now: DateTime<Utc>, last_heartbeat_at: DateTime<Utc>) -> Duration {
     (now - last_heartbeat_at).to_std().unwrap_or(Duration::ZERO)
@@ -159,6 +169,14 @@ mod tests {
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn while_memory_is_not_filled_silence_waits_for_another_threshold_at_most() {
+        let since = |now| observed_cold(at(0), at(now), THRESHOLD);
+        assert_eq!([since(-5), since(0), since(60), since(1_000)], [at(0), at(0), at(60), at(120)]);
+        let cutoff = |now| cutoff(at(now), since(now), THRESHOLD, Duration::ZERO);
+        assert_eq!((cutoff(240), cutoff(241)), (None, Some(at(121))));
     }
 
     #[test]

@@ -132,8 +132,9 @@ impl Visit {
     }
 
     fn flush_due(&self, intervals: &Intervals) -> Option<Duration> {
-        // While sweeping is off, a sweeper that only flushes takes back what is not the extension's own.
-        let is_called = self.requested && intervals.check.is_none();
+        // While sweeping is off, a sweeper that only flushes takes back what is not the extension's own, and fills memory.
+        let is_asked_for = self.requested || self.presence == Presence::Unknown;
+        let is_called = is_asked_for && intervals.check.is_none();
         let pause = if is_called { Duration::ZERO } else { intervals.flush };
         let is_due = is_called || self.unwritten && self.presence != Presence::Absent;
         is_due.then(|| self.last_started.map_or(Duration::ZERO, |at| at + pause))
@@ -280,6 +281,8 @@ mod tests {
         assert_eq!(visit().due(&off), None);
         let called = Visit { requested: true, ..visit() };
         assert_eq!(called.due(&off), Some((INTERVAL, Task::Flush)));
+        let unknown = Visit { presence: Presence::Unknown, last_started: None, last_sweep: None, ..visit() };
+        assert_eq!(unknown.due(&off), Some((Duration::ZERO, Task::Flush)), "memory is to be filled");
     }
 
     #[test]

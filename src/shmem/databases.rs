@@ -41,6 +41,10 @@ pub struct State {
     /// Since when the server has been listening without interruption, in Postgres' microseconds. Silence
     /// before it proves nothing about a worker.
     pub(super) observing_since: i64,
+    /// Memory was filled from the rows since then, or need not be.
+    pub(super) is_warm: bool,
+    /// A sweeper is filling it.
+    pub is_being_filled: bool,
     /// Why no silence counts for now, when it was last looked.
     pub(super) suspended: Option<Suspension>,
     /// It has an enabled subscription of logical replication.
@@ -99,6 +103,8 @@ impl State {
             oid,
             presence: Presence::Unknown,
             observing_since: pg::to_postgres(now),
+            is_warm: false,
+            is_being_filled: false,
             suspended: None,
             is_subscribed: false,
             requested: false,

@@ -21,9 +21,52 @@ pub fn observing_since() -> DateTime<Utc> {
         return pg::server_started_at();
     }
     match state(pg::current_database()) {
-        Some(state) if state.suspended.is_none() => pg::from_postgres(state.observing_since),
+        Some(state) if state.suspended.is_none() => {
+            let since = pg::from_postgres(state.observing_since);
+            if state.is_warm {
+                since
+            } else {
+                liveness::observed_cold(since, pg::now(), settings::stale_threshold())
+            }
+        }
         _ => pg::now(),
     }
+}
+
+/// Whether memory has to be filled from the rows of the current database.
+pub fn is_cold() -> bool {
+    is_preloaded()
+        && state(pg::current_database()).is_some_and(|state| !state.is_warm && state.suspended.is_none())
+}
+
+/// Whether a sweeper is filling memory from the rows of the current database.
+pub fn is_being_filled() -> bool {
+    is_preloaded() && {
+        let (shared, database) = (DATABASES.share(), pg::current_database());
+        shared.states[..shared.used].iter().any(|state| state.oid == database && state.is_being_filled)
+    }
+}
+
+/// Runs `work`, which fills memory.
+pub fn being_filled<T>(work: impl FnOnce() -> T) -> T {
+    let set = |is_being_filled| {
+        change(pg::current_database(), |state| state.is_being_filled = is_being_filled);
+    };
+    set(true);
+    let done = work();
+    set(false);
+    done
+}
+
+/// Memory was filled from the rows of the current database. If it got any worker, silence counts from now on: until now
+/// heartbeats may have been too slow to be taken in time.
+pub fn warmed(now: DateTime<Utc>, got_workers: bool) {
+    change(pg::current_database(), |state| {
+        state.is_warm = true;
+        if got_workers {
+            state.observing_since = pg::to_postgres(now);
+        }
+    });
 }
 
 /// Why no silence counts in a database for now.
@@ -51,6 +94,7 @@ pub fn resume(now: DateTime<Utc>) -> Option<Suspension> {
     let suspended = change(pg::current_database(), |state| {
         let suspended = state.suspended.take();
         if suspended.is_some() {
+            state.is_warm = false;
             state.observing_since = pg::to_postgres(now);
         }
         suspended
@@ -64,6 +108,7 @@ pub fn installed(now: DateTime<Utc>) {
     if is_preloaded() {
         change(pg::current_database(), |state| {
             state.observing_since = pg::to_postgres(now);
+            state.is_warm = false;
             state.presence = Presence::Unknown;
         });
         request_visit();

@@ -14,8 +14,8 @@ use crate::rules::schedule;
 use crate::rules::throttle::Throttle;
 use crate::settings;
 use crate::shmem::buffer::{self, table::PendingHeartbeat};
-use crate::shmem::quarantine;
 use crate::shmem::{counters, databases};
+use crate::shmem::{observation, quarantine};
 use crate::tables::heartbeats::{Beats, HeartbeatTable};
 
 /// Rows written in one transaction. Few enough that a worker which must write its own row does not wait long, and that
@@ -109,7 +109,8 @@ const SAMPLE: usize = 10_000;
 pub fn sample_intervals() {
     let now = pg::now();
     let Some(last) = databases::flush_begins(now) else { return };
-    let silences = buffer::silences(last, SAMPLE);
+    // Memory may have been filled from rows: while the server was away, no worker was silent.
+    let silences = buffer::silences(observation::observing_since(), last, SAMPLE);
     databases::change(pg::current_database(), |state| state.intervals.add(&silences, pg::to_postgres(now)));
 }
 

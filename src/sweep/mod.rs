@@ -17,6 +17,7 @@ use crate::tables::heartbeats::Worker;
 
 pub mod death;
 pub mod disconnected;
+pub mod filling;
 pub mod flush;
 pub mod local_time;
 mod log_lines;

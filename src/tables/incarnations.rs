@@ -64,10 +64,41 @@ pub fn checked(number: i64, worker: &str) -> Result<i64> {
     }
 }
 
+/// The number that a worker is told: `known` is what is known of it, and of a worker that is not living, or new, the base and
+/// the floor count, too.
+///
+/// # Errors
+///
+/// As [`checked`].
+pub fn told(known: Option<i64>, is_living: bool, (base, floor): (i64, i64), worker: &str) -> Result<i64> {
+    let number = match known {
+        Some(number) if is_living => number,
+        Some(number) => number.max(base),
+        None if is_living => 1,
+        None => floor,
+    };
+    checked(number, worker)
+}
+
+/// The base and the floor of this database at this moment; a base of its own is added first where there is none.
+pub fn base_and_floor(installation: &Installation) -> Result<(i64, i64)> {
+    raise_base(installation)?;
+    let statement = sql::SavedPlan::new(installation.sql(&format!("SELECT {BASE}, {FLOOR}")));
+    let read = |row: sql::Row<'_>| Ok((row.required(1, "base")?, row.required(2, "floor")?));
+    let found = installation.as_owner(|| statement.read_latest(&[], read))?;
+    found.into_iter().next().ok_or(Error::MissingValue("base"))
+}
+
 /// Locks the numbers until the transaction ends, so that no worker is given one; false when one is being given out.
 pub fn try_lock(installation: &Installation) -> bool {
     catalog::relation_named(installation.schema, "rgrid_incarnations")
         .is_some_and(|table| catalog::try_lock_exclusively(table.oid))
+}
+
+/// Keeps the numbers from being locked by [`try_lock`] until the transaction ends; false when they are.
+pub fn try_lock_for_reading(installation: &Installation) -> bool {
+    catalog::relation_named(installation.schema, "rgrid_incarnations")
+        .is_some_and(|table| catalog::try_lock_for_reading(table.oid))
 }
 
 /// The number of a known worker as an SQL expression, from its last death in the ledger, which may be NULL, and its row

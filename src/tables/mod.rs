@@ -9,6 +9,7 @@ pub mod job_attempts;
 pub mod job_queues;
 pub mod job_table_oids;
 pub mod job_tables;
+pub mod known;
 pub mod own;
 pub mod tried_tables;
 pub mod unsettled;

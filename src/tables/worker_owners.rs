@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::pg::{catalog, roles, sql};
+use crate::pg::{arrays, catalog, roles, sql};
 use crate::tables::heartbeats::HeartbeatTable;
 
 /// The name of the role that an id belongs to, as it is at this moment. The role may have been dropped or renamed.
@@ -29,6 +29,18 @@ pub fn put(installation: &Installation, id: &str, role: pg_sys::Oid) -> Result<(
          ON CONFLICT (worker_id) DO UPDATE SET owner = EXCLUDED.owner",
     ));
     installation.as_owner(|| statement.write(&[id.into(), role.into()]))?;
+    Ok(())
+}
+
+/// Gives ids that belong to no role, or to one that is gone, to a role.
+pub fn put_all(installation: &Installation, ids: &[&str], role: pg_sys::Oid) -> Result<()> {
+    let statement = installation.sql(
+        "INSERT INTO @extschema@.rgrid_worker_owners AS o (worker_id, owner) \
+         SELECT u.id, pg_catalog.pg_get_userbyid($2) FROM unnest($1::text[]) AS u (id) \
+         ON CONFLICT (worker_id) DO UPDATE SET owner = EXCLUDED.owner",
+    );
+    let arguments = [arrays::texts(ids.iter().copied()), role.into()];
+    installation.as_owner(|| sql::write(&statement, &arguments))?;
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use pgrx::{pg_guard, pg_sys};
 use crate::pg::{self, catalog, commit, roles};
 use crate::settings;
 
+pub mod filling;
 pub mod table;
 pub mod ties;
 
@@ -294,11 +295,11 @@ pub fn unwritten() -> impl Iterator<Item = PendingHeartbeat> {
 }
 
 /// How long workers of the current database had been silent at a moment, in microseconds: of the first `wanted`
-/// workers, those that have sent a heartbeat since.
-pub fn silences(moment: DateTime<Utc>, wanted: usize) -> Vec<i64> {
-    let silences = |table: &Table<'_, LwLocks>| {
-        table.silences(pg::current_database().to_u32(), pg::to_postgres(moment), wanted)
-    };
+/// workers, those that have sent a heartbeat since, and one before it after `begin`.
+pub fn silences(begin: DateTime<Utc>, moment: DateTime<Utc>, wanted: usize) -> Vec<i64> {
+    let (begin, moment) = (pg::to_postgres(begin), pg::to_postgres(moment));
+    let silences =
+        |table: &Table<'_, LwLocks>| table.silences(pg::current_database().to_u32(), begin, moment, wanted);
     table().map(silences).unwrap_or_default()
 }
 

@@ -25,6 +25,8 @@
 //! | `clamp` | no action | a time after the limit replaced | as if open |
 //! | `add` at commit, same generation | open; without a free slot, refused | open; the later time stays | open |
 //! | `add` at commit, newer generation | no action | no action | no action |
+//! | `fill`, same generation | open; without a free slot, no action | no action | no action |
+//! | `fill`, newer generation | no action | no action | no action |
 //! | `close` | no action, +1 | closed, +1 | no action, +1 |
 //! | `remove`; a flush finds no row | no action, +1 | none, +1 | none, +1 |
 //! | `remove_silent` | no action, +1 | none, +1; with a heartbeat since the cutoff, no action | as if open |
@@ -39,11 +41,13 @@
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 mod chains;
+mod filling;
 mod key;
 mod owners;
 mod scans;
 mod ties;
 
+pub use filling::{ANY_HOST, Filled, Generations};
 pub use key::Key;
 pub use owners::ANY_ROLE;
 pub use ties::{Disconnected, Session, Tie, TieState, TiedSession};
@@ -97,7 +101,7 @@ pub struct Entry {
     pub beat_at: i64,
     /// What a heartbeat returns.
     pub incarnation: i64,
-    /// A hash of the hostname, to notice another one.
+    /// A hash of the hostname, to notice another one; [`ANY_HOST`] until the next heartbeat names one.
     pub hostname: u32,
     /// OID of the role that the id belongs to; [`ANY_ROLE`] when it belongs to none.
     pub owner: u32,
@@ -120,7 +124,7 @@ pub struct Slot {
     written: AtomicI64,
     /// What a heartbeat returns; [`CLOSED`] when heartbeats go to the row.
     incarnation: AtomicI64,
-    /// A hash of the hostname.
+    /// A hash of the hostname. In the place of [`ANY_HOST`] one is stored as `beat_at` is.
     hostname: AtomicU32,
     /// OID of the role that the id belongs to; [`ANY_ROLE`] when it belongs to none.
     owner: AtomicU32,
@@ -189,7 +193,7 @@ impl<'a, L: Locks> Table<'a, L> {
 
     /// A hash of a hostname, to be compared with an entry's.
     pub fn hash_hostname(&self, hostname: &str) -> u32 {
-        key::hash_of_text(self.seed(), hostname) as u32
+        (key::hash_of_text(self.seed(), hostname) as u32).min(ANY_HOST - 1)
     }
 
     /// Stores the time of a heartbeat that a role sends, and returns the worker's incarnation; `None` when there is no
@@ -198,11 +202,9 @@ impl<'a, L: Locks> Table<'a, L> {
         let hash = self.hash(key);
         let _locked = self.locks.shared(Partition::of(hash));
         let slot = self.find(key, hash)?;
-        if hostname.is_some_and(|hostname| hostname != slot.hostname.load(Relaxed)) {
-            return None;
-        }
         let incarnation = slot.incarnation.load(Relaxed);
-        if incarnation == CLOSED || !slot.is_for(caller) {
+        let is_open = incarnation != CLOSED && slot.is_for(caller);
+        if !is_open || hostname.is_some_and(|hostname| !slot.is_on(hostname)) {
             return None;
         }
         slot.beat_at.store(now, Relaxed);
@@ -254,11 +256,8 @@ impl<'a, L: Locks> Table<'a, L> {
                 None => return self.refuse(),
             },
         };
+        slot.set(&entry);
         slot.beat_at.store(beat_at, Relaxed);
-        slot.written.store(entry.beat_at, Relaxed);
-        slot.incarnation.store(entry.incarnation, Relaxed);
-        slot.hostname.store(entry.hostname, Relaxed);
-        slot.owner.store(entry.owner, Relaxed);
     }
 
     /// Sends the worker's next heartbeats to its row, and keeps the time of the last one: the transaction that closes
@@ -336,6 +335,15 @@ impl Header {
 }
 
 impl Slot {
+    /// Opens an entry whose last heartbeat is in the worker's row. Partition locked exclusively.
+    fn set(&self, entry: &Entry) {
+        self.beat_at.store(entry.beat_at, Relaxed);
+        self.written.store(entry.beat_at, Relaxed);
+        self.incarnation.store(entry.incarnation, Relaxed);
+        self.hostname.store(entry.hostname, Relaxed);
+        self.owner.store(entry.owner, Relaxed);
+    }
+
     fn is_unwritten(&self) -> bool {
         self.beat_at.load(Relaxed) != self.written.load(Relaxed)
     }

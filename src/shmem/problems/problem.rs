@@ -14,6 +14,8 @@ pub enum Place {
     OwnTables,
     /// A subscription of logical replication that writes to the heartbeats or to the ledger.
     Subscription,
+    /// Filling memory from the rows, after a start.
+    Memory,
     /// Writing heartbeats to their rows.
     Flush,
     /// Heartbeats that are ahead of the server's clock.
@@ -62,6 +64,7 @@ impl Place {
             Self::Round => "sweeper",
             Self::OwnTables => "own tables",
             Self::Subscription => "subscription",
+            Self::Memory => "memory",
             Self::Flush => "flush",
             Self::FutureHeartbeats => "future heartbeats",
             Self::LocalTime => "local time",

@@ -46,14 +46,16 @@ impl Reason {
     }
 }
 
-/// What the ledger says about one worker.
-#[derive(Clone, Copy, Debug)]
+/// What the tables say about one worker.
+#[derive(Clone, Debug)]
 pub struct WorkerRecord {
     /// The incarnation that it is told: that after its last death, or what [`crate::tables::incarnations`] has for a worker
     /// without one.
     pub incarnation: i64,
     /// Whether it is dead now.
     pub dead: bool,
+    /// The name of the role that its id belongs to. The role may have been dropped or renamed.
+    pub owner: Option<String>,
 }
 
 /// A death to be recorded.
@@ -109,7 +111,7 @@ fn look_up(installation: &Installation, worker: &str, had_row: bool) -> Result<F
         "SELECT pg_catalog.max(d.incarnation), \
                 (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {BASE}, {FLOOR}, \
                 coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false), \
-                EXISTS (SELECT FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1), {} \
+                (SELECT o.owner::text FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1), {} \
          FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
         incarnations::is_current("$2")
     ));
@@ -117,16 +119,11 @@ fn look_up(installation: &Installation, worker: &str, had_row: bool) -> Result<F
         let next = row.optional(1)?.map(|last| incarnations::after(last, worker)).transpose()?;
         let known = next.max(row.optional(2)?);
         let (base, floor): (i64, i64) = (row.required(3, "base")?, row.required(4, "floor")?);
-        let (dead, is_owned): (bool, bool) = (row.required(5, "death")?, row.required(6, "owner")?);
-        let is_living = !dead && (had_row || is_owned);
-        let incarnation = match known {
-            Some(number) if is_living => number,
-            Some(number) => number.max(base),
-            None if is_living => 1,
-            None => floor,
-        };
+        let (dead, owner): (bool, Option<String>) = (row.required(5, "death")?, row.optional(6)?);
+        let is_living = !dead && (had_row || owner.is_some());
+        let incarnation = incarnations::told(known, is_living, (base, floor), worker)?;
         Ok(Found {
-            record: WorkerRecord { incarnation: incarnations::checked(incarnation, worker)?, dead },
+            record: WorkerRecord { incarnation, dead, owner },
             is_noted: incarnation == known.unwrap_or(1),
             is_current: row.required(7, "origin")?,
         })

@@ -16,10 +16,13 @@ use crate::pg::{self, arrays, catalog, row_versions, sql};
 use crate::shmem::buffer;
 use crate::tables::inheritance;
 
+mod filling;
 mod flush;
+mod many;
 mod prune;
 mod views;
 
+pub use filling::Storage;
 pub use flush::Beats;
 
 /// Characters that a worker id may have in the extension's own table.
@@ -62,7 +65,7 @@ pub struct HeartbeatTable {
     /// Whether times are stored with a time zone; without one they are UTC.
     pub has_time_zone: bool,
     /// Whether there is a column for the hostname.
-    has_hostname: bool,
+    pub has_hostname: bool,
     /// Characters that fit in it.
     hostname_limit: usize,
     /// Characters that fit in the column of the worker's id.

@@ -7,6 +7,7 @@ mod heartbeat_table;
 mod incarnations;
 mod lifecycle;
 mod local_time;
+mod many_at_once;
 mod memory;
 mod pooler;
 mod python_workers;

@@ -5,6 +5,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::*;
 
+mod filling;
 mod ties;
 
 /// Memory for a table of the given size, and locks of the standard library.
@@ -370,7 +371,8 @@ fn the_silence_of_workers_with_a_heartbeat_since_a_look_is_returned() {
     add(&table, &key("new"), 70);
     table.beat(&key("new"), None, OWNER, 80);
     table.beat(&Key::new(2, "elsewhere").unwrap(), None, OWNER, 60);
-    assert_eq!(table.silences(1, 50, 10), [40], "it had been silent from 10 until the look at 50");
+    assert_eq!(table.silences(1, 0, 50, 10), [40], "it had been silent from 10 until the look at 50");
+    assert!(table.silences(1, 10, 50, 10).is_empty(), "what was before the server could hear is no silence");
     assert_eq!(table.entries(), HashMap::from([(1, 4), (2, 1)]));
     table.remove(&key("silent"));
     assert_eq!(table.entries()[&1], 3);

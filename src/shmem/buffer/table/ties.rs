@@ -296,7 +296,7 @@ impl<L: Locks> Table<'_, L> {
             self.key(number).filter(|key| slot.hash.load(Relaxed) == hash && key.database == database)?;
         let TieState::Disconnected { session, at, is_spared } = tie.state()? else { return None };
         let is_heard = slot.beat_at.load(Relaxed) > at;
-        Some(Disconnected { key, session, at, host: slot.hostname.load(Relaxed), is_heard, is_spared })
+        Some(Disconnected { key, session, at, host: slot.host(), is_heard, is_spared })
     }
 
     /// The sessions that workers of a database are tied to, each once a worker. A hint: nothing is locked.
@@ -304,7 +304,7 @@ impl<L: Locks> Table<'_, L> {
         let session = |number| {
             let (slot, tie) = self.slot(number).zip(self.tie(number))?;
             let TieState::Tied { session, since, came_back } = tie.state()? else { return None };
-            Some(TiedSession { session, since, host: slot.hostname.load(Relaxed), came_back })
+            Some(TiedSession { session, since, host: slot.host(), came_back })
         };
         self.ties_of(database, CONNECTED, CONNECTED).filter_map(session).collect()
     }

@@ -4,6 +4,7 @@
 //! The steps are those of the heartbeat, the sweep, the flush and the table in memory in `src`. A change of their order
 //! is made here first.
 
+mod filling;
 mod model;
 mod sessions;
 mod state;
@@ -109,4 +110,33 @@ fn without_observation_that_starts_anew_a_crash_kills_who_was_heard() {
 #[test]
 fn without_a_mark_of_removals_a_rule_is_broken() {
     breaks(&[SETTLED, GROW], Protocol { marks: false, ..Protocol::COMPLETE });
+}
+
+/// One worker, whose entry is made from its row after a crash.
+const FILLED: Protocol =
+    Protocol { workers: 1, thresholds: 2, jobs: 1, registrations: 1, fills: true, ..Protocol::COMPLETE };
+
+#[test]
+fn a_worker_whose_memory_is_filled_after_a_crash_keeps_the_rules_in_life_after_life() {
+    holds(FILLED);
+}
+
+#[test]
+fn a_worker_that_attaches_itself_while_memory_is_filled_keeps_the_rules() {
+    holds(Protocol { thresholds: 1, registrations: 0, sessions: 2, ..FILLED });
+}
+
+#[test]
+fn an_entry_made_from_a_row_that_is_locked_breaks_a_rule() {
+    breaks(&[GROW], Protocol { skips_locked: false, ..FILLED });
+}
+
+#[test]
+fn an_entry_made_by_a_ledger_older_than_the_row_breaks_a_rule() {
+    breaks(&[GROW], Protocol { reads_ledger_last: false, ..FILLED });
+}
+
+#[test]
+fn an_entry_made_from_a_row_without_a_mark_of_removals_breaks_a_rule() {
+    breaks(&[GROW], Protocol { marks_fills: false, ..FILLED });
 }

@@ -8,12 +8,13 @@
 use stateright::{Model, Property};
 
 use super::state::{JOBS, Rule, SWEEPS, State, Sweep, WORKERS, Worker};
-use super::{GROW, ONCE, SETTLED, WAIT, sessions, sweeps, workers};
+use super::{GROW, ONCE, SETTLED, WAIT, filling, sessions, sweeps, workers};
 
 const DEAD: &str = "a worker is dead";
 const BACK: &str = "a dead worker is back";
 const DEAD_AGAIN: &str = "a worker dies in its second life";
 const CUT_OFF: &str = "a worker dies of its lost session";
+const FILLED: &str = "a worker beats by an entry that was made from its row";
 const LEFT_OVER: &str = "a job is left over and settled";
 
 /// How far the model goes, and which safeguards it has.
@@ -36,6 +37,14 @@ pub struct Protocol {
     pub observation: bool,
     /// A mark of the removals, without which no entry is added.
     pub marks: bool,
+    /// After a crash, memory is filled from the rows.
+    pub fills: bool,
+    /// Of a row that somebody has locked, no entry is made.
+    pub skips_locked: bool,
+    /// The ledger is read after the row.
+    pub reads_ledger_last: bool,
+    /// A mark of the removals, without which no entry is made from a row.
+    pub marks_fills: bool,
     /// Sessions that a worker may attach itself to, one after the other.
     pub sessions: u8,
     /// A call that attaches takes the worker from the session before at once.
@@ -56,6 +65,10 @@ impl Protocol {
         second_look: true,
         observation: true,
         marks: true,
+        fills: false,
+        skips_locked: true,
+        reads_ledger_last: true,
+        marks_fills: true,
         sessions: 0,
         release: true,
         own_ties: true,
@@ -78,6 +91,8 @@ pub enum Action {
     AbortCall(usize),
     Claim(usize),
     Finish(usize, usize),
+    BeginToFill(usize),
+    FillOn(usize),
     Flush(usize),
     Forget,
     LookForSilent(usize),
@@ -105,6 +120,7 @@ impl Model for Protocol {
             actions.extend([Action::Beat(worker), Action::Register(worker), Action::Claim(worker)]);
             actions.extend([Action::GoOn(worker), Action::AbortCall(worker)]);
             actions.extend([Action::Attach(worker), Action::CommitTie(worker), Action::AbortTie(worker)]);
+            actions.extend([Action::BeginToFill(worker), Action::FillOn(worker)]);
             actions.extend([Action::Vanish(worker), Action::NoticeOldEnd(worker)]);
             actions.extend((0..JOBS).map(|job| Action::Finish(worker, job)));
         }
@@ -135,6 +151,8 @@ impl Model for Protocol {
             Action::AbortCall(worker) => workers::abort(&mut next, worker),
             Action::Claim(worker) => workers::claim(self, &mut next, worker),
             Action::Finish(worker, job) => workers::finish(&mut next, worker, job),
+            Action::BeginToFill(worker) => filling::begin(self, &mut next, worker),
+            Action::FillOn(worker) => filling::go_on(self, &mut next, worker),
             Action::Flush(sweep) => sweeps::flush(self, &mut next, sweep),
             Action::Forget => sweeps::forget_silent(self, &mut next),
             Action::LookForSilent(sweep) => sweeps::look_for_silent(self, &mut next, sweep),
@@ -159,6 +177,9 @@ impl Model for Protocol {
             Property::sometimes(DEAD_AGAIN, |_, state| has_worker(state, |worker| worker.deaths > 1)),
             Property::sometimes(CUT_OFF, |_, state| {
                 has_worker(state, |worker| worker.dead && worker.vanished)
+            }),
+            Property::sometimes(FILLED, |_, state| {
+                has_worker(state, |worker| worker.was_filled && worker.deaths > 0 && worker.entry.is_some())
             }),
             Property::sometimes(LEFT_OVER, |_, state| settles_leftovers(state)),
         ]
@@ -185,6 +206,9 @@ impl Protocol {
         if self.thresholds > 1 {
             events.push(DEAD_AGAIN);
         }
+        if self.fills {
+            events.push(FILLED);
+        }
         if self.sessions > 0 {
             events.push(CUT_OFF);
         }
@@ -202,7 +226,7 @@ impl Protocol {
         state.observing_since = state.now;
         for worker in &mut state.workers {
             worker.entry = None;
-            worker.call = None;
+            (worker.call, worker.fill) = (None, None);
             (worker.has_old_session, worker.ties, worker.is_session_over) = (false, false, true);
         }
         state.sweeps = [Sweep::Idle; SWEEPS];

@@ -51,6 +51,10 @@ pub struct Worker {
     pub knows: u8,
     /// The call that it waits for, when the heartbeat was not a fast one.
     pub call: Option<Call>,
+    /// Its row is being read, to fill memory.
+    pub fill: Option<Fill>,
+    /// Its entry was made from its row. To be checked against.
+    pub was_filled: bool,
     /// When its last heartbeat counted. No code knows this; it is here to be checked against.
     pub heard: Time,
     /// Whether it was answered since its last death. To be checked against, too.
@@ -93,6 +97,30 @@ pub enum Tie {
 
 /// The sessions of a worker's process, one after the other.
 pub type Session = u8;
+
+/// The filling of memory from a row, which is not locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fill {
+    pub step: FillStep,
+    /// Nothing was removed from memory since it began.
+    pub mark_holds: bool,
+    pub row: Time,
+    /// What the ledger said.
+    pub incarnation: u8,
+    pub dead: bool,
+}
+
+/// What has been done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FillStep {
+    /// The removals are marked.
+    Marked,
+    /// Nobody had locked the row.
+    Looked,
+    RowRead,
+    /// Nothing is left but to add the entry.
+    LedgerRead,
+}
 
 /// A heartbeat that goes to the row, or a registration, up to the storing of its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -311,6 +339,9 @@ impl Worker {
     pub fn count_removal(&mut self) {
         if let Some(call) = &mut self.call {
             call.mark_holds = false;
+        }
+        if let Some(fill) = &mut self.fill {
+            fill.mark_holds = false;
         }
     }
 

@@ -6,6 +6,7 @@ mod capacity;
 mod cost;
 mod crashes;
 mod entries;
+mod filling;
 mod flush;
 mod prepared;
 mod transactions;
@@ -42,6 +43,12 @@ fn beat_and_await_row(client: &mut Client, worker: &str) {
     let since = server_time(client);
     assert!(beats_in_memory(client, worker), "{worker} should be known in memory");
     await_written_since(client, worker, since);
+}
+
+/// How many workers of this database are in memory.
+fn entries(client: &mut Client) -> i64 {
+    let sql = "SELECT buffer_entries FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
+    ask(client, sql, &[])
 }
 
 fn forget_row(client: &mut Client, worker: &str) {

@@ -3,12 +3,6 @@
 
 use super::*;
 
-/// How many workers of this database are in memory.
-fn entries(client: &mut Client) -> i64 {
-    let sql = "SELECT buffer_entries FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()";
-    ask(client, sql, &[])
-}
-
 /// A call in a transaction that is prepared under this name.
 fn prepare(client: &mut Client, name: &str, call: &str) {
     for statement in ["BEGIN", call, &format!("PREPARE TRANSACTION '{name}'")] {
