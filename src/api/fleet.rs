@@ -11,9 +11,10 @@ use crate::installation::Installation;
 use crate::pg::{self, roles};
 use crate::settings;
 use crate::shmem::{buffer, counters, databases};
+use crate::sweep::requests;
 use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::known::{Known, known};
-use crate::tables::{incarnations, worker_owners};
+use crate::tables::{incarnations, unsettled_calls, worker_owners};
 
 /// Workers whose rows are written in one statement.
 const BATCH: usize = 10_000;
@@ -53,7 +54,7 @@ fn beat_unknown<'a>(
     let mut told = HashMap::with_capacity(unknown.len());
     let mut alone = if unknown.len() <= FEW { std::mem::take(&mut unknown) } else { Vec::new() };
     for batch in unknown.chunks(BATCH) {
-        let written = call.run(|_| beat_in_rows(batch, hostname))?;
+        let written = call.run(|call| beat_in_rows(batch, hostname, call))?;
         for (id, incarnation) in batch.iter().zip(written) {
             match incarnation {
                 Some(incarnation) => _ = told.insert(*id, incarnation),
@@ -71,7 +72,7 @@ fn beat_unknown<'a>(
 
 /// Writes the rows of many workers, and reads what is known of them. Returns their incarnations; `None` of those that have to
 /// be dealt with one by one: the dead, who return, and new ones where their number is limited.
-fn beat_in_rows(ids: &[&str], hostname: Option<&str>) -> Result<Vec<Option<i64>>> {
+fn beat_in_rows(ids: &[&str], hostname: Option<&str>, call: Call) -> Result<Vec<Option<i64>>> {
     let installation = Installation::of_caller()?;
     let heartbeats = HeartbeatTable::open(&installation)?;
     if heartbeats.is_own {
@@ -107,6 +108,10 @@ fn beat_in_rows(ids: &[&str], hostname: Option<&str>) -> Result<Vec<Option<i64>>
         told.push(Some(incarnation));
     }
     put_owners(&installation, &unowned)?;
+    // Their jobs would be taken for those of earlier ones, which left.
+    for id in unsettled_calls::among(&installation, &new)? {
+        requests::settle_by_sweeper(&installation, &id, call.deadline())?;
+    }
     Ok(told)
 }
 

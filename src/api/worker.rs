@@ -228,6 +228,10 @@ impl Call {
         Self { deadline: Deadline::after(settings::call_timeout()) }
     }
 
+    pub(super) fn deadline(self) -> Deadline {
+        self.deadline
+    }
+
     /// Runs `work`, in which no lock is waited for longer than there is time left now.
     pub(super) fn run<T>(self, work: impl FnOnce(Self) -> Result<T>) -> Result<T> {
         timer::waiting_until(self.deadline, || work(self))

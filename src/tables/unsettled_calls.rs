@@ -1,6 +1,8 @@
 //! Dead workers whose jobs a queue has not settled yet, in `rgrid_unsettled_calls`. Dumps have it: what was not settled
 //! is not settled where the dump is restored, either.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 
 use super::job_queues::QueueName;
@@ -69,6 +71,20 @@ pub fn has(installation: &Installation, worker: &str) -> Result<bool> {
     );
     let read = || statement.read_latest(&[worker.into()], |row| row.required::<bool>(1, "existence"));
     Ok(installation.as_owner(read)? == [true])
+}
+
+/// Of these workers, those whose jobs a queue has yet to settle.
+pub fn among(installation: &Installation, workers: &HashSet<String>) -> Result<Vec<String>> {
+    if workers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = sql::SavedPlan::new(
+        installation.sql("SELECT DISTINCT u.worker_id FROM @extschema@.rgrid_unsettled_calls u"),
+    );
+    let mut left: Vec<String> =
+        installation.as_owner(|| statement.read_latest(&[], |row| row.required(1, "worker id")))?;
+    left.retain(|worker| workers.contains(worker));
+    Ok(left)
 }
 
 /// Removes what is done with.

@@ -234,7 +234,14 @@ fn a_worker_with_the_id_of_one_that_left_keeps_its_jobs() {
     let mut client = database.connect();
     let mut owner = queue(&database, "successor");
     run(&mut owner, &format!("SELECT public.rgrid_watch_function('{SETTLE}', worker_prefix => 'q:')"));
-    for beat in ["rgrid_heartbeat('q:7')", "rgrid_heartbeat(ARRAY['q:7'])", "rgrid_register('q:7')"] {
+    let beats = [
+        "rgrid_heartbeat('q:7')",
+        "rgrid_heartbeat(ARRAY['q:7'])",
+        "rgrid_heartbeat(ARRAY(SELECT 'q:' || n FROM generate_series(1, 100) n))",
+        "rgrid_attach('q:7')",
+        "rgrid_register('q:7')",
+    ];
+    for beat in beats {
         run(&mut client, "SELECT rgrid_register('q:7')");
         run(&mut owner, "INSERT INTO jobs VALUES (1, '7')");
         run(&mut client, "SELECT rgrid_deregister('q:7')");
