@@ -111,3 +111,21 @@ fn each_queue_is_in_the_places_of_its_recipe() {
         assert!(of_its_own || read(tests[1]).contains(&format!("\"{name}\"")), "{name} has no test");
     }
 }
+
+/// The cells of the rows that begin with a queue's name, without emphasis.
+fn rows(document: &str) -> Vec<Vec<String>> {
+    let text = read(document).replace('*', "");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| row.split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+#[test]
+fn the_times_of_the_first_screen_are_those_of_the_queues() {
+    let measured = rows("docs/queues/README.md");
+    let shown = rows("README.md");
+    assert!(shown.len() > 5, "{shown:?}");
+    for row in shown {
+        let of_queue = measured.iter().find(|other| other[1] == row[1]).expect("the queue has a page");
+        assert_eq!([&row[2], &row[3], &row[4]], [&of_queue[4], &of_queue[2], &of_queue[3]], "{}", row[1]);
+    }
+}
