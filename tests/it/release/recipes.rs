@@ -93,10 +93,11 @@ fn each_check_is_in_the_places_of_its_recipe() {
 }
 
 #[test]
-fn each_queue_has_the_files_of_its_recipe() {
+fn each_queue_is_in_the_places_of_its_recipe() {
     let named = places("queue");
-    let (source, others) = ("src/jobs/queues/NAME.rs", ["tests/it/queues/NAME.rs", "docs/queues/NAME.md"]);
-    assert!(named.contains(source) && others.iter().all(|place| named.contains(*place)), "{named:?}");
+    let (source, page) = ("src/jobs/queues/NAME.rs", "docs/queues/NAME.md");
+    let tests = ["tests/it/queues/NAME.rs", "tests/it/queues/by_schema.rs"];
+    assert!([source, page].iter().chain(&tests).all(|place| named.contains(*place)), "{named:?}");
     let list = read("src/jobs/queues/mod.rs");
     for entry in fs::read_dir(root().join("src/jobs/queues")).expect("there is a folder of queues") {
         let path = entry.expect("an entry can be read").path();
@@ -105,9 +106,26 @@ fn each_queue_has_the_files_of_its_recipe() {
             continue;
         }
         assert!(list.contains(&format!("mod {name};")), "{name} is not listed");
-        for place in others {
-            let file = place.replace("NAME", &name);
-            assert!(root().join(&file).is_file(), "{name} has no {file}");
-        }
+        assert!(root().join(page.replace("NAME", &name)).is_file(), "{name} has no page");
+        let of_its_own = root().join(tests[0].replace("NAME", &name)).is_file();
+        assert!(of_its_own || read(tests[1]).contains(&format!("\"{name}\"")), "{name} has no test");
+    }
+}
+
+/// The cells of the rows that begin with a queue's name, without emphasis.
+fn rows(document: &str) -> Vec<Vec<String>> {
+    let text = read(document).replace('*', "");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| row.split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+#[test]
+fn the_times_of_the_first_screen_are_those_of_the_queues() {
+    let measured = rows("docs/queues/README.md");
+    let shown = rows("README.md");
+    assert!(shown.len() > 5, "{shown:?}");
+    for row in shown {
+        let of_queue = measured.iter().find(|other| other[1] == row[1]).expect("the queue has a page");
+        assert_eq!([&row[2], &row[3], &row[4]], [&of_queue[4], &of_queue[2], &of_queue[3]], "{}", row[1]);
     }
 }
