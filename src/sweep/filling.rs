@@ -129,6 +129,10 @@ fn try_part(begin: u32) -> Result<Part> {
     let locked = stored.locked(&(begin..end));
     let rows = heartbeats.rows_on(&(begin..end), &locked)?;
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    if !ids.is_empty() {
+        // Nobody may need a number for long, and the moment from which the database went on is to be known.
+        incarnations::raise_base(&installation)?;
+    }
     let known = if ids.is_empty() { Vec::new() } else { known(&installation, &ids)? };
     let mut count = 0;
     for worker in rows.iter().zip(&known).filter_map(|(row, known)| living(row, known, &heartbeats)) {
