@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::jobs::queues;
-use crate::jobs::settlers::Settler;
+use crate::jobs::settler::Settler;
 use crate::pg::functions::{self, Function};
 use crate::pg::{self, catalog, roles};
 use crate::tables::job_queues::{self, QueueName, Watch};

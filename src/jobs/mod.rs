@@ -27,6 +27,7 @@ pub mod rehearsal;
 mod rows;
 pub mod session;
 pub mod settle;
+pub mod settler;
 pub mod settlers;
 pub mod statement;
 pub mod table;

@@ -1,6 +1,7 @@
 //! What a returning or registering worker waits for: a sweeper has the queues settle the jobs that the worker's earlier life
 //! still runs. Afterwards nobody could tell them from those of the new one.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -64,9 +65,9 @@ pub fn settle_noted_by_sweeper(
     worker: &str,
     deadline: Deadline,
 ) -> Result<Option<SettledJobs>> {
-    match settlers::are_for(installation, worker)? && unsettled_calls::has(installation, worker)? {
-        true => settle_by_sweeper(installation, worker, deadline),
-        false => Ok(None),
+    match unsettled_calls::among(installation, &HashSet::from([worker.to_owned()]))?.is_empty() {
+        true => Ok(None),
+        false => settle_by_sweeper(installation, worker, deadline),
     }
 }
 

@@ -63,16 +63,6 @@ pub fn all(installation: &Installation) -> Result<Vec<Unsettled>> {
     })
 }
 
-/// Whether a queue has yet to settle the jobs of a worker.
-pub fn has(installation: &Installation, worker: &str) -> Result<bool> {
-    let statement = sql::SavedPlan::new(
-        installation
-            .sql("SELECT EXISTS (SELECT FROM @extschema@.rgrid_unsettled_calls u WHERE u.worker_id = $1)"),
-    );
-    let read = || statement.read_latest(&[worker.into()], |row| row.required::<bool>(1, "existence"));
-    Ok(installation.as_owner(read)? == [true])
-}
-
 /// Of these workers, those whose jobs a queue has yet to settle.
 pub fn among(installation: &Installation, workers: &HashSet<String>) -> Result<Vec<String>> {
     if workers.is_empty() {

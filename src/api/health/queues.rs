@@ -3,7 +3,7 @@
 use super::{Finding, attempt};
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::jobs::settlers::{Settler, label};
+use crate::jobs::settler::{Settler, label};
 use crate::rules::text::printable;
 use crate::tables::job_queues::{self, Watch};
 use crate::tables::unsettled_calls;
