@@ -28,9 +28,11 @@ from benchmarks import (
     detection,
     dynahash,
     fence,
+    first,
     flush,
     heartbeat,
     held_snapshot,
+    known,
     million,
     partitions,
     settling,
@@ -48,6 +50,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Cheap ones first. The name, what is claimed, and the function that tries it.
 BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "heartbeat": ("What a heartbeat costs, beside a call that does nothing and beside an upsert", heartbeat.measure),
+    "known": ("A heartbeat of a known worker takes little more time than a call that does nothing", known.measure),
+    "first": ("A heartbeat that writes its row costs little more than an upsert", first.measure),
     "dynahash": ("What the extension's table gains over PostgreSQL's own shared hash table", dynahash.measure),
     "standby": ("Heartbeats go on while a synchronous standby is away", standby.measure),
     "detection": ("A dead worker is found one sweep after the threshold, and never before it", detection.measure),

@@ -1,12 +1,16 @@
 //! Where the extension is installed in the current database: its schema, its owner, its version.
 
+use std::ffi::CStr;
+
 use pgrx::prelude::*;
 
 use crate::VERSION;
 use crate::error::{Error, Result};
+use crate::pg::catalog::{self, Extension};
 use crate::pg::locks::{self, TableLock};
+use crate::pg::remembered::Remembered;
 use crate::pg::scope::Scope;
-use crate::pg::{catalog, sql};
+use crate::pg::stored_rows::{self, StoredRow};
 
 /// The extension in the current database, as the catalog has it at this moment.
 #[derive(Clone, Debug)]
@@ -25,47 +29,54 @@ pub struct Installation {
     pub tables: Vec<pg_sys::Oid>,
 }
 
+/// The extension's own tables, except that of the heartbeats.
+const TABLES: [&str; 11] = [
+    "rgrid_worker_deaths",
+    "rgrid_incarnations",
+    "rgrid_incarnation_bases",
+    "rgrid_worker_owners",
+    "rgrid_job_tables",
+    "rgrid_job_table_oids",
+    "rgrid_job_queues",
+    "rgrid_unsettled_calls",
+    "rgrid_job_attempts",
+    "rgrid_unsettled_jobs",
+    "rgrid_tried_tables",
+];
+
+/// What changes only with relations and schemas.
+#[derive(Clone)]
+struct Objects {
+    quoted_schema: String,
+    tables: Vec<pg_sys::Oid>,
+}
+
+impl Objects {
+    /// They may be remembered when all are there, as they are but while the extension is being made.
+    fn look_up(schema: pg_sys::Oid) -> (Self, bool) {
+        let table = |name: &&str| catalog::relation_named(schema, name).map(|table| table.oid);
+        let tables: Vec<_> = TABLES.iter().filter_map(table).collect();
+        let quoted_schema = catalog::quoted_schema(schema);
+        let is_whole = tables.len() == TABLES.len() && quoted_schema.is_some();
+        (Self { quoted_schema: quoted_schema.unwrap_or_default(), tables }, is_whole)
+    }
+}
+
+thread_local! {
+    static OBJECTS: Remembered<Objects> = const { Remembered::new() };
+}
+
 impl Installation {
     /// Finds the extension and keeps it from being dropped until the transaction ends; `None` when the
     /// database does not have it.
     pub fn find() -> Result<Option<Self>> {
-        let Some(oid) = catalog::lock_extension(c"rgrid_heartbeat") else { return Ok(None) };
-        let statement = sql::SavedPlan::new(
-            "SELECT x.extnamespace, x.extowner, x.extversion, pg_catalog.quote_ident(n.nspname) \
-             FROM pg_catalog.pg_extension x \
-             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) x.extnamespace \
-             WHERE x.oid OPERATOR(pg_catalog.=) $1"
-                .into(),
-        );
-        let found = statement.read(&[oid.into()], |row| {
-            let schema = row.required(1, "schema")?;
-            let tables = [
-                "rgrid_worker_deaths",
-                "rgrid_incarnations",
-                "rgrid_incarnation_bases",
-                "rgrid_worker_owners",
-                "rgrid_job_tables",
-                "rgrid_job_table_oids",
-                "rgrid_job_queues",
-                "rgrid_unsettled_calls",
-                "rgrid_job_attempts",
-                "rgrid_unsettled_jobs",
-                "rgrid_tried_tables",
-            ];
-            Ok(Self {
-                oid,
-                tables: tables
-                    .iter()
-                    .filter_map(|name| catalog::relation_named(schema, name))
-                    .map(|table| table.oid)
-                    .collect(),
-                schema,
-                owner: row.required(2, "owner")?,
-                version: row.required(3, "version")?,
-                quoted_schema: row.required(4, "schema name")?,
-            })
-        })?;
-        Ok(found.into_iter().next())
+        let Some(Extension { oid, schema, owner, version }) = catalog::lock_extension(c"rgrid_heartbeat")?
+        else {
+            return Ok(None);
+        };
+        let Objects { quoted_schema, tables } =
+            OBJECTS.with(|objects| objects.or_find(schema, || Ok(Objects::look_up(schema))))?;
+        Ok(Some(Self { oid, schema, owner, version, quoted_schema, tables }))
     }
 
     /// Finds the extension for one of its own SQL functions, which do not touch objects of another version.
@@ -94,6 +105,26 @@ impl Installation {
     /// are passed as parameters.
     pub fn sql(&self, statement: &str) -> String {
         statement.replace("@extschema@", &self.quoted_schema)
+    }
+
+    /// The rows of one of the extension's own tables whose column of text has this value. See [`stored_rows::with`].
+    pub fn stored<T>(
+        &self,
+        table: &str,
+        key: (&'static CStr, &str),
+        read: impl FnMut(StoredRow<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        stored_rows::with(self.table(table)?, self.owner, key, read)
+    }
+
+    /// All rows of one of the extension's own tables, of which there are few. See [`stored_rows::all`].
+    pub fn all_stored<T>(&self, table: &str, read: impl FnMut(StoredRow<'_>) -> Result<T>) -> Result<Vec<T>> {
+        stored_rows::all(self.table(table)?, self.owner, read)
+    }
+
+    fn table(&self, name: &str) -> Result<pg_sys::Oid> {
+        let table = catalog::relation_named(self.schema, name);
+        table.map(|table| table.oid).ok_or_else(|| Error::NoTable { table: name.to_owned() })
     }
 
     /// A lock of another session on one of the extension's own tables, or on that of the heartbeats.

@@ -57,9 +57,18 @@ def run(
     patience: float = PATIENCE,
 ) -> Run:
     """One run to its end. With a rate, transactions are due at that many a second; with sampling, some are logged."""
-    process = start(server, script, clients, seconds, rate=rate, sampling=sampling)
+    return ended(server, start(server, script, clients, seconds, rate=rate, sampling=sampling), seconds + patience)
+
+
+def run_each(server: Server, script: Script, clients: int, transactions: int) -> Run:
+    """One run in which every client does that many transactions."""
+    return ended(server, launch(server, script, clients, [f"--transactions={transactions}"]), transactions / 100 + PATIENCE)
+
+
+def ended(server: Server, process: subprocess.Popen[str], timeout: float) -> Run:
+    """As [`finish`], with a process that does not outlive an error."""
     try:
-        return finish(server, process, seconds + patience)
+        return finish(server, process, timeout)
     finally:
         if process.poll() is None:
             process.kill()
@@ -75,17 +84,22 @@ def start(
     rate: float | None = None,
     sampling: float | None = None,
 ) -> subprocess.Popen[str]:
-    # One file a run: another pgbench may be about to read its own.
-    descriptor, file = tempfile.mkstemp(dir=server.directory, suffix=".sql", text=True)
-    with open(descriptor, "w") as opened:
-        opened.write(script.sql)
-    options = ["--no-vacuum", "--protocol=prepared", f"--file={file}", f"--time={seconds}"]
-    options += [f"--client={clients}", f"--jobs={min(clients, os.cpu_count() or 1)}"]
-    options += [f"--define={name}={value}" for name, value in script.variables.items()]
+    options = [f"--time={seconds}"]
     if rate is not None:
         options.append(f"--rate={rate:g}")
     if sampling is not None:
         options += ["--log", f"--log-prefix={log_prefix(server)}", f"--sampling-rate={sampling:g}"]
+    return launch(server, script, clients, options)
+
+
+def launch(server: Server, script: Script, clients: int, options: list[str]) -> subprocess.Popen[str]:
+    # One file a run: another pgbench may be about to read its own.
+    descriptor, file = tempfile.mkstemp(dir=server.directory, suffix=".sql", text=True)
+    with open(descriptor, "w") as opened:
+        opened.write(script.sql)
+    options = ["--no-vacuum", "--protocol=prepared", f"--file={file}", *options]
+    options += [f"--client={clients}", f"--jobs={min(clients, os.cpu_count() or 1)}"]
+    options += [f"--define={name}={value}" for name, value in script.variables.items()]
     where = [f"--host={server.directory}", f"--port={PORT}", f"--username={SUPERUSER}", DATABASE]
     return subprocess.Popen(
         [str(server.bindir / "pgbench"), *options, *where],

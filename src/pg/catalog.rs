@@ -1,14 +1,16 @@
 //! Look-ups in the system catalogs that SPI would make slow or cannot do.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 
 use pgrx::pg_sys;
+use pgrx::spi::quote_identifier;
 
 pub use super::column::Column;
 use super::column::equality_of;
 use super::syscache::SysCacheTuple;
-use super::{arrays, roles, search_path, sql};
+use super::{arrays, roles, search_path, sql, stored_rows};
 use crate::error::{Error, Result};
 
 /// What a relation is, and which role owns it.
@@ -270,19 +272,67 @@ pub fn have_key_with(relations: &[pg_sys::Oid], columns: &[String]) -> Result<bo
     Ok(found == [true])
 }
 
-/// The OID of this extension, held against being dropped until the transaction ends; `None` when it is not
-/// there, or was dropped while the lock was awaited.
-pub fn lock_extension(name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: the name is valid for the call.
-    let find = || unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) };
-    let oid = find();
-    if oid == pg_sys::InvalidOid {
-        return None;
+/// An extension in this database.
+#[derive(Clone, Debug)]
+pub struct Extension {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
+    /// The schema that its objects are in.
+    pub schema: pg_sys::Oid,
+    /// The role that created it.
+    pub owner: pg_sys::Oid,
+    /// The version of its SQL objects.
+    pub version: String,
+}
+
+thread_local! {
+    /// The extension that was locked last.
+    static LOCKED_LAST: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+}
+
+/// This extension, held against being dropped until the transaction ends; `None` when it is not there.
+pub fn lock_extension(name: &CStr) -> Result<Option<Extension>> {
+    // Most often the same one: then it is looked up once, with the lock held.
+    let mut locked = LOCKED_LAST.get();
+    if locked != pg_sys::InvalidOid {
+        lock_extension_of(locked);
     }
+    while let Some(found) = extension(name)? {
+        if found.oid == locked {
+            return Ok(Some(found));
+        }
+        locked = found.oid;
+        lock_extension_of(locked);
+        LOCKED_LAST.set(locked);
+    }
+    Ok(None)
+}
+
+fn lock_extension_of(oid: pg_sys::Oid) {
     let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // SAFETY: an ordinary heavyweight lock, released at the end of the transaction.
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode) };
-    (find() == oid).then_some(oid)
+}
+
+fn extension(name: &CStr) -> Result<Option<Extension>> {
+    let index = pg_sys::ExtensionNameIndexId;
+    let found = stored_rows::of_catalog(pg_sys::ExtensionRelationId, index, (c"extname", name), |row| {
+        Ok(Extension {
+            oid: row.required(c"oid")?,
+            schema: row.required(c"extnamespace")?,
+            owner: row.required(c"extowner")?,
+            version: row.required(c"extversion")?,
+        })
+    })?;
+    Ok(found.into_iter().next())
+}
+
+/// A schema's name, quoted where SQL needs it; `None` when it was dropped.
+pub fn quoted_schema(schema: pg_sys::Oid) -> Option<String> {
+    // SAFETY: any OID will do; returns a palloc'd string, or null.
+    let name = unsafe { pg_sys::get_namespace_name(schema) };
+    // SAFETY: as above.
+    (!name.is_null()).then(|| quote_identifier(unsafe { CStr::from_ptr(name) }.to_string_lossy()))
 }
 
 /// Whether policies are in force at a relation; false when it was dropped.

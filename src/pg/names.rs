@@ -43,8 +43,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::attached::{self, Use};
-use super::{catalog, functions, referring, roles, scope};
-use crate::error::Error;
+use super::{catalog, functions, referring, remembered, roles, scope};
+use crate::error::{Error, Result};
 
 thread_local! {
     /// The relations that statements may name; `None` where nothing is checked.
@@ -68,6 +68,7 @@ thread_local! {
 pub fn install(when_refused: fn()) {
     attached::install();
     referring::install();
+    remembered::install();
     WHEN_REFUSED.set(Some(when_refused));
     // SAFETY: a global that is only changed while a library is loaded.
     PREVIOUS.set(unsafe { pg_sys::post_parse_analyze_hook });
@@ -162,10 +163,7 @@ unsafe extern "C-unwind" fn check_names(
     // SAFETY: as above.
     let (command, has_changing_part) = unsafe { ((*query).commandType, (*query).hasModifyingCTE) };
     let reads = command == pg_sys::CmdType::CMD_SELECT && !has_changing_part;
-    if let Some(error) = foreign_code(&relations, if reads { Use::Reading } else { Use::Changing }) {
-        if let Some(when_refused) = WHEN_REFUSED.get() {
-            when_refused();
-        }
+    if let Err(error) = refuse_foreign_code(&relations, if reads { Use::Reading } else { Use::Changing }) {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
     // Nothing was rewritten, planned or run yet. The scope of the statement takes the setting back.
@@ -199,16 +197,26 @@ fn unexpected_function(allowed: &[pg_sys::Oid], used: &Used) -> Option<Error> {
     Some(Error::ReplacedFunction { name: functions::qualified_name(*oid) })
 }
 
-/// Code of others at one of these relations, which the statement has locked.
-fn foreign_code(relations: &[pg_sys::Oid], usage: Use) -> Option<Error> {
+/// Looks for code of others at these relations, which the statement has locked.
+fn refuse_foreign_code(relations: &[pg_sys::Oid], usage: Use) -> Result<()> {
     if !IS_GUARDED.get() {
-        return None;
+        return Ok(());
     }
     let role = roles::current();
-    relations.iter().filter(|oid| !is_catalog(**oid)).find_map(|oid| {
-        let what = attached::foreign_code(*oid, usage, role)?;
-        Some(Error::ForeignCode { table: catalog::qualified_name(*oid).unwrap_or_default(), what })
-    })
+    relations.iter().filter(|oid| !is_catalog(**oid)).try_for_each(|oid| check_attached(*oid, usage, role))
+}
+
+/// Looks for code of others at a table that is locked, and that `role` owns.
+///
+/// # Errors
+///
+/// [`Error::ForeignCode`].
+pub(super) fn check_attached(table: pg_sys::Oid, usage: Use, role: pg_sys::Oid) -> Result<()> {
+    let Some(what) = attached::foreign_code(table, usage, role) else { return Ok(()) };
+    if let Some(when_refused) = WHEN_REFUSED.get() {
+        when_refused();
+    }
+    Err(Error::ForeignCode { table: catalog::qualified_name(table).unwrap_or_default(), what })
 }
 
 /// Whether this is the statement of ours that is being run.

@@ -65,6 +65,17 @@ pub fn may_set_role(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     unsafe { may(role, other) }
 }
 
+/// The index of a table's primary key; `InvalidOid` when it has none.
+pub fn primary_key(table: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: the caller has the table open.
+    #[cfg(not(feature = "pg18"))]
+    let key = unsafe { pg_sys::RelationGetPrimaryKeyIndex(table) };
+    // SAFETY: as above. One that is deferrable serves for looking up.
+    #[cfg(feature = "pg18")]
+    let key = unsafe { pg_sys::RelationGetPrimaryKeyIndex(table, true) };
+    key
+}
+
 /// A reason to wait, as `pg_stat_activity` shows it in `wait_event`. Until 16 every extension's is "Extension".
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub fn wait_event(_name: &'static CStr) -> u32 {

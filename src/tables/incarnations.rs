@@ -23,7 +23,7 @@ use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{self, catalog, commit, report, sql};
+use crate::pg::{self, catalog, commit, report, scope, sql};
 use crate::rules::text::printable;
 use crate::tables::heartbeats::HeartbeatTable;
 
@@ -32,7 +32,7 @@ pub const BASE: &str =
     "coalesce((SELECT pg_catalog.max(b.base) FROM @extschema@.rgrid_incarnation_bases b), 1)";
 
 /// The number of an unknown worker, as an SQL expression. The row with the empty id has what pruning has made of it.
-pub const FLOOR: &str = "greatest((SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), \
+const FLOOR: &str = "greatest((SELECT f.incarnation FROM @extschema@.rgrid_incarnations f WHERE f.worker_id = ''), \
      (SELECT pg_catalog.max(b.base) FROM @extschema@.rgrid_incarnation_bases b), 1)";
 
 /// The highest number that is given. Whatever reads JSON keeps whole numbers up to this one. A higher one in a table
@@ -83,10 +83,28 @@ pub fn told(known: Option<i64>, is_living: bool, (base, floor): (i64, i64), work
 /// The base and the floor of this database at this moment; a base of its own is added first where there is none.
 pub fn base_and_floor(installation: &Installation) -> Result<(i64, i64)> {
     raise_base(installation)?;
-    let statement = sql::SavedPlan::new(installation.sql(&format!("SELECT {BASE}, {FLOOR}")));
-    let read = |row: sql::Row<'_>| Ok((row.required(1, "base")?, row.required(2, "floor")?));
-    let found = installation.as_owner(|| statement.read_latest(&[], read))?;
-    found.into_iter().next().ok_or(Error::MissingValue("base"))
+    scope::with_latest_snapshot(|| Ok(numbers(installation, true)?.0))
+}
+
+/// The base and, if `with_floor`, the floor, as the active snapshot sees them, and whether the base is this database's own.
+pub fn numbers(installation: &Installation, with_floor: bool) -> Result<((i64, i64), bool)> {
+    let origin = origin(installation);
+    let bases = installation.all_stored("rgrid_incarnation_bases", |row| {
+        Ok((row.required::<i64>(c"base")?, row.required::<String>(c"origin")? == origin))
+    })?;
+    let highest = |is_own: bool| bases.iter().filter(|base| base.1 == is_own).map(|base| base.0).max();
+    let is_current = highest(true) > highest(false).or(Some(0));
+    let base = highest(true).max(highest(false)).unwrap_or(1);
+    let floor = if with_floor { noted(installation, "")? } else { None };
+    Ok(((base, floor.map_or(base, |floor| floor.max(base))), is_current))
+}
+
+/// The number that was noted for a worker, as the active snapshot sees it; that of the empty id is what pruning has made of
+/// the floor.
+pub fn noted(installation: &Installation, worker: &str) -> Result<Option<i64>> {
+    let numbers = installation
+        .stored("rgrid_incarnations", (c"worker_id", worker), |row| row.required(c"incarnation"))?;
+    Ok(numbers.into_iter().next())
 }
 
 /// Locks the numbers until the transaction ends, so that no worker is given one; false when one is being given out.
@@ -108,7 +126,7 @@ pub fn number(last: &str) -> String {
 }
 
 /// Whether the highest base is of an origin, as an SQL expression.
-pub fn is_current(origin: &str) -> String {
+fn is_current(origin: &str) -> String {
     format!(
         "(SELECT coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin = {origin}) \
                           > coalesce(pg_catalog.max(b.base) FILTER (WHERE b.origin <> {origin}), 0), false) \
@@ -126,10 +144,7 @@ pub fn origin(installation: &Installation) -> String {
 /// which no number was ever given, it is 1.
 pub fn raise_base(installation: &Installation) -> Result<()> {
     let origin = origin(installation);
-    let look = sql::SavedPlan::new(installation.sql(&format!("SELECT {}", is_current("$1"))));
-    let current: Vec<bool> = installation
-        .as_owner(|| look.read_latest(&[origin.as_str().into()], |row| row.required(1, "origin")))?;
-    if current.first() == Some(&true) {
+    if scope::with_latest_snapshot(|| numbers(installation, false))?.1 {
         return Ok(());
     }
     // Looked at again by the snapshot that reads what is known: another session may have added the base meanwhile.

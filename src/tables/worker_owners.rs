@@ -7,17 +7,17 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::pg::{arrays, catalog, roles, sql};
+use crate::pg::{arrays, catalog, roles, scope, sql};
 use crate::tables::heartbeats::HeartbeatTable;
 
 /// The name of the role that an id belongs to, as it is at this moment. The role may have been dropped or renamed.
 pub fn owner(installation: &Installation, id: &str) -> Result<Option<String>> {
-    let statement = sql::SavedPlan::new(
-        installation
-            .sql("SELECT o.owner::text FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1"),
-    );
-    let owners =
-        installation.as_owner(|| statement.read_latest(&[id.into()], |row| row.required(1, "owner")))?;
+    scope::with_latest_snapshot(|| noted(installation, id))
+}
+
+/// The same as the active snapshot sees it.
+pub fn noted(installation: &Installation, id: &str) -> Result<Option<String>> {
+    let owners = installation.stored("rgrid_worker_owners", (c"worker_id", id), |row| row.name(c"owner"))?;
     Ok(owners.into_iter().next())
 }
 

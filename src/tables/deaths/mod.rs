@@ -7,13 +7,15 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use pgrx::datum::TimestampWithTimeZone;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::installation::Installation;
-use crate::pg::{self, arrays, sql};
+use crate::pg::{self, arrays, scope, sql};
 use crate::shmem::{counters, databases};
 use crate::tables::heartbeats::Worker;
-use crate::tables::incarnations::{self, BASE, FLOOR, HIGHEST};
+use crate::tables::incarnations::{self, BASE, HIGHEST};
+use crate::tables::worker_owners;
 
 pub mod prune;
 pub mod views;
@@ -86,10 +88,11 @@ pub struct Death {
 ///
 /// `numeric_value_out_of_range` when there is no number for the worker.
 pub fn worker_record(installation: &Installation, worker: &str, had_row: bool) -> Result<WorkerRecord> {
-    let mut found = look_up(installation, worker, had_row)?;
+    let look = || scope::with_latest_snapshot(|| look_up(installation, worker, had_row));
+    let mut found = look()?;
     if !found.is_current {
         incarnations::raise_base(installation)?;
-        found = look_up(installation, worker, had_row)?;
+        found = look()?;
     }
     if !found.is_noted {
         incarnations::note(installation, worker, found.record.incarnation)?;
@@ -107,30 +110,23 @@ struct Found {
 }
 
 fn look_up(installation: &Installation, worker: &str, had_row: bool) -> Result<Found> {
-    let statement = installation.sql(&format!(
-        "SELECT pg_catalog.max(d.incarnation), \
-                (SELECT n.incarnation FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = $1), {BASE}, {FLOOR}, \
-                coalesce(pg_catalog.bool_or(d.returned_at IS NULL), false), \
-                (SELECT o.owner::text FROM @extschema@.rgrid_worker_owners o WHERE o.worker_id = $1), {} \
-         FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1",
-        incarnations::is_current("$2")
-    ));
-    let read = |row: sql::Row<'_>| {
-        let next = row.optional(1)?.map(|last| incarnations::after(last, worker)).transpose()?;
-        let known = next.max(row.optional(2)?);
-        let (base, floor): (i64, i64) = (row.required(3, "base")?, row.required(4, "floor")?);
-        let (dead, owner): (bool, Option<String>) = (row.required(5, "death")?, row.optional(6)?);
-        let is_living = !dead && (had_row || owner.is_some());
-        let incarnation = incarnations::told(known, is_living, (base, floor), worker)?;
-        Ok(Found {
-            record: WorkerRecord { incarnation, dead, owner },
-            is_noted: incarnation == known.unwrap_or(1),
-            is_current: row.required(7, "origin")?,
-        })
-    };
-    let arguments = [worker.into(), incarnations::origin(installation).into()];
-    let found = installation.as_owner(|| sql::SavedPlan::new(statement).read_latest(&arguments, read))?;
-    found.into_iter().next().ok_or(Error::MissingValue("worker record"))
+    let deaths = installation.stored("rgrid_worker_deaths", (c"worker_id", worker), |row| {
+        let returned_at: Option<TimestampWithTimeZone> = row.optional(c"returned_at")?;
+        Ok((row.required::<i64>(c"incarnation")?, returned_at.is_none()))
+    })?;
+    let last = deaths.iter().map(|(incarnation, _)| *incarnation).max();
+    let dead = deaths.iter().any(|(_, is_dead)| *is_dead);
+    let owner = worker_owners::noted(installation, worker)?;
+    let next = last.map(|last| incarnations::after(last, worker)).transpose()?;
+    let known = next.max(incarnations::noted(installation, worker)?);
+    let is_living = !dead && (had_row || owner.is_some());
+    let (numbers, is_current) = incarnations::numbers(installation, known.is_none() && !is_living)?;
+    let incarnation = incarnations::told(known, is_living, numbers, worker)?;
+    Ok(Found {
+        record: WorkerRecord { incarnation, dead, owner },
+        is_noted: incarnation == known.unwrap_or(1),
+        is_current,
+    })
 }
 
 /// Of these workers, the ones whose death cannot be recorded, because their number is out of range.
@@ -151,12 +147,8 @@ pub fn out_of_range(installation: &Installation, workers: &[String]) -> Result<H
 
 /// Whether the ledger has a death of this worker.
 pub fn has_died(installation: &Installation, worker: &str) -> Result<bool> {
-    let statement = installation
-        .sql("SELECT EXISTS (SELECT FROM @extschema@.rgrid_worker_deaths d WHERE d.worker_id = $1)");
-    let statement = sql::SavedPlan::new(statement);
-    let found =
-        installation.as_owner(|| statement.read(&[worker.into()], |row| row.required(1, "existence")))?;
-    Ok(found.first() == Some(&true))
+    let of_worker = || installation.stored("rgrid_worker_deaths", (c"worker_id", worker), |_| Ok(()));
+    Ok(!scope::with_latest_snapshot(of_worker)?.is_empty())
 }
 
 /// The dead workers, as they were when they were given up.

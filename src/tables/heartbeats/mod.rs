@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::pg::remembered::Remembered;
 use crate::pg::scope::Scope;
 use crate::pg::{self, arrays, catalog, row_versions, sql};
 use crate::shmem::buffer;
@@ -72,6 +73,10 @@ pub struct HeartbeatTable {
     pub id_limit: usize,
 }
 
+thread_local! {
+    static OPENED: Remembered<HeartbeatTable> = const { Remembered::new() };
+}
+
 impl HeartbeatTable {
     /// Looks the table up and checks that it can be used.
     ///
@@ -79,6 +84,13 @@ impl HeartbeatTable {
     ///
     /// When it was dropped, replaced by something that is no table, or lost a column.
     pub fn open(installation: &Installation) -> Result<Self> {
+        let found =
+            OPENED.with(|opened| opened.or_find(installation.schema, || Self::look_up(installation)))?;
+        Ok(Self { is_own: installation.has(found.oid), ..found })
+    }
+
+    /// What changes only with relations, and whether that is all: parts of the table may get other owners with other rights.
+    fn look_up(installation: &Installation) -> Result<(Self, bool)> {
         let name = installation.sql("@extschema@.worker_heartbeats");
         let Some(relation) = catalog::relation_named(installation.schema, "worker_heartbeats") else {
             return Err(Error::NoHeartbeatTable { table: name });
@@ -103,10 +115,10 @@ impl HeartbeatTable {
                 });
             }
         };
-        Ok(Self {
+        let table = Self {
             oid: relation.oid,
             owner: relation.owner,
-            is_own: installation.has(relation.oid),
+            is_own: false,
             has_time_zone,
             has_hostname: column("hostname").is_ok(),
             hostname_limit: column("hostname")
@@ -115,7 +127,8 @@ impl HeartbeatTable {
                 .map_or(HOSTNAME_LIMIT, |limit| min(limit, HOSTNAME_LIMIT)),
             id_limit: id.character_limit().map_or(ID_LIMIT, |limit| min(limit, ID_LIMIT)),
             name,
-        })
+        };
+        Ok((table, !relation.has_children))
     }
 
     /// Writes a heartbeat of a worker to its row. Waits for a sweep that has locked the row. Without a hostname the
