@@ -117,6 +117,7 @@ BEGIN
             SELECT h.worker_id::pg_catalog.text, f.incarnation
             FROM @extschema@.worker_heartbeats h, @extschema@.rgrid_incarnations f
             WHERE f.worker_id OPERATOR(pg_catalog.=) '' AND f.incarnation OPERATOR(pg_catalog.>) 1
+              AND pg_catalog.length(h.worker_id::pg_catalog.text) OPERATOR(pg_catalog.<=) 255
             ON CONFLICT (worker_id) DO NOTHING;
     END IF;
 END

@@ -209,16 +209,19 @@ fn an_update_from_0_1_0_knows_watched_tables_by_their_names_and_what_they_meant(
 }
 
 #[test]
-fn a_dump_of_0_1_0_brings_its_watched_tables() {
+fn a_dump_of_every_released_version_brings_its_watched_tables() {
     let cluster = Cluster::quick().start();
-    let (database, restored) = (database_of(&cluster, "old", "0.1.0"), cluster.empty_database("new"));
-    run(
-        &mut database.connect(),
-        "CREATE TABLE tasks (LIKE executions); INSERT INTO rgrid_job_tables (job_table) VALUES ('tasks')",
-    );
-    cluster.restore(&cluster.dump("old"), "new");
-    let names = "SELECT string_agg(job_table, ' ') FROM rgrid_job_tables";
-    assert_eq!(ask::<String>(&mut restored.connect(), names, &[]), "public.tasks");
+    for (number, version) in released().iter().enumerate() {
+        let (old, new) = (format!("old_{number}"), format!("new_{number}"));
+        let (database, restored) = (database_of(&cluster, &old, version), cluster.empty_database(&new));
+        run(
+            &mut database.connect(),
+            "CREATE TABLE tasks (LIKE executions); INSERT INTO rgrid_job_tables (job_table) VALUES ('tasks')",
+        );
+        cluster.restore(&cluster.dump(&old), &new);
+        let names = "SELECT string_agg(job_table, ' ') FROM rgrid_job_tables";
+        assert_eq!(ask::<String>(&mut restored.connect(), names, &[]), "public.tasks", "{version}");
+    }
 }
 
 /// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent, none of whom was heard for an hour; a
