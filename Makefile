@@ -29,7 +29,7 @@ RELEASES = bookworm trixie forky
 .DEFAULT_GOAL := help
 .PHONY: help deps build install package demo test test-unit test-backend test-regress test-readme test-server \
 	test-sql test-stress test-patroni test-queues test-upgrade matrix ci sql torture miri check bench bench-quick \
-	archive clean lints docs coverage deb test-deb test-container test-release test-contract test-story \
+	archive release-check clean lints docs coverage deb test-deb test-container test-release test-contract test-story \
 	matrix-fetched contract-fetched skip-fetched $(RELEASES:%=matrix-%) $(RELEASES:%=contract-%)
 # Cargo is parallel by itself, and apt is not.
 .NOTPARALLEL:
@@ -149,7 +149,10 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 sql: $(call needs,sql) ## write the SQL script of this version into sql/: after each change of an SQL object
 	$(MAKE) do-sql PROFILE=dev
 
-archive: sql ## at a release: keep this version's SQL, which is not edited any more
+release-check: $(call needs,sql) ## say what is missing for a release of the version in Cargo.toml
+	@scripts/release-check
+
+archive: sql ## after a release: keep this version's SQL, which is not edited any more
 	scripts/archive $(VERSION)
 
 clean: ## remove what was built
@@ -219,9 +222,10 @@ do-lint:
 
 LINT = $(CURDIR)/target/lint/bin
 
+# PS015, CREATE OR REPLACE VIEW: PostgreSQL refuses it in a script for a view that is not the extension's.
 do-lint-sql: # the scripts of this version that do-package has laid out: to create it, and to update to it
 	cd $(STAGE)$$($(PG_CONFIG) --sharedir)/extension && \
-		$(LINT)/pgspot rgrid_heartbeat--$(VERSION).sql rgrid_heartbeat--*--$(VERSION).sql
+		$(LINT)/pgspot --ignore PS015 rgrid_heartbeat--$(VERSION).sql rgrid_heartbeat--*--$(VERSION).sql
 
 do-lint-packaging:
 	$(LINT)/hadolint packaging/docker/Dockerfile
@@ -333,13 +337,13 @@ test-queues: $(call needs,test queues) ## the job queues that are watched by nam
 	$(MAKE) test-server SERVER_TESTS="$(or $(QUEUES:%=queues::%),queues)"
 
 test-story: # what a user sees of the servers of a version that is tested as a whole elsewhere
-	$(MAKE) test-server SERVER_TESTS="worker::story release::extension_update"
+	$(MAKE) test-server SERVER_TESTS="worker::story release::extension_update release::update_from_0_2_0"
 
 test-upgrade: # pg_upgrade from the server of OLD_PG_CONFIG to SERVER; both have the extension
 	PG_CONFIG=$(SERVER) cargo test $(FEATURES) --test it -- $(UPGRADE_TEST)::
 
 # PostgreSQL 15 has all tests in `make test`: what needs no server is not repeated, nor are the clients built again.
-SERVERLESS_TESTS = sweep::protocol release::metadata release::archived_scripts release::layers release::dependencies \
+SERVERLESS_TESTS = sweep::protocol release::metadata release::release_check release::layers release::dependencies \
 	server_life::torture_checker server_life::torture_plan
 
 # Upgrades are tried from 15, and the builds of 16 and 18 are for x86_64.

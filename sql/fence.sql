@@ -11,6 +11,6 @@ CREATE FUNCTION @extschema@.rgrid_fence_violated() RETURNS trigger
 COMMENT ON FUNCTION @extschema@.rgrid_fence(regclass) IS
     'Refuses results of jobs that were given up because their worker was declared dead';
 COMMENT ON FUNCTION @extschema@.rgrid_unfence(regclass) IS
-    'Takes the fence off a table of jobs; returns whether there was one';
+    'Removes the fence of a table of jobs; returns whether there was one';
 COMMENT ON FUNCTION @extschema@.rgrid_fence_violated() IS
-    'Trigger function of fences: raises the error that a job was given up';
+    'Trigger function of fences: raises the error for a late result';

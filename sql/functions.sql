@@ -1,24 +1,24 @@
 COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text, text) IS
-    'A worker is alive; returns its incarnation, which grows when it was declared dead';
+    'Says that a worker is alive; returns its incarnation, which is higher after it was declared dead';
 COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
-    'Many workers of one host are alive; returns their incarnations in the same order';
+    'Says that many workers of one host are alive; returns their incarnations in the same order';
 COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
-    'A worker starts; returns its id, generated when NULL, and its incarnation';
+    'Says that a worker starts; returns its id, generated if NULL, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
-    'A worker stops on purpose; returns whether it was known';
+    'Says that a worker stops on purpose; returns whether it was known';
 COMMENT ON FUNCTION @extschema@.rgrid_attach(text, text) IS
-    'A heartbeat that also ties the worker to this session: if its client vanishes, the worker is dead after a grace, '
-    'unless it is heard again; returns its incarnation';
+    'A heartbeat that also attaches the worker to this session. If the client vanishes, the worker is declared dead '
+    'after a grace, unless it is heard again. Returns its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_detach(text) IS
-    'Unties a worker from its session; returns whether it was tied to one, or had lost it';
+    'Detaches a worker from its session; returns whether it was attached, or had lost its session';
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
-    'Declares silent workers dead and settles their jobs now, or shows which workers and jobs that would be';
+    'Declares silent workers dead and settles their jobs now; with dry_run, only shows what it would do';
 COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS
     'Workers silent for longer than the threshold, the longest silence first';
 
--- ALTER DEFAULT PRIVILEGES applies to these objects, too. The rights on them are what this script grants and no more: with
--- TRIGGER on the ledger a role could have its code run by sweepers, which are superusers. So all other rights on tables are
--- taken back here, and all rights on functions.
+-- ALTER DEFAULT PRIVILEGES applies to these objects, too. The rights on them are what this script grants, and no more:
+-- with TRIGGER on the ledger a role could have its code run by sweepers, which are superusers. So all other rights on
+-- tables are taken back here, and all rights on functions.
 DO $$
 DECLARE
     given record;
@@ -64,7 +64,8 @@ GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_attached() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;
-GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables, @extschema@.rgrid_job_queues TO pg_monitor;
+GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables, @extschema@.rgrid_job_queues
+    TO pg_monitor;
 
 -- When this commits, silence starts to count and the launcher looks at the database. Not needed afterwards.
 SELECT @extschema@.rgrid_installed();

@@ -23,12 +23,13 @@ BEGIN
             hostname text CHECK (pg_catalog.length(hostname) OPERATOR(pg_catalog.<=) 255),
             last_heartbeat_at timestamp with time zone NOT NULL
         ) WITH (fillfactor = 50);
-        COMMENT ON TABLE @extschema@.worker_heartbeats IS 'Workers and when each was last heard of; one row a worker';
+        COMMENT ON TABLE @extschema@.worker_heartbeats IS
+            'Workers, and when each was last heard; one row for each worker';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.worker_id IS 'The worker''s id, 1 to 255 characters';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.hostname IS
             'The host that the worker named, or the address that it called from';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.last_heartbeat_at IS
-            'When it was last heard of, by the server''s clock';
+            'When it was last heard, by the server''s clock';
         GRANT SELECT ON @extschema@.worker_heartbeats TO pg_monitor;
         RETURN;
     END IF;

@@ -8,7 +8,7 @@ CREATE TABLE @extschema@.rgrid_incarnations (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnations', '');
 
 COMMENT ON TABLE @extschema@.rgrid_incarnations IS
-    'Incarnations that outlive the rows of the ledger, whether these are pruned or removed by hand';
+    'Incarnations that stay known when rows of the ledger are pruned or removed by hand';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.worker_id IS
     'The worker''s id; empty for the incarnation of unknown workers';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats return';
@@ -28,8 +28,9 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnation_bases'
 COMMENT ON TABLE @extschema@.rgrid_incarnation_bases IS
     'Where incarnations begin: one row, and one more for each failover, restore, upgrade or copy';
 COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.base IS
-    'No worker gets a lower number after a death or as an unknown one';
+    'The lowest number of a worker that is new, or that was declared dead';
 COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.origin IS
     'System identifier, timeline, OID of the database and OID of this table';
-COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.since IS 'When the first number was asked for after that';
-COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.transaction IS 'The transaction that asked for it';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.since IS
+    'When this base was added: when the first number after that event was needed';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.transaction IS 'The transaction that added it';

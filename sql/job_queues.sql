@@ -1,5 +1,5 @@
--- Queues whose jobs are settled by a call: by a function of their owner, or by the statements that the library has for a
--- queue that it knows by name. Everything is text, so that a dump has it.
+-- Queues whose jobs are settled by a call: by a function of their owner, or by the statements that the library has for
+-- a queue that it knows by name. Everything is text, so that a dump has it.
 CREATE TABLE @extschema@.rgrid_job_queues (
     queue text COLLATE pg_catalog."C" NOT NULL,
     queue_schema text COLLATE pg_catalog."C" NOT NULL,
@@ -15,16 +15,18 @@ CREATE TABLE @extschema@.rgrid_job_queues (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_queues', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_queues IS
-    'Queues whose jobs are settled by a function of their owner, or by the statements for a queue that is known by name';
+    'Watched queues: those that are known by name, and those that a function of their owner settles';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue IS
-    'The name of the queue; or the function that settles, with its schema and argument types';
-COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue_schema IS 'The schema of the queue; empty for a function';
+    'The name of the queue; or the function that settles its jobs, with schema and argument types';
+COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue_schema IS
+    'The schema of the queue; empty if a function settles its jobs';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.running IS
-    'The function that says what workers are running, likewise; NULL for none, and for a queue';
+    'The function that returns what workers are running, with schema and argument types; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.worker_prefix IS
-    'Its workers are those whose id begins with this; the queue is told the rest of the id';
+    'The queue''s workers are those whose id begins with this; the queue gets the rest of the id';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.watched_by IS
-    'The role that watched it; without the rights of the owner of the function, or of the queue''s tables, the row does not count';
+    'The role that watched the queue. The row counts only while that role has the rights of the owner of the '
+    'function, or of the queue''s tables';
 
 -- In dumps: a job that was not settled for its dead worker is not settled where the dump is restored, either.
 CREATE TABLE @extschema@.rgrid_unsettled_calls (
@@ -42,8 +44,8 @@ COMMENT ON TABLE @extschema@.rgrid_unsettled_calls IS
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.queue IS 'As in rgrid_job_queues';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.queue_schema IS 'As in rgrid_job_queues';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.worker_id IS 'The worker''s id, with the prefix';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.declared_dead_at IS 'When it was given up';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.reason IS 'Why they are not settled';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.declared_dead_at IS 'When the worker was declared dead';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.reason IS 'Why its jobs are not settled yet';
 
 -- As with tables of jobs: for their owners, and PUBLIC has no EXECUTE.
 CREATE FUNCTION @extschema@.rgrid_watch_function(
@@ -57,10 +59,10 @@ CREATE FUNCTION @extschema@.rgrid_watch_queue(
 CREATE FUNCTION @extschema@.rgrid_unwatch_queue(queue text, queue_schema text DEFAULT NULL)
     RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_queue_wrapper';
 COMMENT ON FUNCTION @extschema@.rgrid_watch_function(regprocedure, regprocedure, text) IS
-    'Has a function settle the jobs of dead workers, or changes how; for its owner';
+    'Lets a function settle the jobs of dead workers, or changes how; for the owner of the function';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_function(regprocedure) IS
-    'A function settles no jobs any more; returns whether it did';
+    'Stops calling a function for dead workers; returns whether it was watched';
 COMMENT ON FUNCTION @extschema@.rgrid_watch_queue(text, text, text) IS
-    'Has the jobs of dead workers settled in a queue that is known by name; for the owner of its tables';
+    'Watches a queue that is known by name; for the owner of its tables';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_queue(text, text) IS
     'Stops watching a queue; returns whether it was watched';

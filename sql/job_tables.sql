@@ -41,53 +41,54 @@ CREATE TABLE @extschema@.rgrid_job_tables (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_tables IS
-    'Tables whose running jobs are settled when their worker dies; executions in this schema needs no row';
+    'Tables whose running jobs are settled when their worker dies; the table executions in this schema needs no row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.job_table IS
-    'The name of the table of jobs, with its schema, as SQL writes it; without a schema it is in the extension''s';
+    'The name of the table of jobs, with its schema, as in SQL; without a schema it is in the extension''s';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.worker_column IS 'Column with the id of the worker that runs the job';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.status_column IS 'Column with the job''s status';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.running_status IS 'Status of a job that a worker is running';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job that failed with its worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_column IS 'Column for the error message; NULL for none';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_message IS 'What is written there';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_message IS 'The error message';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
     'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz, a number in a bigint; '
     'NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched IS
-    'Whether it is settled; false only for executions in this schema, which would be watched without a row';
+    'Whether its jobs are settled; false is only for executions in this schema, which is watched without a row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.on_death IS
     'fail: jobs of a dead worker are failed; requeue: they go back to the queue while they have attempts left';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.queued_status IS 'Status of a job that waits for a worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_column IS
-    'Column that counts the attempts used up, for requeue, where a NULL is 0; NULL for a counter of the extension''s';
+    'Column that counts attempts, for requeue; NULL in it is 0. NULL if the extension counts them';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_column IS
-    'Column with the attempts that a job may use up; NULL for none';
+    'Column with the limit of attempts; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
-    'The attempts of a job, where there is no such column or it is NULL';
+    'The limit of attempts where there is no such column, or it is NULL';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
     'Column that is cleared when a job goes back to the queue; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.notify_keys IS
-    'Whether notifications have the primary keys of the jobs; any role that can connect can read them';
+    'Whether notifications have the primary keys of the jobs; every role that can connect can read notifications';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
-    'The search_path that was in force when the table was watched: its triggers run with that; NULL for its schema';
+    'The search_path when the table was watched; its triggers run with it. NULL for the table''s schema';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched_by IS
-    'The role that watched the table; without the rights of the table''s owner, its row does not count. '
-    'NULL in rows from before 0.2.0, which count as the owner''s';
+    'The role that watched the table. The row counts only while that role has the rights of the table''s owner. NULL '
+    'in rows from before 0.3.0, which count as the owner''s';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_means IS
-    'What the limit of attempts counts: retries, or attempts, the first one, too; NULL for attempts if '
-    'max_attempts_column is named after them, otherwise retries';
+    'What the limit counts: retries; or attempts, which include the first one. NULL: attempts if max_attempts_column '
+    'has attempt in its name, otherwise retries';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_counted_at IS
-    'death: settling a job counts the attempt; claim: the queue has counted it when it was claimed';
+    'death: an attempt is counted when the job is settled; claim: the queue counts it when the job is claimed';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.also_running IS
-    'Further statuses of jobs that a worker has, such as that of jobs it has claimed and not begun';
+    'Further statuses of jobs that belong to a worker, such as claimed but not started';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_requeue IS
-    'What else a job gets that goes back to the queue, each as column = value';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_failure IS 'What else a job gets that fails, likewise';
+    'Further columns that are set when a job goes back to the queue, each as column = value';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_failure IS
+    'Further columns that are set when a job fails, each as column = value';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_channel IS
-    'Channel that is notified when jobs have gone back to the queue; NULL for none';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_payload IS 'What is sent there';
+    'Channel that gets a notification when jobs went back to the queue; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_payload IS 'The payload of that notification';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.epoch_unit IS
-    'What times in columns of type bigint are since 1970: seconds or milliseconds; NULL for none';
+    'The unit of times in columns of type bigint: seconds or milliseconds since 1970; NULL for none';
 
 -- How often jobs went back to the queue whose tables do not count that. By names, and kept by pg_dump, as the watched
 -- tables are.
@@ -100,11 +101,11 @@ CREATE TABLE @extschema@.rgrid_job_attempts (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_attempts', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_attempts IS
-    'Attempts of jobs in watched tables without a column for them; a job that was never requeued has no row';
+    'Attempts of jobs in watched tables that have no column for them; a job that was never requeued has no row';
 COMMENT ON COLUMN @extschema@.rgrid_job_attempts.job_table IS 'The name of the table, as in rgrid_job_tables';
 COMMENT ON COLUMN @extschema@.rgrid_job_attempts.job_key IS 'The job''s primary key';
 COMMENT ON COLUMN @extschema@.rgrid_job_attempts.attempts IS
-    'How many of its attempts have ended with the death of a worker since it was last failed';
+    'How many of its attempts ended with the death of a worker, since the job last failed';
 
 -- Which table each watched name means. No part of a dump: OIDs mean nothing on another server.
 CREATE TABLE @extschema@.rgrid_job_table_oids (
@@ -116,15 +117,15 @@ CREATE TABLE @extschema@.rgrid_job_table_oids (
 );
 
 COMMENT ON TABLE @extschema@.rgrid_job_table_oids IS
-    'Which table each watched name meant when a sweeper last looked: so renamed and replaced tables are noticed';
+    'The table that each watched name meant when a sweeper last looked, to notice tables that are renamed or replaced';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.job_table IS 'The name, as in rgrid_job_tables';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.relation IS 'The OID of the table';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.owner IS
-    'The role that owned it: only a table of the same owner takes its place';
+    'The role that owned it; only a table of the same owner can take its place';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.fenced IS
     'Whether it had a fence that was not taken down by rgrid_unfence()';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.missing_since IS
-    'Since when there is no such table; NULL while there is';
+    'Since when the table is missing; NULL while it exists';
 
 -- The watched tables that were tried. No part of a dump: a restored table was not tried where it is now.
 CREATE TABLE @extschema@.rgrid_tried_tables (
@@ -132,11 +133,10 @@ CREATE TABLE @extschema@.rgrid_tried_tables (
     tried_at timestamp with time zone NOT NULL
 );
 
-COMMENT ON TABLE @extschema@.rgrid_tried_tables IS
-    'Watched tables of which a death, or a rehearsal, has settled a job';
+COMMENT ON TABLE @extschema@.rgrid_tried_tables IS 'Watched tables in which a death or a rehearsal has settled a job';
 COMMENT ON COLUMN @extschema@.rgrid_tried_tables.job_table IS 'The table of jobs, as an OID';
 COMMENT ON COLUMN @extschema@.rgrid_tried_tables.tried_at IS
-    'When that was first done since the table was last watched in another way';
+    'When that first happened since the watch was last changed';
 
 -- The owner of a table of jobs calls these, and they check that themselves. But the superuser decides which owners the
 -- sweepers work for: PUBLIC has no EXECUTE.
@@ -179,4 +179,4 @@ COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
     'Stops watching a table of jobs; returns whether it was watched';
 COMMENT ON FUNCTION @extschema@.rgrid_rehearse(regclass) IS
-    'Settles a job of a watched table and undoes it; a row for each attempt, with status ok, warning or error';
+    'Settles a job of a watched table and undoes it; returns a row for each attempt, with status ok, warning or error';

@@ -22,20 +22,20 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_deaths', ''
 
 COMMENT ON TABLE @extschema@.rgrid_worker_deaths IS
     'Ledger of deaths, each once; a worker is dead while it has a row without returned_at';
-COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
+COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'Dead workers, each once';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
     'The incarnation that ended; the next one is higher';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.hostname IS 'The worker''s host, when it was known';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.last_heartbeat_at IS 'When it was last heard of';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.declared_dead_at IS 'When it was given up';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.hostname IS 'The worker''s host; NULL if it is unknown';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.last_heartbeat_at IS 'When it was last heard';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.declared_dead_at IS 'When it was declared dead';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.reason IS
     'stale: silent for longer than the threshold; restarted: registered again; '
     'deregistered: left with running jobs; disconnected: its session was lost, and it was not heard again';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_failed IS 'Running jobs of it that were marked as failed';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_requeued IS 'Running jobs of it that went back to the queue';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.returned_at IS
-    'When it was heard of again; NULL while it is dead';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_failed IS 'How many of its running jobs were marked as failed';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_requeued IS
+    'How many of its running jobs went back to the queue';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.returned_at IS 'When it was heard again; NULL while it is dead';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.notified IS
     'Whether listeners were notified; false when PostgreSQL''s queue of notifications was nearly full';

@@ -43,7 +43,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.rgrid_replicated() IS
-    'Trigger function of the extension''s own tables: rows that logical replication brings never stop it';
+    'Trigger function of the extension''s own tables: a row that logical replication brings replaces the one with its '
+    'key';
 
 DO $$
 DECLARE

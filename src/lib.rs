@@ -55,7 +55,7 @@ extension_sql_file!(
         "fence",
         api::views::workers::rgrid_worker_states,
         api::views::attached::rgrid_stat_attached,
-        api::views::statistics::rgrid_stat_databases,
+        api::views::statistics::rgrid_stat_databases_0_3,
         api::views::statistics::rgrid_stat_reset,
         api::views::problems::rgrid_stat_problems,
         api::health::rgrid_health

@@ -4,6 +4,7 @@
 pub mod attach;
 pub mod fence;
 mod fleet;
+mod former;
 pub mod health;
 pub mod installed;
 mod memory;

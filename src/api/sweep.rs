@@ -89,12 +89,3 @@ fn lines_of(step: &Step) -> Vec<Line> {
     }
     lines
 }
-
-/// What `rgrid_sweep(dry_run)` calls in a database that has the objects of 0.1.0, which must be updated first. A
-/// function that gets another argument gets another name in the library, because the objects of a version may be used
-/// with every later library.
-#[pg_extern(sql = false)]
-fn rgrid_sweep(_dry_run: bool) -> Result<(), ErrorReport> {
-    let Installation { version, .. } = Installation::of_caller()?;
-    Err(Error::ForeignVersion { version }.into())
-}

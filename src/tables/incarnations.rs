@@ -178,11 +178,12 @@ pub fn raise_base(installation: &Installation) -> Result<()> {
 }
 
 /// When this database last went on from a copy or an earlier moment, and the transaction that noticed; `None` if it never
-/// did.
+/// did. Its first base is no sign of that: a database that was updated gets one, too.
 pub fn last_raised(installation: &Installation) -> Result<Option<(DateTime<Utc>, u64)>> {
     let statement = installation.sql(
         "SELECT b.since, b.transaction::text::bigint FROM @extschema@.rgrid_incarnation_bases b \
-         WHERE b.base > 1 ORDER BY b.base DESC LIMIT 1",
+         WHERE EXISTS (SELECT FROM @extschema@.rgrid_incarnation_bases e WHERE e.base < b.base) \
+         ORDER BY b.base DESC LIMIT 1",
     );
     let found: Vec<(DateTime<Utc>, i64)> = installation.as_owner(|| {
         sql::read(&statement, &[], |row| {

@@ -195,7 +195,7 @@ pub struct Entry {
     pub mapping: JobMapping,
     /// The search_path for code of the table's owner; `None` for the table's schema.
     pub search_path: Option<Vec<String>>,
-    /// The role that made the entry, by its name; `None` in entries from before 0.2.0, which count as the owner's.
+    /// The role that made the entry, by its name; `None` in entries from before 0.3.0, which count as the owner's.
     pub watched_by: Option<String>,
 }
 

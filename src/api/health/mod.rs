@@ -113,6 +113,10 @@ fn rgrid_health() -> Result<
 fn findings(installation: &Installation) -> Vec<Finding> {
     let mut findings = server::findings();
     findings.extend(database::findings(installation));
+    // The others read objects of this version.
+    if installation.is_foreign() {
+        return findings;
+    }
     findings.push(own::finding(installation));
     findings.extend(workers::findings(installation));
     findings.push(attempt(attached::CHECK, || attached::finding(installation)));

@@ -4,6 +4,7 @@ use super::{Finding, attempt};
 use crate::error::Result;
 use crate::installation::Installation;
 use crate::jobs::settler::{Settler, label};
+use crate::pg::scope;
 use crate::rules::text::printable;
 use crate::tables::job_queues::{self, Watch};
 use crate::tables::unsettled_calls;
@@ -12,7 +13,7 @@ use crate::tables::unsettled_calls;
 const CHECK: &str = "job queue";
 
 pub fn findings(installation: &Installation) -> Vec<Finding> {
-    match job_queues::all(installation) {
+    match scope::subtransaction(|| job_queues::all(installation)) {
         Ok(watches) => watches.iter().map(|watch| of(installation, watch)).collect(),
         Err(error) => vec![attempt(CHECK, || Err(error))],
     }

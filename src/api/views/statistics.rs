@@ -16,14 +16,15 @@ use crate::shmem::problems::{self, KnownProblem};
 use crate::shmem::{buffer, connections, is_preloaded};
 use crate::sweep::mass_death;
 
-/// The state of every database that the launcher knows, and its counters since the last reset.
+/// The state of every database that the launcher knows, and its counters since the last reset. The Rust name has the
+/// version in which the function got its present columns.
 ///
 /// # Errors
 ///
 /// `object_not_in_prerequisite_state` when the library was not preloaded.
-#[pg_extern]
+#[pg_extern(name = "rgrid_stat_databases")]
 #[allow(clippy::type_complexity, reason = "the columns of the result")]
-fn rgrid_stat_databases() -> Result<
+fn rgrid_stat_databases_0_3() -> Result<
     TableIterator<
         'static,
         (
@@ -123,7 +124,7 @@ fn row(state: &State, last: Option<&KnownProblem>, entries: u64) -> Row {
 ///
 /// # Errors
 ///
-/// As [`rgrid_stat_databases`].
+/// As [`rgrid_stat_databases_0_3`].
 #[pg_extern]
 fn rgrid_stat_reset() -> Result<(), ErrorReport> {
     if !is_preloaded() {

@@ -19,7 +19,7 @@ fn released() -> Vec<String> {
 }
 
 /// A database with the objects of a released version, and RGrid's table of jobs.
-fn database_of<'a>(cluster: &'a Cluster, name: &str, version: &str) -> Database<'a> {
+pub(super) fn database_of<'a>(cluster: &'a Cluster, name: &str, version: &str) -> Database<'a> {
     let database = cluster.empty_database(name);
     let mut client = database.connect();
     run(&mut client, &format!("CREATE EXTENSION rgrid_heartbeat VERSION '{version}'"));
@@ -27,11 +27,19 @@ fn database_of<'a>(cluster: &'a Cluster, name: &str, version: &str) -> Database<
     database
 }
 
-fn update(client: &mut Client) {
+pub(super) fn update(client: &mut Client) {
     run(client, "ALTER EXTENSION rgrid_heartbeat UPDATE");
     let version: String =
         ask(client, "SELECT extversion FROM pg_extension WHERE extname = 'rgrid_heartbeat'", &[]);
     assert_eq!(version, CURRENT);
+}
+
+/// A call of SQL objects of an earlier version says that they must be updated.
+pub(super) fn refuses_old_objects(client: &mut Client, call: &str) {
+    let refusal = client.batch_execute(call).unwrap_err();
+    let refusal = refusal.as_db_error().expect("an error of the server");
+    assert_eq!(refusal.code().code(), "55000", "{call}: {refusal}");
+    assert!(refusal.hint().unwrap().contains("ALTER EXTENSION rgrid_heartbeat UPDATE"), "{call}");
 }
 
 /// What an installation consists of, one text a catalog entry. Statements answer one column.
@@ -123,10 +131,7 @@ fn an_update_from_0_1_0_keeps_every_row_and_right_and_kills_no_worker() {
     let ledger = rows(&mut client, "rgrid_worker_deaths");
     assert_eq!(ledger.len(), 2);
     for call in FUNCTIONS_OF_0_1_0 {
-        let refusal = client.batch_execute(&format!("SELECT {call}")).unwrap_err();
-        let refusal = refusal.as_db_error().expect("an error of the server");
-        assert_eq!(refusal.code().code(), "55000", "{call}: {refusal}");
-        assert!(refusal.hint().unwrap().contains("ALTER EXTENSION rgrid_heartbeat UPDATE"), "{call}");
+        refuses_old_objects(&mut client, &format!("SELECT {call}"));
     }
     update(&mut client);
 
@@ -204,16 +209,19 @@ fn an_update_from_0_1_0_knows_watched_tables_by_their_names_and_what_they_meant(
 }
 
 #[test]
-fn a_dump_of_0_1_0_brings_its_watched_tables() {
+fn a_dump_of_every_released_version_brings_its_watched_tables() {
     let cluster = Cluster::quick().start();
-    let (database, restored) = (database_of(&cluster, "old", "0.1.0"), cluster.empty_database("new"));
-    run(
-        &mut database.connect(),
-        "CREATE TABLE tasks (LIKE executions); INSERT INTO rgrid_job_tables (job_table) VALUES ('tasks')",
-    );
-    cluster.restore(&cluster.dump("old"), "new");
-    let names = "SELECT string_agg(job_table, ' ') FROM rgrid_job_tables";
-    assert_eq!(ask::<String>(&mut restored.connect(), names, &[]), "public.tasks");
+    for (number, version) in released().iter().enumerate() {
+        let (old, new) = (format!("old_{number}"), format!("new_{number}"));
+        let (database, restored) = (database_of(&cluster, &old, version), cluster.empty_database(&new));
+        run(
+            &mut database.connect(),
+            "CREATE TABLE tasks (LIKE executions); INSERT INTO rgrid_job_tables (job_table) VALUES ('tasks')",
+        );
+        cluster.restore(&cluster.dump(&old), &new);
+        let names = "SELECT string_agg(job_table, ' ') FROM rgrid_job_tables";
+        assert_eq!(ask::<String>(&mut restored.connect(), names, &[]), "public.tasks", "{version}");
+    }
 }
 
 /// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent, none of whom was heard for an hour; a

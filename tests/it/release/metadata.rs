@@ -1,13 +1,11 @@
 //! What a release states about itself, in every place that states it. No server is needed.
 
+use super::root;
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn file(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = root().join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
 }
 
@@ -30,23 +28,6 @@ fn all_say(wanted: &str, places: &[(&str, &str, char)]) {
             assert_eq!(found, wanted, "{path}, after \"{before}\"");
         }
     }
-}
-
-#[test]
-fn every_place_states_the_version_of_cargo_toml() {
-    let meta = meta();
-    assert_eq!(meta["version"], VERSION);
-    assert_eq!(meta["provides"]["rgrid_heartbeat"]["version"], VERSION);
-    let newest = &stated("CHANGELOG.md", "\n## [", ']')[0];
-    assert_eq!(newest, VERSION, "the newest entry of CHANGELOG.md");
-    let package = &stated("packaging/debian/changelog.in", "rgrid-heartbeat (", '-')[0];
-    assert_eq!(package, VERSION, "the newest entry of packaging/debian/changelog.in");
-    let clients = [
-        ("clients/python/pyproject.toml", "\nversion = \"", '"'),
-        ("clients/node/package.json", "\"version\": \"", '"'),
-    ];
-    all_say(VERSION, &clients);
-    all_say("@CARGO_VERSION@", &[("rgrid_heartbeat.control", "default_version = '", '\'')]);
 }
 
 #[test]

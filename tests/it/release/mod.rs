@@ -1,6 +1,5 @@
 //! Versions: what a release consists of, and the ways from one to the next.
 
-mod archived_scripts;
 mod dependencies;
 mod extension_update;
 mod layers;
@@ -10,4 +9,13 @@ mod metadata;
 mod pg_config;
 mod pg_upgrade;
 mod recipes;
+mod release_check;
+mod update_from_0_2_0;
 mod version_mismatch;
+
+use std::path::Path;
+
+/// The checkout.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

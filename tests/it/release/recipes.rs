@@ -1,13 +1,10 @@
 //! The recipes of CONTRIBUTING.md, "To add a setting" and the like: each thing that there is has been added in every place
 //! that its recipe names, and a place where all of them are is named. Needs no server.
 
+use super::root;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -54,12 +54,13 @@ BEGIN
             hostname text CHECK (pg_catalog.length(hostname) OPERATOR(pg_catalog.<=) 255),
             last_heartbeat_at timestamp with time zone NOT NULL
         ) WITH (fillfactor = 50);
-        COMMENT ON TABLE @extschema@.worker_heartbeats IS 'Workers and when each was last heard of; one row a worker';
+        COMMENT ON TABLE @extschema@.worker_heartbeats IS
+            'Workers, and when each was last heard; one row for each worker';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.worker_id IS 'The worker''s id, 1 to 255 characters';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.hostname IS
             'The host that the worker named, or the address that it called from';
         COMMENT ON COLUMN @extschema@.worker_heartbeats.last_heartbeat_at IS
-            'When it was last heard of, by the server''s clock';
+            'When it was last heard, by the server''s clock';
         GRANT SELECT ON @extschema@.worker_heartbeats TO pg_monitor;
         RETURN;
     END IF;
@@ -158,21 +159,21 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_deaths', ''
 
 COMMENT ON TABLE @extschema@.rgrid_worker_deaths IS
     'Ledger of deaths, each once; a worker is dead while it has a row without returned_at';
-COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'The dead, each once';
+COMMENT ON INDEX @extschema@.rgrid_worker_deaths_dead IS 'Dead workers, each once';
 COMMENT ON INDEX @extschema@.rgrid_worker_deaths_declared IS 'Deaths by time, to find those to prune';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.incarnation IS
     'The incarnation that ended; the next one is higher';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.hostname IS 'The worker''s host, when it was known';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.last_heartbeat_at IS 'When it was last heard of';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.declared_dead_at IS 'When it was given up';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.hostname IS 'The worker''s host; NULL if it is unknown';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.last_heartbeat_at IS 'When it was last heard';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.declared_dead_at IS 'When it was declared dead';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.reason IS
     'stale: silent for longer than the threshold; restarted: registered again; '
     'deregistered: left with running jobs; disconnected: its session was lost, and it was not heard again';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_failed IS 'Running jobs of it that were marked as failed';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_requeued IS 'Running jobs of it that went back to the queue';
-COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.returned_at IS
-    'When it was heard of again; NULL while it is dead';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_failed IS 'How many of its running jobs were marked as failed';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.jobs_requeued IS
+    'How many of its running jobs went back to the queue';
+COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.returned_at IS 'When it was heard again; NULL while it is dead';
 COMMENT ON COLUMN @extschema@.rgrid_worker_deaths.notified IS
     'Whether listeners were notified; false when PostgreSQL''s queue of notifications was nearly full';
 /* </end connected objects> */
@@ -192,7 +193,7 @@ CREATE TABLE @extschema@.rgrid_incarnations (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnations', '');
 
 COMMENT ON TABLE @extschema@.rgrid_incarnations IS
-    'Incarnations that outlive the rows of the ledger, whether these are pruned or removed by hand';
+    'Incarnations that stay known when rows of the ledger are pruned or removed by hand';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.worker_id IS
     'The worker''s id; empty for the incarnation of unknown workers';
 COMMENT ON COLUMN @extschema@.rgrid_incarnations.incarnation IS 'The number that its heartbeats return';
@@ -212,11 +213,12 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_incarnation_bases'
 COMMENT ON TABLE @extschema@.rgrid_incarnation_bases IS
     'Where incarnations begin: one row, and one more for each failover, restore, upgrade or copy';
 COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.base IS
-    'No worker gets a lower number after a death or as an unknown one';
+    'The lowest number of a worker that is new, or that was declared dead';
 COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.origin IS
     'System identifier, timeline, OID of the database and OID of this table';
-COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.since IS 'When the first number was asked for after that';
-COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.transaction IS 'The transaction that asked for it';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.since IS
+    'When this base was added: when the first number after that event was needed';
+COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.transaction IS 'The transaction that added it';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -224,8 +226,8 @@ COMMENT ON COLUMN @extschema@.rgrid_incarnation_bases.transaction IS 'The transa
 -- requires:
 --   incarnations
 
--- Which role each worker's id belongs to: the one that first used it. Only ids in the extension's own table of heartbeats
--- have an owner. By name, and kept by pg_dump: where a dump is restored, no other role can take an id first.
+-- Which role each worker's id belongs to: the one that first used it. Only ids in the extension's own table of
+-- heartbeats have an owner. By name, and kept by pg_dump: where a dump is restored, no other role can take an id first.
 CREATE TABLE @extschema@.rgrid_worker_owners (
     worker_id text COLLATE pg_catalog."C" PRIMARY KEY,
     owner name NOT NULL
@@ -233,16 +235,16 @@ CREATE TABLE @extschema@.rgrid_worker_owners (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_worker_owners', '');
 
 COMMENT ON TABLE @extschema@.rgrid_worker_owners IS
-    'Roles that worker ids belong to; other roles without their rights cannot use these ids';
+    'The role that each worker''s id belongs to; only roles with its rights can use the id';
 COMMENT ON COLUMN @extschema@.rgrid_worker_owners.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_worker_owners.owner IS
-    'The role that first used it, or that it was handed to; free again when there is no such role';
+    'The role that first used the id, or was given it; the id is free when that role no longer exists';
 
 CREATE FUNCTION @extschema@.rgrid_reassign_worker(worker_id text, new_owner name) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_reassign_worker_wrapper';
 GRANT SELECT ON @extschema@.rgrid_worker_owners TO pg_monitor;
 COMMENT ON FUNCTION @extschema@.rgrid_reassign_worker(text, name) IS
-    'Hands the id of a worker over to another role; for superusers, and members of both roles';
+    'Gives the id of a worker to another role; for superusers and for members of both roles';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -293,53 +295,54 @@ CREATE TABLE @extschema@.rgrid_job_tables (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_tables', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_tables IS
-    'Tables whose running jobs are settled when their worker dies; executions in this schema needs no row';
+    'Tables whose running jobs are settled when their worker dies; the table executions in this schema needs no row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.job_table IS
-    'The name of the table of jobs, with its schema, as SQL writes it; without a schema it is in the extension''s';
+    'The name of the table of jobs, with its schema, as in SQL; without a schema it is in the extension''s';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.worker_column IS 'Column with the id of the worker that runs the job';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.status_column IS 'Column with the job''s status';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.running_status IS 'Status of a job that a worker is running';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.dead_status IS 'Status of a job that failed with its worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_column IS 'Column for the error message; NULL for none';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_message IS 'What is written there';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.error_message IS 'The error message';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.finished_column IS
     'Column for the time of the death: UTC in a date or timestamp, now in a timestamptz, a number in a bigint; '
     'NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched IS
-    'Whether it is settled; false only for executions in this schema, which would be watched without a row';
+    'Whether its jobs are settled; false is only for executions in this schema, which is watched without a row';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.on_death IS
     'fail: jobs of a dead worker are failed; requeue: they go back to the queue while they have attempts left';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.queued_status IS 'Status of a job that waits for a worker';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_column IS
-    'Column that counts the attempts used up, for requeue, where a NULL is 0; NULL for a counter of the extension''s';
+    'Column that counts attempts, for requeue; NULL in it is 0. NULL if the extension counts them';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_column IS
-    'Column with the attempts that a job may use up; NULL for none';
+    'Column with the limit of attempts; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts IS
-    'The attempts of a job, where there is no such column or it is NULL';
+    'The limit of attempts where there is no such column, or it is NULL';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.started_column IS
     'Column that is cleared when a job goes back to the queue; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.notify_keys IS
-    'Whether notifications have the primary keys of the jobs; any role that can connect can read them';
+    'Whether notifications have the primary keys of the jobs; every role that can connect can read notifications';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.search_path IS
-    'The search_path that was in force when the table was watched: its triggers run with that; NULL for its schema';
+    'The search_path when the table was watched; its triggers run with it. NULL for the table''s schema';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.watched_by IS
-    'The role that watched the table; without the rights of the table''s owner, its row does not count. '
-    'NULL in rows from before 0.2.0, which count as the owner''s';
+    'The role that watched the table. The row counts only while that role has the rights of the table''s owner. NULL '
+    'in rows from before 0.3.0, which count as the owner''s';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.max_attempts_means IS
-    'What the limit of attempts counts: retries, or attempts, the first one, too; NULL for attempts if '
-    'max_attempts_column is named after them, otherwise retries';
+    'What the limit counts: retries; or attempts, which include the first one. NULL: attempts if max_attempts_column '
+    'has attempt in its name, otherwise retries';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.attempts_counted_at IS
-    'death: settling a job counts the attempt; claim: the queue has counted it when it was claimed';
+    'death: an attempt is counted when the job is settled; claim: the queue counts it when the job is claimed';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.also_running IS
-    'Further statuses of jobs that a worker has, such as that of jobs it has claimed and not begun';
+    'Further statuses of jobs that belong to a worker, such as claimed but not started';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_requeue IS
-    'What else a job gets that goes back to the queue, each as column = value';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_failure IS 'What else a job gets that fails, likewise';
+    'Further columns that are set when a job goes back to the queue, each as column = value';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.set_at_failure IS
+    'Further columns that are set when a job fails, each as column = value';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_channel IS
-    'Channel that is notified when jobs have gone back to the queue; NULL for none';
-COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_payload IS 'What is sent there';
+    'Channel that gets a notification when jobs went back to the queue; NULL for none';
+COMMENT ON COLUMN @extschema@.rgrid_job_tables.wake_payload IS 'The payload of that notification';
 COMMENT ON COLUMN @extschema@.rgrid_job_tables.epoch_unit IS
-    'What times in columns of type bigint are since 1970: seconds or milliseconds; NULL for none';
+    'The unit of times in columns of type bigint: seconds or milliseconds since 1970; NULL for none';
 
 -- How often jobs went back to the queue whose tables do not count that. By names, and kept by pg_dump, as the watched
 -- tables are.
@@ -352,11 +355,11 @@ CREATE TABLE @extschema@.rgrid_job_attempts (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_attempts', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_attempts IS
-    'Attempts of jobs in watched tables without a column for them; a job that was never requeued has no row';
+    'Attempts of jobs in watched tables that have no column for them; a job that was never requeued has no row';
 COMMENT ON COLUMN @extschema@.rgrid_job_attempts.job_table IS 'The name of the table, as in rgrid_job_tables';
 COMMENT ON COLUMN @extschema@.rgrid_job_attempts.job_key IS 'The job''s primary key';
 COMMENT ON COLUMN @extschema@.rgrid_job_attempts.attempts IS
-    'How many of its attempts have ended with the death of a worker since it was last failed';
+    'How many of its attempts ended with the death of a worker, since the job last failed';
 
 -- Which table each watched name means. No part of a dump: OIDs mean nothing on another server.
 CREATE TABLE @extschema@.rgrid_job_table_oids (
@@ -368,15 +371,15 @@ CREATE TABLE @extschema@.rgrid_job_table_oids (
 );
 
 COMMENT ON TABLE @extschema@.rgrid_job_table_oids IS
-    'Which table each watched name meant when a sweeper last looked: so renamed and replaced tables are noticed';
+    'The table that each watched name meant when a sweeper last looked, to notice tables that are renamed or replaced';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.job_table IS 'The name, as in rgrid_job_tables';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.relation IS 'The OID of the table';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.owner IS
-    'The role that owned it: only a table of the same owner takes its place';
+    'The role that owned it; only a table of the same owner can take its place';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.fenced IS
     'Whether it had a fence that was not taken down by rgrid_unfence()';
 COMMENT ON COLUMN @extschema@.rgrid_job_table_oids.missing_since IS
-    'Since when there is no such table; NULL while there is';
+    'Since when the table is missing; NULL while it exists';
 
 -- The watched tables that were tried. No part of a dump: a restored table was not tried where it is now.
 CREATE TABLE @extschema@.rgrid_tried_tables (
@@ -384,11 +387,10 @@ CREATE TABLE @extschema@.rgrid_tried_tables (
     tried_at timestamp with time zone NOT NULL
 );
 
-COMMENT ON TABLE @extschema@.rgrid_tried_tables IS
-    'Watched tables of which a death, or a rehearsal, has settled a job';
+COMMENT ON TABLE @extschema@.rgrid_tried_tables IS 'Watched tables in which a death or a rehearsal has settled a job';
 COMMENT ON COLUMN @extschema@.rgrid_tried_tables.job_table IS 'The table of jobs, as an OID';
 COMMENT ON COLUMN @extschema@.rgrid_tried_tables.tried_at IS
-    'When that was first done since the table was last watched in another way';
+    'When that first happened since the watch was last changed';
 
 -- The owner of a table of jobs calls these, and they check that themselves. But the superuser decides which owners the
 -- sweepers work for: PUBLIC has no EXECUTE.
@@ -431,7 +433,7 @@ COMMENT ON FUNCTION @extschema@.rgrid_watch_jobs(
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_jobs(regclass) IS
     'Stops watching a table of jobs; returns whether it was watched';
 COMMENT ON FUNCTION @extschema@.rgrid_rehearse(regclass) IS
-    'Settles a job of a watched table and undoes it; a row for each attempt, with status ok, warning or error';
+    'Settles a job of a watched table and undoes it; returns a row for each attempt, with status ok, warning or error';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -456,14 +458,14 @@ COMMENT ON TABLE @extschema@.rgrid_unsettled_jobs IS
     'Jobs that could not be settled when their worker came back; sweepers settle those that have not changed since';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.incarnation IS
-    'Its incarnation that ran the jobs; 0 where no death of it is known';
+    'The incarnation of the worker that ran the jobs; 0 if no death of it is known';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_table IS 'The watched table, as an OID';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.row_versions IS
-    'A job that a later transaction has written is left alone: the worker may have claimed it anew';
+    'A job that a later transaction has changed is left alone: the worker may have claimed it again';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.job_keys IS
-    'Primary keys of the jobs; empty where the table could not be read, or has no key of one column';
+    'Primary keys of the jobs; empty if the table could not be read, or has no primary key of one column';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.reason IS 'Why they could not be settled';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker came back or left';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker came back, or left';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -471,8 +473,8 @@ COMMENT ON COLUMN @extschema@.rgrid_unsettled_jobs.noted_at IS 'When the worker 
 -- requires:
 --   unsettled
 
--- Queues whose jobs are settled by a call: by a function of their owner, or by the statements that the library has for a
--- queue that it knows by name. Everything is text, so that a dump has it.
+-- Queues whose jobs are settled by a call: by a function of their owner, or by the statements that the library has for
+-- a queue that it knows by name. Everything is text, so that a dump has it.
 CREATE TABLE @extschema@.rgrid_job_queues (
     queue text COLLATE pg_catalog."C" NOT NULL,
     queue_schema text COLLATE pg_catalog."C" NOT NULL,
@@ -488,16 +490,18 @@ CREATE TABLE @extschema@.rgrid_job_queues (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.rgrid_job_queues', '');
 
 COMMENT ON TABLE @extschema@.rgrid_job_queues IS
-    'Queues whose jobs are settled by a function of their owner, or by the statements for a queue that is known by name';
+    'Watched queues: those that are known by name, and those that a function of their owner settles';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue IS
-    'The name of the queue; or the function that settles, with its schema and argument types';
-COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue_schema IS 'The schema of the queue; empty for a function';
+    'The name of the queue; or the function that settles its jobs, with schema and argument types';
+COMMENT ON COLUMN @extschema@.rgrid_job_queues.queue_schema IS
+    'The schema of the queue; empty if a function settles its jobs';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.running IS
-    'The function that says what workers are running, likewise; NULL for none, and for a queue';
+    'The function that returns what workers are running, with schema and argument types; NULL for none';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.worker_prefix IS
-    'Its workers are those whose id begins with this; the queue is told the rest of the id';
+    'The queue''s workers are those whose id begins with this; the queue gets the rest of the id';
 COMMENT ON COLUMN @extschema@.rgrid_job_queues.watched_by IS
-    'The role that watched it; without the rights of the owner of the function, or of the queue''s tables, the row does not count';
+    'The role that watched the queue. The row counts only while that role has the rights of the owner of the '
+    'function, or of the queue''s tables';
 
 -- In dumps: a job that was not settled for its dead worker is not settled where the dump is restored, either.
 CREATE TABLE @extschema@.rgrid_unsettled_calls (
@@ -515,8 +519,8 @@ COMMENT ON TABLE @extschema@.rgrid_unsettled_calls IS
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.queue IS 'As in rgrid_job_queues';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.queue_schema IS 'As in rgrid_job_queues';
 COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.worker_id IS 'The worker''s id, with the prefix';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.declared_dead_at IS 'When it was given up';
-COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.reason IS 'Why they are not settled';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.declared_dead_at IS 'When the worker was declared dead';
+COMMENT ON COLUMN @extschema@.rgrid_unsettled_calls.reason IS 'Why its jobs are not settled yet';
 
 -- As with tables of jobs: for their owners, and PUBLIC has no EXECUTE.
 CREATE FUNCTION @extschema@.rgrid_watch_function(
@@ -530,11 +534,11 @@ CREATE FUNCTION @extschema@.rgrid_watch_queue(
 CREATE FUNCTION @extschema@.rgrid_unwatch_queue(queue text, queue_schema text DEFAULT NULL)
     RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_unwatch_queue_wrapper';
 COMMENT ON FUNCTION @extschema@.rgrid_watch_function(regprocedure, regprocedure, text) IS
-    'Has a function settle the jobs of dead workers, or changes how; for its owner';
+    'Lets a function settle the jobs of dead workers, or changes how; for the owner of the function';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_function(regprocedure) IS
-    'A function settles no jobs any more; returns whether it did';
+    'Stops calling a function for dead workers; returns whether it was watched';
 COMMENT ON FUNCTION @extschema@.rgrid_watch_queue(text, text, text) IS
-    'Has the jobs of dead workers settled in a queue that is known by name; for the owner of its tables';
+    'Watches a queue that is known by name; for the owner of its tables';
 COMMENT ON FUNCTION @extschema@.rgrid_unwatch_queue(text, text) IS
     'Stops watching a queue; returns whether it was watched';
 /* </end connected objects> */
@@ -589,7 +593,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.rgrid_replicated() IS
-    'Trigger function of the extension''s own tables: rows that logical replication brings never stop it';
+    'Trigger function of the extension''s own tables: a row that logical replication brings replaces the one with its '
+    'key';
 
 DO $$
 DECLARE
@@ -634,9 +639,9 @@ CREATE FUNCTION @extschema@.rgrid_fence_violated() RETURNS trigger
 COMMENT ON FUNCTION @extschema@.rgrid_fence(regclass) IS
     'Refuses results of jobs that were given up because their worker was declared dead';
 COMMENT ON FUNCTION @extschema@.rgrid_unfence(regclass) IS
-    'Takes the fence off a table of jobs; returns whether there was one';
+    'Removes the fence of a table of jobs; returns whether there was one';
 COMMENT ON FUNCTION @extschema@.rgrid_fence_violated() IS
-    'Trigger function of fences: raises the error that a job was given up';
+    'Trigger function of fences: raises the error for a late result';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -785,6 +790,12 @@ AS 'MODULE_PATHNAME', 'rgrid_stat_attached_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/former.rs
+-- rgrid_heartbeat::api::former::rgrid_stat_databases
+-- Skipped due to `#[pgrx(sql = false)]`
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/views/statistics.rs
 -- rgrid_heartbeat::api::views::statistics::rgrid_stat_databases
 CREATE  FUNCTION "rgrid_stat_databases"() RETURNS TABLE (
@@ -820,9 +831,9 @@ CREATE  FUNCTION "rgrid_stat_databases"() RETURNS TABLE (
 	"connections_full_since" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"stats_reset" timestamp with time zone  /* Option < TimestampWithTimeZone > */
 )
-STRICT
+STRICT 
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'rgrid_stat_databases_wrapper';
+AS 'MODULE_PATHNAME', 'rgrid_stat_databases_0_3_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -853,8 +864,8 @@ AS 'MODULE_PATHNAME', 'rgrid_stat_reset_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/api/sweep.rs
--- rgrid_heartbeat::api::sweep::rgrid_sweep
+-- src/api/former.rs
+-- rgrid_heartbeat::api::former::rgrid_sweep
 -- Skipped due to `#[pgrx(sql = false)]`
 /* </end connected objects> */
 
@@ -908,6 +919,12 @@ AS 'MODULE_PATHNAME', 'rgrid_sweep_0_2_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/former.rs
+-- rgrid_heartbeat::api::former::rgrid_watch_jobs
+-- Skipped due to `#[pgrx(sql = false)]`
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/watch.rs
 -- rgrid_heartbeat::api::watch::rgrid_watch_jobs_0_3
 -- Skipped due to `#[pgrx(sql = false)]`
@@ -944,7 +961,7 @@ AS 'MODULE_PATHNAME', 'rgrid_worker_states_wrapper';
 --   fence
 --   api::views::workers::rgrid_worker_states
 --   api::views::attached::rgrid_stat_attached
---   api::views::statistics::rgrid_stat_databases
+--   api::views::statistics::rgrid_stat_databases_0_3
 --   api::views::statistics::rgrid_stat_reset
 --   api::views::problems::rgrid_stat_problems
 --   api::health::rgrid_health
@@ -955,14 +972,15 @@ SELECT w.worker_id, w.hostname, w.state, w.incarnation, w.last_heartbeat_at, w.s
        w.declared_dead_at, w.attached_at, w.disconnected_at
 FROM @extschema@.rgrid_worker_states() AS w;
 
+-- Columns are only ever added at the end: so an update can replace the view, and keeps what depends on it.
 CREATE VIEW @extschema@.pg_stat_rgrid_heartbeat AS
 SELECT s.datid, d.datname, s.has_extension, s.observing_since, s.sweeps, s.last_sweep_started_at,
-       s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.calls_refused, s.flushes, s.rows_flushed,
-       s.deaths, s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
-       a.attached_workers, a.sessions_lost, a.workers_lost_together, s.workers_from_the_future, s.workers_pruned,
-       s.deaths_pruned, s.median_interval_seconds,
+       s.last_sweep_finished_at, s.last_sweep_seconds, s.heartbeats_in_row, s.flushes, s.rows_flushed, s.deaths,
+       s.false_deaths, s.held_workers, s.held_until, s.jobs_failed, s.jobs_requeued, s.locked_jobs,
+       s.workers_from_the_future, s.workers_pruned, s.deaths_pruned, s.median_interval_seconds,
        s.p99_interval_seconds, s.errors, s.failures_in_a_row, s.last_error, s.last_error_at, s.buffer_entries,
-       s.buffer_capacity, s.connections_full_since, s.stats_reset
+       s.buffer_capacity, s.stats_reset, s.calls_refused, a.attached_workers, a.sessions_lost,
+       a.workers_lost_together, s.connections_full_since
 FROM @extschema@.rgrid_stat_databases() AS s
 LEFT JOIN @extschema@.rgrid_stat_attached() AS a ON a.datid OPERATOR(pg_catalog.=) s.datid
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.datid;
@@ -983,10 +1001,11 @@ COMMENT ON FUNCTION @extschema@.rgrid_stat_problems() IS 'What the view pg_stat_
 COMMENT ON FUNCTION @extschema@.rgrid_stat_reset() IS
     'Resets the counters and intervals of this database in pg_stat_rgrid_heartbeat';
 COMMENT ON FUNCTION @extschema@.rgrid_health() IS
-    'Whether everything works here, a row a check: status ok, warning or error, what was found, how to fix it';
+    'Checks whether everything works here: a row for each check, with status ok, warning or error, what was found, '
+    'and how to fix it';
 
 COMMENT ON VIEW @extschema@.rgrid_workers IS
-    'Every worker that has a row in worker_heartbeats, with what is known in memory; exact at any moment';
+    'Every worker that has a row in worker_heartbeats, with its latest heartbeat from memory';
 COMMENT ON COLUMN @extschema@.rgrid_workers.worker_id IS 'The worker''s id';
 COMMENT ON COLUMN @extschema@.rgrid_workers.hostname IS
     'The host that the worker named, or the address that it called from; NULL for neither';
@@ -994,16 +1013,15 @@ COMMENT ON COLUMN @extschema@.rgrid_workers.state IS
     'alive; stale: silent for longer than the threshold, not declared dead yet; dead: in the ledger, not returned';
 COMMENT ON COLUMN @extschema@.rgrid_workers.incarnation IS
     'The number that its heartbeats return; of a dead worker, the one that it gets when it returns';
-COMMENT ON COLUMN @extschema@.rgrid_workers.last_heartbeat_at IS 'When it was last heard of';
+COMMENT ON COLUMN @extschema@.rgrid_workers.last_heartbeat_at IS 'When it was last heard';
 COMMENT ON COLUMN @extschema@.rgrid_workers.seconds_since_heartbeat IS 'How long ago that was, in seconds';
 COMMENT ON COLUMN @extschema@.rgrid_workers.declared_dead_at IS 'When it was declared dead; NULL while it is not dead';
-COMMENT ON COLUMN @extschema@.rgrid_workers.attached_at IS
-    'Since when it is attached to a session; NULL when it is not';
+COMMENT ON COLUMN @extschema@.rgrid_workers.attached_at IS 'Since when it is attached to a session; NULL if it is not';
 COMMENT ON COLUMN @extschema@.rgrid_workers.disconnected_at IS
-    'When the client of that session vanished; NULL once it was heard again, or declared dead';
+    'When the client of that session vanished; NULL after it was heard again, or declared dead';
 
 COMMENT ON VIEW @extschema@.pg_stat_rgrid_heartbeat IS
-    'A row a database that the launcher knows, counted since stats_reset; lost in a crash of the server';
+    'A row for each database that the launcher knows, counted since stats_reset; lost when the server crashes';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.datid IS 'OID of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.datname IS 'Name of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.has_extension IS
@@ -1012,25 +1030,24 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.observing_since IS
     'Silence before this time does not count: when the server, or its watch over this database, last started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.sweeps IS 'Sweeps that sweepers have finished';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_started_at IS 'When the last sweep began';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_finished_at IS
-    'When the last sweep that was completed ended';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_finished_at IS 'When the last completed sweep ended';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_sweep_seconds IS
     'How long it took, in seconds; NULL while another sweep is running, or after one that failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.heartbeats_in_row IS
     'Heartbeats that were written to their rows at once, rolled back or not: first ones, returns, other hostnames, '
-    'ids or workers that do not fit in memory. Heartbeats in memory are not counted';
+    'and of workers that do not fit in memory. Heartbeats in memory are not counted';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.calls_refused IS
     'Calls for a worker whose id belongs to another role';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.flushes IS 'Flushes that wrote heartbeats from memory to rows';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.rows_flushed IS
-    'Rows that they wrote: a worker counts once a flush, however many heartbeats it has sent';
+    'Rows that flushes wrote: a worker counts once for each flush, however many heartbeats it has sent';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths IS 'Rows added to the ledger, of every reason';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.false_deaths IS
-    'Workers that returned after they had been declared dead for their silence, or for their lost session';
+    'Workers that returned after they were declared dead for their silence, or for their lost session';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_workers IS
     'Workers that fell silent together and are held back now';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.held_until IS
-    'When that ends at the latest, by the threshold of the current session; NULL while no worker is held back';
+    'When the hold ends at the latest, by the threshold of the current session; NULL while no worker is held back';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.locked_jobs IS
     'Running jobs of dead workers that the last sweep skipped because other sessions had locked them';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.attached_workers IS
@@ -1038,24 +1055,26 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.attached_workers IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.sessions_lost IS
     'Sessions with attached workers that ended because their client vanished';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_lost_together IS
-    'Workers that were left to their silence because so many sessions were lost together, or by one pooler';
+    'Workers whose sessions were lost together, or by one pooler: only their silence counts';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_from_the_future IS
     'Workers with heartbeats ahead of the clock, counted each time that a sweep finds one, since the server started';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_failed IS 'Running jobs that were marked as failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.jobs_requeued IS 'Running jobs that went back to the queue';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.workers_pruned IS
     'Rows of dead workers that were removed because they were older than the retention';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths_pruned IS 'Rows of the ledger that were removed, likewise';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.deaths_pruned IS
+    'Rows of the ledger that were removed for the same reason';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.median_interval_seconds IS
-    'Median of the intervals between heartbeats of a worker over the last hours, in seconds; NULL before enough were seen';
+    'Median interval between heartbeats of a worker in the last hours, in seconds; NULL before enough were seen';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.p99_interval_seconds IS
-    'Their 99th percentile, in seconds; may be up to 20 % plus flush_interval too low, never too high';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.errors IS 'Rounds of sweepers that met a problem or failed';
+    'The 99th percentile of these intervals, in seconds; may be up to 20 % plus flush_interval too low, never too high';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.errors IS 'Rounds of sweepers that had a problem or failed';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.failures_in_a_row IS
     'Sweepers that failed since the last one that did not';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_error IS
-    'The last problem, which may be over; cut at 448 bytes, whole in the server''s log. All that last: pg_stat_rgrid_problems';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_error_at IS 'When it was last met';
+    'The last problem, which may be over; cut at 448 bytes, complete in the server''s log. Those that last are in '
+    'pg_stat_rgrid_problems';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.last_error_at IS 'When that problem was last seen';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_entries IS
     'Workers of this database whose heartbeats are kept in memory';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.buffer_capacity IS
@@ -1065,46 +1084,46 @@ COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.connections_full_since IS
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_heartbeat.stats_reset IS 'When counting began';
 
 COMMENT ON VIEW @extschema@.pg_stat_rgrid_problems IS
-    'A row for each thing that the last sweeper of a database could not do; lost in a crash of the server';
+    'A row for each thing that the last sweeper of a database could not do; lost when the server crashes';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datid IS 'OID of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.datname IS 'Name of the database';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.problem IS
-    'What it is about: sweeper, own tables, subscription, memory, flush, future heartbeats, local time, incarnations, pruning, '
-    'job table, locked jobs, or others: more than are kept apart';
+    'What the problem is about: sweeper, own tables, subscription, memory, flush, future heartbeats, local time, '
+    'incarnations, pruning, job table, locked jobs, or others, where there are too many to list';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.relid IS
-    'OID of the watched table that it is about, in that database; NULL when it is about none';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.since IS 'When it was first met';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.last_at IS 'When it was last met';
-COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.rounds IS 'How many sweepers have met it since then';
+    'OID of the watched table, in that database; NULL if the problem is about none';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.since IS 'When it was first seen';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.last_at IS 'When it was last seen';
+COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.rounds IS 'How many sweepers have seen it since then';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.sqlstate IS 'SQLSTATE of the error';
 COMMENT ON COLUMN @extschema@.pg_stat_rgrid_problems.message IS
-    'What could not be done and why; cut at 448 bytes, whole in the server''s log';
+    'What could not be done and why; cut at 448 bytes, complete in the server''s log';
 /* </end connected objects> */
 
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
 COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text, text) IS
-    'A worker is alive; returns its incarnation, which grows when it was declared dead';
+    'Says that a worker is alive; returns its incarnation, which is higher after it was declared dead';
 COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
-    'Many workers of one host are alive; returns their incarnations in the same order';
+    'Says that many workers of one host are alive; returns their incarnations in the same order';
 COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
-    'A worker starts; returns its id, generated when NULL, and its incarnation';
+    'Says that a worker starts; returns its id, generated if NULL, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
-    'A worker stops on purpose; returns whether it was known';
+    'Says that a worker stops on purpose; returns whether it was known';
 COMMENT ON FUNCTION @extschema@.rgrid_attach(text, text) IS
-    'A heartbeat that also ties the worker to this session: if its client vanishes, the worker is dead after a grace, '
-    'unless it is heard again; returns its incarnation';
+    'A heartbeat that also attaches the worker to this session. If the client vanishes, the worker is declared dead '
+    'after a grace, unless it is heard again. Returns its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_detach(text) IS
-    'Unties a worker from its session; returns whether it was tied to one, or had lost it';
+    'Detaches a worker from its session; returns whether it was attached, or had lost its session';
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
-    'Declares silent workers dead and settles their jobs now, or shows which workers and jobs that would be';
+    'Declares silent workers dead and settles their jobs now; with dry_run, only shows what it would do';
 COMMENT ON FUNCTION @extschema@.rgrid_stale_workers(interval) IS
     'Workers silent for longer than the threshold, the longest silence first';
 
--- ALTER DEFAULT PRIVILEGES applies to these objects, too. The rights on them are what this script grants and no more: with
--- TRIGGER on the ledger a role could have its code run by sweepers, which are superusers. So all other rights on tables are
--- taken back here, and all rights on functions.
+-- ALTER DEFAULT PRIVILEGES applies to these objects, too. The rights on them are what this script grants, and no more:
+-- with TRIGGER on the ledger a role could have its code run by sweepers, which are superusers. So all other rights on
+-- tables are taken back here, and all rights on functions.
 DO $$
 DECLARE
     given record;
@@ -1150,7 +1169,8 @@ GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_attached() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stale_workers(interval) TO pg_monitor;
-GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables, @extschema@.rgrid_job_queues TO pg_monitor;
+GRANT SELECT ON @extschema@.rgrid_worker_deaths, @extschema@.rgrid_job_tables, @extschema@.rgrid_job_queues
+    TO pg_monitor;
 
 -- When this commits, silence starts to count and the launcher looks at the database. Not needed afterwards.
 SELECT @extschema@.rgrid_installed();
