@@ -82,7 +82,7 @@ test-container: $(call needs,container) ## build the image, start the compose fi
 demo: $(call needs,demo) ## start a throw-away server with three real workers, kill one, and watch
 	$(MAKE) do-install do-demo
 
-test: $(call needs,test sql) ## all tests
+test: $(call needs,test sql) ## all tests but those of test-patroni and test-queues
 	scripts/run-all test-unit test-backend do-install test-sql test-regress test-readme test-server
 
 STRESS_ROUNDS ?= 20

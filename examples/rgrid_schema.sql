@@ -3,11 +3,11 @@
 -- What matters to the extension:
 --   * every timestamp is "timestamp without time zone" and holds UTC;
 --   * worker_heartbeats has no hostname column; the extension adopts the table as it is;
---   * the application supplies the defaults of the NOT NULL columns, the database knows none.
+--   * the application sets the NOT NULL columns; the database has no defaults for them.
 --
 -- Some installations also have an index on worker_heartbeats (last_heartbeat_at) and a foreign key from
--- worker_heartbeats to workers. The extension needs neither. With the foreign key, a worker's row in workers
--- has to be there before its first heartbeat.
+-- worker_heartbeats to workers. The extension needs neither. With the foreign key, a worker must have a row in
+-- workers before its first heartbeat.
 
 CREATE TABLE workers (
     worker_id           varchar(64) PRIMARY KEY,
@@ -70,7 +70,6 @@ CREATE TABLE executions (
 CREATE INDEX ix_executions_status ON executions (status);
 CREATE INDEX ix_executions_batch_id ON executions (batch_id);
 
--- Nothing has to be added to these tables for rgrid_heartbeat. In particular the index that its README recommends for
--- large tables, on executions (worker_id) WHERE status = 'running', is unnecessary here: it makes a sweep cheaper,
--- and with a few thousand jobs there is nothing to save. It is the table's owner who decides, so neither this file
--- nor the extension creates it.
+-- Nothing has to be added to these tables for rgrid_heartbeat. docs/tasks.md recommends an index for large tables, on
+-- executions (worker_id) WHERE status = 'running'. It makes a sweep cheaper, but is not needed for a few thousand jobs.
+-- The owner of the table decides, so neither this file nor the extension creates it.

@@ -1,13 +1,13 @@
 """What RGrid's runner has to do differently, so that rgrid_heartbeat finds the jobs of a runner that has died.
 
-In the place of the runner's own statements:
+These replace the runner's own statements:
 
-* claim(): one statement sets the status and writes who runs the job. The released runner leaves executions.worker_id
-  NULL, and so nobody can tell whose job it is; and it locks the job in a transaction that ends before it sets the
-  status, so that two runners may run one job.
-* finish(): a result is written only while the job is still this worker's. The released runner overwrites what a sweep,
-  or another worker, has made of the job.
-* heartbeat(): a thread and a connection of its own, which no container holds up, for as long as the block lasts:
+* claim(): one statement sets the status and the worker. The released runner leaves executions.worker_id NULL, so it is
+  not known which worker runs the job. It also locks the job in a transaction that ends before it sets the status, so
+  two runners may run one job.
+* finish(): a result is written only while the job is still this worker's. The released runner overwrites the status
+  that a sweep, or another worker, has set.
+* heartbeat(): a thread with a connection of its own, which no container holds up, for as long as the block lasts:
 
       with heartbeat(conninfo, worker_id) as beating, psycopg.connect(conninfo, autocommit=True) as connection:
           while not stopped:
@@ -50,11 +50,11 @@ def claim(connection: psycopg.Connection[Any], worker: str | None) -> str | None
 def finish(
     connection: psycopg.Connection[Any], worker: str | None, job: str, status: str, error: str | None = None
 ) -> bool:
-    """Whether the result was written. If not, the job was given up meanwhile, and the result is to be thrown away."""
+    """Whether the result was written. If not, the job was given up meanwhile: throw the result away."""
     parameters = {"job": job, "worker": worker, "status": status, "error": error}
     return connection.execute(FINISH, parameters).fetchone() is not None
 
 
 def heartbeat(conninfo: str, worker: str, interval: float = 30) -> Heartbeat:
-    """To be used in a `with` around all the work: the worker registers, beats, and deregisters at the end."""
+    """Use it in a `with` around all the work: the worker registers, sends heartbeats, and deregisters at the end."""
     return Heartbeat(conninfo, worker_id=worker, interval=interval)

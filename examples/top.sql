@@ -1,5 +1,5 @@
--- One screen of what rgrid_heartbeat does in this database, for psql. A role needs membership in pg_monitor, and nothing
--- else. To see it once, and then anew every two seconds until Ctrl-C:
+-- Shows on one screen what rgrid_heartbeat does in this database, for psql. A role needs membership in pg_monitor, and
+-- nothing else. These show it once, and then again every two seconds until Ctrl-C:
 --
 --     psql -d rgrid
 --     rgrid=> \i examples/top.sql

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """A worker of a queue that rgrid_heartbeat watches. Copy it and put your work in place of pretend_to_work().
 
-What a worker owes the database:
+What a worker has to do:
 
-* it registers when it starts and deregisters when it stops on purpose, and beats until its last job is done, where no
-  job can hold up a heartbeat: all of that is done by the client in clients/python;
-* it claims a job only while the client says so, and writes its id into executions.worker_id;
-* it writes a result only if the job is still its own.
+* It registers when it starts, sends heartbeats until its last job is done, and deregisters when it stops on purpose. No
+  job can hold up a heartbeat. The client in clients/python does all of that.
+* It claims a job only while the client says so, and writes its id into executions.worker_id.
+* It writes a result only if the job is still its own.
 
-Should it fall silent all the same, the database fails its running jobs. A worker that was only cut off or frozen hears
-of that with its next heartbeat.
+If it falls silent, the database fails its running jobs. A worker that was only cut off or frozen learns that with its
+next heartbeat.
 
 Needs psycopg 3.1, the client (`pip install clients/python`, or its folder beside this file), EXECUTE on rgrid_register,
 rgrid_heartbeat and rgrid_deregister, and on rgrid_attach for its death to be seen at once, SELECT and UPDATE on
@@ -33,8 +33,8 @@ from typing import Any
 import psycopg
 from rgrid_heartbeat import Heartbeat, split_hosts
 
-# A job that is already running under our own id is one whose claim was committed while the connection broke: we never
-# heard of it, and nobody else would ever take it up.
+# If a job is already running under our own id, its claim was committed while the connection broke: we got no answer,
+# and no other worker would ever take the job.
 CLAIM = """
     UPDATE executions
        SET status = 'running', worker_id = %(worker)s, started_at = now() AT TIME ZONE 'utc'
@@ -54,9 +54,9 @@ FINISH = """
     RETURNING execution_id
 """
 
-# For connecting, and for a statement: a server that stands still answers nothing, and its kernel answers TCP.
+# For connecting, and for a statement: a frozen server does not answer, but its kernel still answers TCP.
 DEADLINE = 10
-# Another attempt on another connection may succeed; a server that has become a standby is as good as gone.
+# Another attempt on another connection may succeed. A server that has become a standby counts as away.
 SERVER_AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
 
 log = logging.getLogger("worker")
@@ -67,7 +67,7 @@ class JobLost(Exception):
 
 
 def retry_pause() -> float:
-    """Seconds until the next attempt to reach the server; random, lest all workers come back at the same moment."""
+    """Seconds until the next attempt to reach the server; random, so that workers do not all come back together."""
     return random.uniform(0.5, 1.5)
 
 
@@ -136,7 +136,7 @@ class Worker:
     """Claims one job after the other in the main thread."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.given_up = threading.Event()  # set by the heartbeat, cleared by whoever has looked after the jobs
+        self.given_up = threading.Event()  # set by the heartbeat, cleared by wait_or_lose()
         self.heartbeat = Heartbeat(
             options.dsn,
             hostname=options.hostname,
@@ -193,8 +193,8 @@ class Worker:
         if not self.given_up.wait(seconds):
             return
         self.given_up.clear()
-        # What an earlier incarnation had claimed is settled by now; a job that is still ours was claimed under the
-        # new one, before we knew. Without an answer we work on: FINISH looks again.
+        # Jobs that an earlier incarnation had claimed are settled by now. A job that is still ours was claimed under
+        # the new one, before we knew of it. Without an answer we go on: FINISH checks again.
         if self.database.query(IS_MINE, job=job, worker=self.id) == []:
             raise JobLost
 

@@ -51,11 +51,11 @@ fn line(attempt: &Attempt, table: &JobTable) -> Result<Line> {
     Ok(match attempt.tried {
         Tried::Job(..) | Tried::MadeUp(_) => ("ok".into(), format!("Settled {tried}, and undid it."), None),
         Tried::NothingElsewhere(_) => {
-            ("ok".into(), format!("Tried {tried}, which works. Jobs on another server are left alone."), None)
+            ("ok".into(), format!("Tried {tried}: it works. Jobs on another server are not changed."), None)
         }
         Tried::Nothing(_) => (
             "warning".into(),
-            format!("Tried {tried}, which works. No running job was found, and none could be made up."),
+            format!("Tried {tried}: it works. There was no running job, and none could be added."),
             Some("Call it again while a job is running.".into()),
         ),
     })

@@ -42,7 +42,7 @@ pub enum Error {
     NotOwnId { worker: String, owner: String },
     /// A role would have more living workers than the `limit`.
     TooManyWorkers { role: String, limit: usize },
-    /// A worker of whom nothing is known.
+    /// A worker that is not known.
     UnknownWorker { worker: String },
     /// A role that the caller may not SET ROLE to.
     NotMember { role: String },
@@ -78,7 +78,7 @@ pub enum Error {
     NoFunction { function: String },
     /// A function that cannot settle jobs.
     NotSettling { function: String },
-    /// A function that cannot say what workers are running.
+    /// A function that cannot list the running jobs of workers.
     NotTelling { function: String },
     /// A function of a role whose rights the caller does not have.
     NotFunctionOwner { function: String },
@@ -125,7 +125,7 @@ pub enum Error {
     TimedOut { limit: Duration },
     /// A table that has ended or held up a sweeper is not touched for now, or not in a worker's session.
     InQuarantine,
-    /// Nobody is judged: a subscription writes to `table`, which has the heartbeats or the deaths.
+    /// No worker is declared dead: a subscription writes to `table`, which has the heartbeats or the deaths.
     Replicated { table: String, subscription: String },
     /// A subscription writes to a table of jobs, so the publisher settles them.
     JobsReplicated { subscription: String },

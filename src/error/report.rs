@@ -184,7 +184,7 @@ pub fn not_settling(function: &str) -> Report {
 pub fn not_telling(function: &str) -> Report {
     Report::new(
         ERRCODE_INVALID_FUNCTION_DEFINITION,
-        format!("function {function} cannot say what workers are running"),
+        format!("function {function} cannot list the running jobs of workers"),
     )
     .detail("It must take (text[]), the ids of workers.")
     .hint("Have it return TABLE (worker_id text, job_key text).")
@@ -201,16 +201,14 @@ pub fn function_of_another(function: &str) -> Report {
 
 pub fn unknown_queue(queue: &str, known: &str) -> Report {
     Report::new(ERRCODE_UNDEFINED_OBJECT, format!("queue \"{queue}\" is not known"))
-        .detail(format!("Known are: {known}."))
+        .detail(format!("The known queues are {known}."))
         .hint("Watch its table by rgrid_watch_jobs(), or write a function for rgrid_watch_function().")
 }
 
 pub fn queue_differs(queue: &str, schema: &str, what: &str, versions: &str) -> Report {
-    not_ready(format!(
-        "schema \"{schema}\" does not have the tables of queue {queue} as they are known: {what}"
-    ))
-    .detail(format!("Known are the tables of {versions}."))
-    .hint("Name its schema, or watch it by a function of your own: rgrid_watch_function().")
+    not_ready(format!("tables of queue {queue} in schema \"{schema}\" are not as they are known: {what}"))
+        .detail(format!("The extension knows the tables of {versions}."))
+        .hint("Name the schema of the queue, or watch it by a function of your own: rgrid_watch_function().")
 }
 
 pub fn call_pending(worker: &str) -> Report {
@@ -218,8 +216,8 @@ pub fn call_pending(worker: &str) -> Report {
         ERRCODE_LOCK_NOT_AVAILABLE,
         format!("jobs that worker \"{worker}\" ran before are not settled yet"),
     )
-    .detail("The worker's queue is settled by sweepers, and none has done so in time.")
-    .hint("Call again. What is in the way is in rgrid_health() and pg_stat_rgrid_problems.")
+    .detail("Only sweepers settle the jobs of this queue, and no sweeper has done so in time.")
+    .hint("Call again. The cause is in rgrid_health() and pg_stat_rgrid_problems.")
 }
 
 pub fn undefined_column(table: &str, column: &str) -> Report {
@@ -270,12 +268,12 @@ pub fn unknown_word(argument: &str, words: &[&str], word: &str) -> Report {
 
 pub fn no_attempts_column() -> Report {
     invalid("jobs cannot be requeued without a column that counts attempts, or a primary key of one column")
-        .hint("Name one as attempts_column; without either, a job that kills its workers would come back forever.")
+        .hint("Name such a column in attempts_column. Without a count, a job that kills its workers would come back forever.")
 }
 
 pub fn no_claim_counter() -> Report {
     invalid("attempts that are counted at the claim need attempts_column")
-        .detail("Without a column the extension counts them, which does not see claims.")
+        .detail("Without a column the extension counts them, and it does not see claims.")
 }
 
 pub fn invalid_assignment(text: &str, reason: &str) -> Report {
@@ -300,11 +298,13 @@ pub fn in_quarantine() -> Report {
 }
 
 pub fn replicated(table: &str, subscription: &str) -> Report {
-    not_ready(format!("nobody is judged here: subscription \"{subscription}\" writes to table {table}"))
-        .detail(
-            "The publisher hears the workers, and declares them dead. Old rows are not removed here either.",
-        )
-        .hint(cut_over(subscription))
+    not_ready(format!(
+        "no worker is declared dead here: subscription \"{subscription}\" writes to table {table}"
+    ))
+    .detail(
+        "The publisher gets the heartbeats, and declares workers dead. Old rows are not removed here either.",
+    )
+    .hint(cut_over(subscription))
 }
 
 pub fn jobs_replicated(subscription: &str) -> Report {
@@ -397,8 +397,8 @@ pub fn fence_refused(table: &str, reason: &str) -> Report {
     Report::new(ERRCODE_FEATURE_NOT_SUPPORTED, format!("cannot put up a fence at table {table}"))
         .detail(reason)
         .hint(
-            "Have each worker store its result by an UPDATE with WHERE status = 'running' AND worker = its id, and take \
-             the job for lost when that changes no row.",
+            "Let each worker store its result by an UPDATE with WHERE status = 'running' AND worker = its id. If that \
+             changes no row, the worker has lost the job.",
         )
 }
 
@@ -430,20 +430,19 @@ pub fn replaced(kind: &str, name: &str) -> Report {
 
 pub fn foreign_code(table: &str, what: &str) -> Report {
     not_ready(format!("{what} of table \"{table}\" is not the extension's own"))
-        .hint("Try again in a second: a sweeper takes it back. Without sweepers, call rgrid_sweep().")
+        .hint("Try again in a second: a sweeper removes it. Without sweepers, call rgrid_sweep().")
 }
 
 pub fn several_owners(table: &str, owners: &str) -> Report {
-    let message = format!(
-        "rows of table \"{table}\" are referred to by tables with triggers of several owners: {owners}"
-    );
+    let message =
+        format!("tables with triggers of several owners refer to rows of table \"{table}\": {owners}");
     Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
         .detail("Until PostgreSQL 17 the triggers of one would run with the rights of another.")
         .hint("Give these tables one owner, or drop the triggers of all but one.")
 }
 
 pub fn taken_back(what: &str) -> Report {
-    let message = format!("tables of the extension had what is not its own, which was taken back: {what}");
+    let message = format!("removed from the extension's tables what is not its own: {what}");
     Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
         .hint("Grant no more than SELECT on them, and on worker_heartbeats INSERT, UPDATE and DELETE.")
 }
@@ -458,13 +457,14 @@ pub fn snapshot_held() -> Report {
 }
 
 pub fn entry_of_another(role: &str) -> Report {
-    let message = format!("its entry was made by role \"{role}\", which has not the rights of its owner");
+    let message =
+        format!("its entry was made by role \"{role}\", which does not have the rights of its owner");
     Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
 }
 
 pub fn owner_differs(owner: &str, before: &str) -> Report {
     let message = format!(
-        "it belongs to role \"{owner}\", but the table that was watched by this name to role \"{before}\""
+        "it belongs to role \"{owner}\", but the table that was watched by this name belonged to role \"{before}\""
     );
     Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
 }
@@ -476,7 +476,7 @@ pub fn watched_twice() -> Report {
 // Warnings of a sweep.
 
 pub fn future_heartbeats(workers: usize, example: &str, ahead: Duration) -> Report {
-    let message = format!("heartbeats from the future were taken as of now: {workers}");
+    let message = format!("heartbeats from the future were set to the current time: {workers}");
     // For a heartbeat at `infinity`, a number of seconds is no help.
     let far = match ahead < FAR_AHEAD {
         true => format!("{:.1} s", ahead.as_secs_f64()),

@@ -127,7 +127,7 @@ fn of_following(error: &Error) -> Problem {
 }
 
 fn of_clamping(error: &Error) -> Problem {
-    Problem::new(Place::FutureHeartbeats, "take heartbeats from the future as of now", error)
+    Problem::new(Place::FutureHeartbeats, "set heartbeats from the future to the current time", error)
 }
 
 /// What could not be done: each place once, however many batches met it. What was met now says more than what is known to

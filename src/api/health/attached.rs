@@ -66,7 +66,9 @@ pub fn finding(installation: &Installation) -> Result<Finding> {
 fn lost_together(found: &str, workers: usize) -> Finding {
     Finding::warning(
         CHECK,
-        format!("{found} {workers} workers lost theirs together and are judged by their silence alone."),
+        format!(
+            "{found} {workers} workers lost their sessions together and are judged by their silence alone."
+        ),
         "Look at the network between workers and server, and at connection poolers. Workers should attach themselves by \
          direct connections.",
     )
@@ -77,8 +79,8 @@ fn returned(found: &str, count: i64, example: &str) -> Finding {
     Finding::warning(
         CHECK,
         format!(
-            "{found} {count} workers that were declared dead in the last day because they lost theirs have returned, \
-             the last one is \"{worker}\"."
+            "{found} {count} workers that were declared dead in the last day because they lost their sessions have \
+             returned, the last one is \"{worker}\"."
         ),
         "Workers must notice at once that their connection is cut, and attach themselves again. If they cannot, raise \
          rgrid_heartbeat.disconnect_grace.",

@@ -93,7 +93,7 @@ fn subscription(installation: &Installation) -> Result<Finding> {
         ));
     };
     let report = error.report();
-    let message = report.message.replacen("nobody", "Nobody", 1);
+    let message = report.message.replacen("no worker", "No worker", 1);
     let detail = format!("{message}. {}", report.detail.unwrap_or_default());
     Ok(Finding::warning(CHECK, detail, report.hint.unwrap_or_default()))
 }

@@ -15,7 +15,7 @@ use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::incarnations;
 
 impl TableCheck<'_> {
-    /// Running jobs of living workers that nobody has written since the database went on from an earlier moment. Their end
+    /// Running jobs of living workers that were not written since the database went on from an earlier moment. Their end
     /// may be what was lost.
     pub(super) fn before_failover(&self, check: String) -> Result<Finding> {
         let Some((since, transaction)) = incarnations::last_raised(self.installation)? else {
@@ -48,13 +48,13 @@ fn failed_over(check: String, running: &[(String, i64)], since: DateTime<Utc>) -
     Finding::warning(
         check,
         format!(
-            "{} running jobs of {} living workers were claimed before {}, when the database went on from a copy or an \
-             earlier moment, and were not written since, such as those of {worker}. Those that their worker had \
-             completed run for ever.",
+            "The database went on from a copy or an earlier moment at {}. {} running jobs of {} living workers were \
+             claimed before that and not written since, such as those of {worker}. A job that its worker has already \
+             completed keeps its status for ever.",
+            time(since),
             running.iter().map(|(_, count)| count).sum::<i64>(),
-            running.len(),
-            time(since)
+            running.len()
         ),
-        format!("If a worker does not run them, have it given up: SELECT rgrid_register({worker});"),
+        format!("If a worker does not run them, settle them: SELECT rgrid_register({worker});"),
     )
 }

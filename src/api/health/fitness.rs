@@ -55,7 +55,7 @@ fn what_stands(check: &str, table: &JobTable) -> Option<Finding> {
     matches!(record, Record::OnTrial | Record::LeftOut).then(|| {
         Finding::warning(
             check,
-            "Code of its owner has ended a process or held it up, and no job of it was settled since.",
+            "Code of its owner has ended a process or held it up. None of its jobs was settled since then.",
             LOOK_AT_TRIGGERS,
         )
     })
@@ -71,7 +71,8 @@ fn triggers(check: String, installation: &Installation, table: &JobTable) -> Res
         Some(revoke) if has_triggers => Finding::warning(
             check,
             format!(
-                "Its triggers run with the search_path {}: names that lie only there are not found when jobs are settled.",
+                "Its triggers run with the search_path {}: names that are only in such a schema are not found when jobs \
+                 are settled.",
                 path.describe()
             ),
             format!("{revoke} or write the names in the triggers with their schema."),
@@ -130,7 +131,7 @@ pub(super) fn fence_state(check: String, installation: &Installation, table: &Jo
             format!("ALTER TABLE {name} ENABLE TRIGGER {};", fence::TRIGGER),
         ),
         None if places.is_empty() => {
-            Finding::good(check, "There is none: late results of jobs that were given up are stored.")
+            Finding::good(check, "There is no fence: late results of jobs that were given up are stored.")
         }
         None => Finding::good(check, "Late results of jobs that were given up are refused."),
     })

@@ -24,7 +24,7 @@ const OF_OTHERS: &str = "SELECT pg_describe_object(s.classid, s.objid, 0), pg_ge
     ORDER BY 1";
 
 /// Rights and triggers on functions and views that are not the extension's own. They give no power over sweepers, but
-/// anybody may call such a function, and a trigger of a view runs as its caller.
+/// any role may call such a function, and a trigger of a view runs as its caller.
 const ON_OTHER_OBJECTS: &str = "WITH member AS (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid \
         WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND x.extname = 'rgrid_heartbeat') \
     SELECT f.what FROM ( \
@@ -51,9 +51,12 @@ fn look(installation: &Installation) -> Result<Finding> {
         databases::note_foreign_code();
         return Ok(Finding::error(
             CHECK,
-            format!("Tables of the extension have what is not its own: {}.", own_tables::list(&foreign)),
+            format!(
+                "Tables of the extension have something that is not its own: {}.",
+                own_tables::list(&foreign)
+            ),
             installation
-                .sql("The next sweeper takes it back. Without sweepers: SELECT @extschema@.rgrid_sweep();"),
+                .sql("The next sweeper removes it. Without sweepers: SELECT @extschema@.rgrid_sweep();"),
         ));
     }
     let of_others: Vec<(String, String)> = sql::read(OF_OTHERS, &[installation.owner.into()], |row| {
@@ -63,7 +66,7 @@ fn look(installation: &Installation) -> Result<Finding> {
         return Ok(Finding::error(
             CHECK,
             format!(
-                "{} objects of the extension belong to others, who can replace them: {} to {}.",
+                "{} objects of the extension belong to other roles, which can replace them, such as {} to {}.",
                 of_others.len(),
                 printable(object),
                 printable(role)
@@ -80,7 +83,7 @@ fn look(installation: &Installation) -> Result<Finding> {
         Some(first) => Finding::warning(
             CHECK,
             format!("{} rights or triggers are not the extension's own: {}.", others.len(), printable(first)),
-            "REVOKE rights that nobody needs, and drop the triggers.",
+            "REVOKE these rights, and drop the triggers.",
         ),
     })
 }

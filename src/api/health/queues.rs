@@ -41,8 +41,7 @@ fn finding(installation: &Installation, watch: &Watch, check: String) -> Result<
         Some((workers, since, reason)) => Finding::warning(
             check,
             format!("The jobs of {workers} workers are not settled yet, the first since {since}: {reason}."),
-            "Each sweep tries again. A worker among them cannot come back before. What is in the way is in \
-             pg_stat_rgrid_problems.",
+            "Each sweep tries again. Until then, these workers cannot come back. The cause is in pg_stat_rgrid_problems.",
         ),
     })
 }

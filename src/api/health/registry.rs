@@ -19,7 +19,7 @@ pub fn finding(installation: &Installation, tables: &[JobTable]) -> Result<Findi
         return Ok(Finding::error(
             CHECK,
             format!(
-                "{} entries of {registry} do not count for the table of their name. That is {}: {}.",
+                "{} entries of {registry} do not count for the table of their name, such as that of {}: {}.",
                 idle.left_out.len(),
                 table.name,
                 error.message(),

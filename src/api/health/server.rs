@@ -39,7 +39,7 @@ fn preload() -> Result<Finding> {
     ))
 }
 
-/// A sentence about the settings that somebody has set and that only a preloaded library uses.
+/// A sentence about the settings that are set and that only a preloaded library uses.
 fn without_effect() -> Result<String> {
     let statement = "SELECT pg_catalog.string_agg(s.name, ', ' ORDER BY s.name) FROM pg_catalog.pg_settings s \
                      WHERE s.name OPERATOR(pg_catalog.=) ANY ($1) AND s.source OPERATOR(pg_catalog.<>) 'default'";
@@ -54,7 +54,7 @@ fn connection_slots() -> Finding {
     const HINT: &str = "End idle sessions, use a connection pool, or raise max_connections and restart.";
     let (now, threshold) = (pg::now(), settings::stale_threshold());
     let Some(hearing) = connections::known() else {
-        return Finding::good(CHECK, "Not looked at: the library was not preloaded.");
+        return Finding::good(CHECK, "Not checked: the library was not preloaded.");
     };
     let Some(since) = hearing.full_since() else {
         let last = hearing.last_spell().map_or(String::new(), |(end, length)| {

@@ -69,10 +69,10 @@ fn unsettled_jobs(installation: &Installation) -> Result<Finding> {
     Ok(Finding::warning(
         CHECK,
         format!(
-            "{workers} workers have come back, or left, while jobs of theirs could not be settled, the first at {since}. \
+            "{workers} workers have come back or left before all of their jobs were settled, the first at {since}. \
              {example}."
         ),
-        "End what is in the way: it is tried again within five minutes. The jobs are in rgrid_unsettled_jobs.",
+        "Remove the cause: it is tried again within five minutes. The jobs are in rgrid_unsettled_jobs.",
     ))
 }
 
@@ -135,7 +135,7 @@ fn adoption(installation: &Installation, table: &HeartbeatTable) -> Result<Findi
             "{found} It was adopted, and belongs to role \"{role}\", which is neither the owner of the extension nor that of \
              the database. This role decides which workers are alive, and its triggers run at heartbeats."
         ),
-        format!("If that is not meant: ALTER TABLE {} OWNER TO ...;", table.name),
+        format!("If that is not intended: ALTER TABLE {} OWNER TO ...;", table.name),
     ))
 }
 

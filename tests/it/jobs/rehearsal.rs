@@ -172,10 +172,7 @@ fn a_table_is_never_tried_before_a_job_of_it_was_settled() {
     for watch in ["SELECT 1", "SELECT rgrid_watch_jobs('executions')"] {
         run(&mut client, watch);
         let attempts = rehearse(&mut client, "executions");
-        assert!(
-            attempts[0].0 == "warning" && attempts[0].1.contains("none could be made up"),
-            "{attempts:?}"
-        );
+        assert!(attempts[0].0 == "warning" && attempts[0].1.contains("none could be added"), "{attempts:?}");
         let (status, detail) = check(&mut client, "executions");
         assert!(status == "warning" && detail.contains("never tried"), "{status}: {detail}");
     }
@@ -194,7 +191,7 @@ fn a_job_that_does_not_run_after_it_was_made_up_is_none() {
     let mut client = cluster.database("queueing").connect();
     table(&mut client, "BEFORE INSERT", "NEW.status := 'queued'");
     run(&mut client, WATCH);
-    it_says(&mut client, "warning", "none could be made up");
+    it_says(&mut client, "warning", "none could be added");
 }
 
 #[test]

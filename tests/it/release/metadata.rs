@@ -53,6 +53,14 @@ fn whoever_builds_is_told_the_compiler_of_cargo_toml() {
     );
 }
 
+/// With a channel, rustup would download a compiler where there is another one that does.
+#[test]
+fn no_file_pins_the_compiler() {
+    let toolchain = file("rust-toolchain.toml");
+    let settings = toolchain.lines().filter(|line| !line.starts_with('#')).collect::<String>();
+    assert!(!settings.contains("channel") && !settings.contains("path"), "{settings}");
+}
+
 fn meta() -> Value {
     serde_json::from_str(&file("META.json")).expect("META.json is JSON")
 }

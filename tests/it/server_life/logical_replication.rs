@@ -54,8 +54,8 @@ fn a_subscription_that_stalls_kills_no_worker() {
     assert_eq!(ledger(&mut there, "healthy"), ["1 stale 2 gone"]);
     assert_eq!(rows(&mut there, "executions"), rows(&mut here, "executions"));
     assert_eq!(problems(&mut there), ["subscription 55000"]);
-    assert_eq!(subscriber.log_lines_with(&["nobody is judged"]).len(), 1, "said once");
-    assert_eq!(publisher.log_lines_with(&["nobody is judged"]).len(), 0);
+    assert_eq!(subscriber.log_lines_with(&["no worker is declared dead here"]).len(), 1, "said once");
+    assert_eq!(publisher.log_lines_with(&["no worker is declared dead here"]).len(), 0);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn without_its_subscription_silence_counts_from_then_on() {
         assert_eq!(ask::<i64>(&mut there, &format!("SELECT count(*) FROM {call}"), &[]), 0, "{call}");
     }
     let found = health(&mut there, "subscription");
-    assert!(found.starts_with("warning: Nobody is judged here: subscription \"sub\""), "{found}");
+    assert!(found.starts_with("warning: No worker is declared dead here: subscription \"sub\""), "{found}");
     assert!(found.contains("ALTER SUBSCRIPTION \"sub\" DISABLE"), "{found}");
 
     run(&mut there, "ALTER SUBSCRIPTION sub DISABLE");

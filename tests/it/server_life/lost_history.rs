@@ -116,7 +116,7 @@ fn a_job_whose_end_was_lost_is_found_under_its_living_worker() {
     wait_until("the check to find them", || status(&mut client, CHECK) == "warning");
     let detail = "SELECT detail FROM rgrid_health() WHERE check_name = $1";
     let detail: String = ask(&mut client, detail, &[&CHECK]);
-    assert!(detail.starts_with("2 running jobs of 1 living workers were claimed before "), "{detail}");
+    assert!(detail.contains(" 2 running jobs of 1 living workers were claimed before "), "{detail}");
     assert!(detail.contains("'busy'"), "{detail}");
     // One that the worker really runs; it takes it up as the documents say.
     run(
@@ -126,7 +126,7 @@ fn a_job_whose_end_was_lost_is_found_under_its_living_worker() {
     );
     let detail: String =
         ask(&mut client, "SELECT detail FROM rgrid_health() WHERE check_name = $1", &[&CHECK]);
-    assert!(detail.starts_with("1 running jobs"), "{detail}");
+    assert!(detail.contains(" 1 running jobs of 1 living workers "), "{detail}");
     run(&mut client, "SELECT rgrid_register('busy')");
     assert_eq!(status(&mut client, CHECK), "ok");
     assert_eq!(failed_jobs(&mut client, "busy"), 3);
@@ -146,8 +146,8 @@ fn take_up(client: &mut Client, worker: &str) -> usize {
 #[test]
 fn a_recovery_to_a_point_in_time_gives_no_number_a_second_time_and_finds_jobs_that_had_ended() {
     let archive = archive();
-    let primary = Cluster::quick()
-        .setting("rgrid_heartbeat.stale_threshold", "3s")
+    // With the default threshold: nobody dies while the backup is made, however long that takes.
+    let primary = Cluster::builder()
         .setting("archive_mode", "on")
         .setting("archive_command", &format!("cp %p {}/%f", archive.display()))
         .start();
@@ -156,6 +156,7 @@ fn a_recovery_to_a_point_in_time_gives_no_number_a_second_time_and_finds_jobs_th
     assert_eq!((register(&mut client, "worker"), beat(&mut client, "busy")), (1, 1));
     claim_jobs(&mut client, "busy", 1);
     let backup = primary.base_backup();
+    backup.append_line("rgrid_heartbeat.stale_threshold = '3s'");
     run(&mut client, "SELECT pg_create_restore_point('then')");
     assert_eq!(register(&mut client, "worker"), 2);
     run(&mut client, "UPDATE executions SET status = 'completed' WHERE worker_id = 'busy'");

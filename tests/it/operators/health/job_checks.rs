@@ -174,7 +174,7 @@ fn a_fence_that_is_disabled_somewhere_is_told() {
     let database = cluster.database("unfenced");
     let mut client = database.connect();
     let check = "fence public.executions";
-    assert!(finding(&mut client, check).1.starts_with("There is none"));
+    assert!(finding(&mut client, check).1.starts_with("There is no fence"));
     run(&mut client, "SELECT rgrid_fence('executions')");
     assert_eq!(finding(&mut client, check).1, "Late results of jobs that were given up are refused.");
     for state in ["DISABLE TRIGGER USER", "ENABLE REPLICA TRIGGER rgrid_fence"] {

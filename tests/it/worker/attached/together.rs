@@ -42,7 +42,7 @@ fn more_than_half_of_the_sessions_are_left_to_silence_and_it_is_said() {
     let found: String = ask(&mut client, check, &[]);
     assert!(
         found.starts_with("warning: 3 workers are attached")
-            && found.contains("4 workers lost theirs together"),
+            && found.contains("4 workers lost their sessions together"),
         "{found}"
     );
     assert_eq!(dead(&mut client), [""; 0]);
