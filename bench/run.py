@@ -52,6 +52,7 @@ BENCHMARKS: dict[str, tuple[str, Benchmark]] = {
     "heartbeat": ("What a heartbeat costs, beside a call that does nothing and beside an upsert", heartbeat.measure),
     "known": ("A heartbeat of a known worker takes little more time than a call that does nothing", known.measure),
     "first": ("A heartbeat that writes its row costs little more than an upsert", first.measure),
+    "arrays": ("Many workers in one call cost little more than one upsert of their rows", arrays.measure),
     "dynahash": ("What the extension's table gains over PostgreSQL's own shared hash table", dynahash.measure),
     "standby": ("Heartbeats go on while a synchronous standby is away", standby.measure),
     "detection": ("A dead worker is found one sweep after the threshold, and never before it", detection.measure),

@@ -4,6 +4,8 @@ COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
     'Says that many workers of one host are alive; returns their incarnations in the same order';
 COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
     'Says that a worker starts; returns its id, generated if NULL, and its incarnation';
+COMMENT ON FUNCTION @extschema@.rgrid_register(text[], text) IS
+    'Says that many workers of one host start; returns each id, in the same order, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'Says that a worker stops on purpose; returns whether it was known';
 COMMENT ON FUNCTION @extschema@.rgrid_attach(text, text) IS

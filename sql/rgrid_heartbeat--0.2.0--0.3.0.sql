@@ -582,6 +582,9 @@ LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) p.datid;
 
 GRANT SELECT ON @extschema@.pg_stat_rgrid_problems TO pg_monitor;
 
+CREATE FUNCTION @extschema@.rgrid_register(worker_ids text[], hostname text DEFAULT NULL)
+    RETURNS TABLE (id text, incarnation bigint)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_register_all_wrapper';
 CREATE FUNCTION @extschema@.rgrid_attach(worker_id text, hostname text DEFAULT NULL) RETURNS bigint
     LANGUAGE c AS 'MODULE_PATHNAME', 'rgrid_attach_wrapper';
 CREATE FUNCTION @extschema@.rgrid_detach(worker_id text) RETURNS boolean
@@ -691,6 +694,8 @@ COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
     'Says that many workers of one host are alive; returns their incarnations in the same order';
 COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
     'Says that a worker starts; returns its id, generated if NULL, and its incarnation';
+COMMENT ON FUNCTION @extschema@.rgrid_register(text[], text) IS
+    'Says that many workers of one host start; returns each id, in the same order, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'Says that a worker stops on purpose; returns whether it was known';
 COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
@@ -718,6 +723,7 @@ BEGIN
                   '{rgrid_attach,rgrid_detach,rgrid_fence_violated,rgrid_reassign_worker,rgrid_rehearse,rgrid_replicated,'
                   'rgrid_stat_attached,rgrid_stat_databases,rgrid_stat_problems,rgrid_unwatch_function,'
                   'rgrid_unwatch_queue,rgrid_watch_function,rgrid_watch_queue,rgrid_worker_states}')
+               OR p.oid OPERATOR(pg_catalog.=) '@extschema@.rgrid_register(text[], text)'::pg_catalog.regprocedure
                OR p.proname OPERATOR(pg_catalog.=) 'rgrid_watch_jobs' AND p.pronargs OPERATOR(pg_catalog.>) 14)
     LOOP
         EXECUTE pg_catalog.format('REVOKE %s ON FUNCTION %s FROM %s CASCADE', given.privileges, given.object,

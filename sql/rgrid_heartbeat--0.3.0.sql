@@ -754,6 +754,21 @@ AS 'MODULE_PATHNAME', 'rgrid_register_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/worker.rs
+-- rgrid_heartbeat::api::worker::rgrid_register
+CREATE  FUNCTION "rgrid_register"(
+	"worker_ids" TEXT[], /* :: std :: option :: Option < Array < '_, & str > > */
+	"hostname" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS TABLE (
+	"id" TEXT,  /* String */
+	"incarnation" bigint  /* i64 */
+)
+
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rgrid_register_all_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/rehearse.rs
 -- rgrid_heartbeat::api::rehearse::rgrid_rehearse
 -- Skipped due to `#[pgrx(sql = false)]`
@@ -1109,6 +1124,8 @@ COMMENT ON FUNCTION @extschema@.rgrid_heartbeat(text[], text) IS
     'Says that many workers of one host are alive; returns their incarnations in the same order';
 COMMENT ON FUNCTION @extschema@.rgrid_register(text, text) IS
     'Says that a worker starts; returns its id, generated if NULL, and its incarnation';
+COMMENT ON FUNCTION @extschema@.rgrid_register(text[], text) IS
+    'Says that many workers of one host start; returns each id, in the same order, and its incarnation';
 COMMENT ON FUNCTION @extschema@.rgrid_deregister(text) IS
     'Says that a worker stops on purpose; returns whether it was known';
 COMMENT ON FUNCTION @extschema@.rgrid_attach(text, text) IS

@@ -1,4 +1,5 @@
-"""Workers that beat at a fixed rate while the server is stopped and started: fast, and immediate, as after a crash.
+"""Workers that beat at a fixed rate while the server is stopped and started, fast, and immediate, as after a crash; and
+while its promoted standby takes its place.
 
 Each worker beats at its own turn. When the connections are lost, they come back after a random pause, and the turns go on
 where they stopped. So the server gets the whole load at once, with empty memory. Nobody who beats may be declared dead,
@@ -16,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import rounds
@@ -25,7 +26,8 @@ from harness.report import Report
 from harness.server import DATABASE, PORT, SUPERUSER, Connection, Server, ServerProblem, Servers, value_of, wait_until
 from harness.workers import FIRST_ID
 
-STOPS = {"stopped and started": signal.SIGINT, "stopped immediate and started": signal.SIGQUIT}
+STOPPED, CRASHED = "stopped and started", "stopped immediate and started"
+REPLACED = "stopped immediate and replaced by its promoted standby"
 
 TURNS = f"""
 \\set turn :turn + 1
@@ -52,15 +54,28 @@ class Size:
         return self.workers / self.turn
 
 
-FULL = Size(1_000_000, turn=30, processes=8, clients=25, threshold=120, check_interval=10, killed=100, sampling=0.05)
-QUICK = Size(20_000, turn=3, processes=2, clients=4, threshold=8, check_interval=1, killed=20, sampling=1.0)
+MILLION = Size(1_000_000, turn=30, processes=8, clients=25, threshold=120, check_interval=10, killed=100, sampling=0.05)
+# How the figures grow is told by the hardest of the three for one server.
+FULL = {
+    replace(MILLION, workers=10_000, sampling=1.0): (CRASHED,),
+    replace(MILLION, workers=100_000, sampling=0.5): (CRASHED,),
+    MILLION: (CRASHED, STOPPED, REPLACED),
+}
+QUICK = {
+    Size(20_000, turn=3, processes=2, clients=4, threshold=8, check_interval=1, killed=20, sampling=1.0): (
+        STOPPED,
+        CRASHED,
+        REPLACED,
+    )
+}
 
 
 @dataclass
 class Herd:
     """Programs that beat for all workers, each for a share of them, and come back when their connections are lost."""
 
-    server: Server
+    servers: list[Server]
+    """They connect to the one of these that takes writes."""
     size: Size
     script: Path
     is_over: bool = False
@@ -110,9 +125,10 @@ class Herd:
         options += [f"--client={size.clients}", f"--rate={size.rate / size.processes:g}"]
         options += ["--log", f"--log-prefix={self.script.parent / f'storm-{place}'}", f"--sampling-rate={size.sampling:g}"]
         options += [f"--define={name}={value}" for name, value in variables.items()]
-        where = [f"--host={self.server.directory}", f"--port={PORT}", f"--username={SUPERUSER}", DATABASE]
+        hosts = ",".join(str(server.directory) for server in self.servers)
+        where = f"host={hosts} port={PORT} user={SUPERUSER} dbname={DATABASE} target_session_attrs=read-write"
         return subprocess.Popen(
-            [str(self.server.bindir / "pgbench"), *options, *where], env=dict(os.environ), text=True,
+            [str(self.servers[0].bindir / "pgbench"), *options, where], env=dict(os.environ), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
@@ -125,9 +141,40 @@ class Beat:
     latency: float
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What is told of one outage, in seconds."""
+
+    away: float
+    warm: float
+    p50: float
+    p99: float
+    slow: int
+
+    def line(self) -> str:
+        return (
+            f"away for {self.away:.1f} s, warm after {self.warm:.1f} s, 99 % within {self.p99 * 1_000:.1f} ms, "
+            f"{self.slow:,} rows written"
+        )
+
+
 def measure(servers: Servers, report: Report) -> None:
-    size = QUICK if report.quick else FULL
-    settings = {
+    crashes: dict[Size, Figures] = {}
+    for size, outages in (QUICK if report.quick else FULL).items():
+        for how in outages:
+            with servers.running(settings_for(size)) as server:
+                db = server.create_database("CREATE EXTENSION rgrid_heartbeat")
+                took = rounds.seconds(lambda db=db, size=size: beat_first(db, 0, size.workers))
+                report.note(f"{size.workers:,} first heartbeats by arrays of 10,000", f"{took:.1f} s")
+                figures = weather(servers, server, db, size, how, report)
+                if how == CRASHED:
+                    crashes[size] = figures
+    for size, figures in crashes.items():
+        report.note(f"{size.workers:,} workers, {size.rate:,.0f} heartbeats/s, {CRASHED}", figures.line())
+
+
+def settings_for(size: Size) -> dict[str, str]:
+    return {
         "max_connections": str(size.processes * size.clients + 20),
         "checkpoint_timeout": "5min",
         "rgrid_heartbeat.max_workers": str((size.workers + size.killed) * 11 // 10),
@@ -136,12 +183,6 @@ def measure(servers: Servers, report: Report) -> None:
         # Until all workers are known.
         "rgrid_heartbeat.stale_threshold": "1h",
     }
-    for how, number_of_signal in STOPS.items():
-        with servers.running(settings) as server:
-            db = server.create_database("CREATE EXTENSION rgrid_heartbeat")
-            took = rounds.seconds(lambda db=db: beat_first(db, 0, size.workers))
-            report.note(f"{size.workers:,} first heartbeats by arrays of 10,000", f"{took:.1f} s")
-            weather(server, db, size, how, number_of_signal, report)
 
 
 def beat_first(db: Connection, begin: int, count: int) -> None:
@@ -151,67 +192,84 @@ def beat_first(db: Connection, begin: int, count: int) -> None:
         db.execute(query, (FIRST_ID + first, FIRST_ID + last))
 
 
-def weather(server: Server, db: Connection, size: Size, how: str, stop: signal.Signals, report: Report) -> None:
-    """One stop and start under load."""
-    herd = Herd(server, size, server.directory / "storm.sql")
+def weather(servers: Servers, server: Server, db: Connection, size: Size, how: str, report: Report) -> Figures:
+    """One outage under load."""
+    name = f"{size.workers:,} workers, {how}"
     with contextlib.ExitStack() as stack:
+        standby = stack.enter_context(servers.standby_of(server)) if how == REPLACED else None
+        both = [server] if standby is None else [server, standby]
+        herd = Herd(both, size, server.directory / "storm.sql")
         stack.callback(herd.end)
         herd.start()
         time.sleep(size.turn)
         beat_first(db, size.workers, size.killed)
-        server.change_settings(db, {"rgrid_heartbeat.stale_threshold": f"{size.threshold}s"})
+        for one in both:
+            with one.connect() as session:
+                one.change_settings(session, {"rgrid_heartbeat.stale_threshold": f"{size.threshold}s"})
         time.sleep(size.turn)
         report.say(f"the server is {how}, under {size.rate:,.0f} heartbeats/s")
         server.connections.clear()
         db.close()
+        serving = standby or server
+        logged = len(serving.log.read_text(errors="replace"))
         down = time.time()
-        assert server.process is not None
-        server.process.send_signal(stop)
-        server.process.wait(120)
-        server.start()
+        end_and_go_on(server, standby, how)
         up = time.time()
-        db = server.connect()
-        server.connections.append(db)
-        warm, filled = await_warm(server, size)
-        report.note(f"{how}, until it took connections", f"{up - down:.1f} s")
-        report.goal(f"{how}, memory of {filled:,} workers filled", "within 5 s", f"{warm:.1f} s", warm <= 5)
+        db = serving.connect()
+        serving.connections.append(db)
+        warm, took, filled = await_warm(serving, size, logged)
+        report.note(f"{name}, until it took writes", f"{up - down:.1f} s")
+        report.note(f"{name}, seconds until warm", f"{warm - up:.1f} s")
+        report.goal(f"{name}, memory of {filled:,} workers filled", "within 5 s", f"{took:.1f} s", took <= 5)
         dead = "SELECT count(*) FROM rgrid_worker_deaths WHERE worker_id >= %s"
         border = str(FIRST_ID + size.workers)
         with contextlib.suppress(ServerProblem):
             limit = 2 * size.threshold + 3 * size.check_interval + 30
             wait_until("the dead are found", lambda: value_of(db, dead, border) == size.killed, timeout=limit)
-        tell_deaths(db, size, how, border, up + warm, report)
+        tell_deaths(db, size, name, border, warm, report)
         slow = value_of(db, "SELECT heartbeats_in_row FROM pg_stat_rgrid_heartbeat WHERE datname = current_database()")
-        report.note(f"{how}, heartbeats that had to write their row", f"{slow:,}")
-    tell_beats(beats_since(server.directory, up), size, how, up, herd, report)
+        report.note(f"{name}, heartbeats that had to write their row", f"{slow:,}")
+    p50, p99 = tell_beats(beats_since(server.directory, up), size, name, up, herd, report)
+    return Figures(up - down, warm - up, p50, p99, slow)
 
 
-def await_warm(server: Server, size: Size) -> tuple[float, int]:
-    """How long the server says that filling memory took, in seconds, and for how many workers."""
-    log = len(server.log.read_text(errors="replace").split("database system is ready"))
+def end_and_go_on(server: Server, standby: Server | None, how: str) -> None:
+    """The end of a server, and its start or the promotion of its standby."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGINT if how == STOPPED else signal.SIGQUIT)
+    server.process.wait(120)
+    if standby is None:
+        server.start()
+    else:
+        standby.promote()
+
+
+def await_warm(server: Server, size: Size, logged: int) -> tuple[float, float, int]:
+    """When memory was filled, how long the server says that it took, in seconds, and for how many workers."""
 
     def line() -> re.Match[str] | None:
-        text = server.log.read_text(errors="replace").split("database system is ready")[log - 1]
+        text = server.log.read_text(errors="replace")[logged:]
         return re.search(r"filled memory with (\d+) workers in (\d+) ms", text)
 
     wait_until("memory is filled", lambda: line() is not None, timeout=size.threshold + 60)
     found = line()
     assert found is not None
-    return int(found.group(2)) / 1_000, int(found.group(1))
+    return time.time(), int(found.group(2)) / 1_000, int(found.group(1))
 
 
-def tell_deaths(db: Connection, size: Size, how: str, border: str, warm: float, report: Report) -> None:
+def tell_deaths(db: Connection, size: Size, name: str, border: str, warm: float, report: Report) -> None:
     died = int(value_of(db, "SELECT count(*) FROM rgrid_worker_deaths WHERE worker_id < %s", border))
-    report.check(f"{how}, workers declared dead that beat all the time", "0", f"{died:,}", died == 0)
+    report.check(f"{name}, workers declared dead that beat all the time", "0", f"{died:,}", died == 0)
     query = "SELECT count(*), coalesce(extract(epoch FROM max(declared_dead_at)), 0)::float8 FROM rgrid_worker_deaths"
     row = db.execute(f"{query} WHERE worker_id >= %s", (border,)).fetchone()
     assert row is not None
     found, last = row
-    report.check(f"{how}, workers declared dead that were killed", str(size.killed), str(found), found == size.killed)
+    what = f"{name}, dead ones found one threshold later ({size.killed} killed meanwhile)"
+    report.check(what, str(size.killed), str(found), found == size.killed)
     if found:
         limit = size.threshold + 2 * size.check_interval
         after = last - warm
-        report.goal(f"{how}, the last of them after memory was filled", f"within {limit} s", f"{after:.1f} s", after <= limit)
+        report.goal(f"{name}, the last of them after memory was filled", f"within {limit} s", f"{after:.1f} s", after <= limit)
 
 
 def beats_since(directory: Path, begin: float) -> list[Beat]:
@@ -227,12 +285,13 @@ def beats_since(directory: Path, begin: float) -> list[Beat]:
     return beats
 
 
-def tell_beats(beats: list[Beat], size: Size, how: str, up: float, herd: Herd, report: Report) -> None:
+def tell_beats(beats: list[Beat], size: Size, name: str, up: float, herd: Herd, report: Report) -> tuple[float, float]:
     by_second = Counter(int(beat.at - up) for beat in beats)
     rates = [f"{by_second[second] / size.sampling:,.0f}" for second in range(10)]
-    report.note(f"{how}, heartbeats/s in the first ten seconds", ", ".join(rates))
+    report.note(f"{name}, heartbeats/s in the first ten seconds", ", ".join(rates))
     later = [beat.latency for beat in beats if up + 5 <= beat.at]
     p50, p99 = rounds.percentile(later, 0.5), rounds.percentile(later, 0.99)
-    report.goal(f"{how}, 99 % answered from the fifth second on", "within 50 ms of when they were due",
+    report.goal(f"{name}, 99 % answered from the fifth second on", "within 50 ms of when they were due",
                 f"{p99 * 1_000:.1f} ms (50 % within {p50 * 1_000:.1f} ms)", p99 <= 0.05)  # fmt: skip
-    report.check(f"{how}, heartbeats refused", "0", str(herd.refused), herd.refused == 0)
+    report.check(f"{name}, heartbeats refused", "0", str(herd.refused), herd.refused == 0)
+    return p50, p99

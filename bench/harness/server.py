@@ -114,6 +114,12 @@ class Server:
             return False
         return True
 
+    def promote(self) -> None:
+        """Ends the recovery of a standby: returns when it is a primary."""
+        with self.connect("postgres") as db:
+            if not value_of(db, "SELECT pg_promote()"):
+                raise ServerProblem("the standby was not promoted in time")
+
     def stop(self) -> None:
         """Fast first; then by force, because nothing may stay behind."""
         for db in self.connections:
@@ -221,6 +227,24 @@ class Servers:
                 yield server
             except (psycopg.Error, ServerProblem) as error:
                 raise ServerProblem(f"{error}\nThe end of the server's log:\n{server.end_of_log()}") from error
+
+    @contextlib.contextmanager
+    def standby_of(self, primary: Server) -> Iterator[Server]:
+        """A hot standby that streams from a running server, with the same settings."""
+        self.made += 1
+        standby = Server(self.bindir, self.directory / f"server-{self.made}", self.statement_timeout)
+        standby.directory.mkdir()
+        try:
+            where = [f"--host={primary.directory}", f"--port={PORT}", f"--username={SUPERUSER}"]
+            options = [f"--pgdata={standby.data}", "--checkpoint=fast", "--no-sync", "--write-recovery-conf"]
+            standby.program("pg_basebackup", *where, *options)
+            with (standby.data / "postgresql.conf").open("a") as file:
+                file.write(f"unix_socket_directories = '{standby.directory}'\n")
+            standby.start()
+            yield standby
+        finally:
+            standby.stop()
+            shutil.rmtree(standby.directory, ignore_errors=True)
 
     def known(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Without those settings of the extension that this build does not have."""

@@ -6,6 +6,7 @@ CREATE EXTENSION rgrid_heartbeat;
 CREATE ROLE rgrid_worker LOGIN;
 GRANT EXECUTE ON FUNCTION
     rgrid_register(text, text),
+    rgrid_register(text[], text),
     rgrid_heartbeat(text, text),
     rgrid_heartbeat(text[], text),
     rgrid_deregister(text),

@@ -12,10 +12,12 @@ use pgrx::prelude::*;
 
 use super::worker::{Call, Caller, client_address};
 use crate::error::{Error, Result};
+use crate::installation::Installation;
 use crate::pg::{self, catalog, roles, version};
 use crate::settings;
 use crate::shmem::{buffer, buffer::ties, databases};
 use crate::tables::deaths::WorkerRecord;
+use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::worker_owners;
 
 impl Caller<'_> {
@@ -46,7 +48,7 @@ impl Caller<'_> {
             worker_owners::put(&self.installation, self.id, owner)?;
         }
         if known.is_none() || record.dead {
-            self.check_number_of(owner)?;
+            check_number_of(&self.installation, &self.heartbeats, owner, self.id)?;
         }
         Ok(Some(owner))
     }
@@ -67,15 +69,21 @@ impl Caller<'_> {
         let name = worker_owners::owner(&self.installation, self.id)?;
         Ok(name.and_then(|name| roles::named(&name)))
     }
+}
 
-    fn check_number_of(&self, role: pg_sys::Oid) -> Result<()> {
-        let Some(limit) = settings::max_workers_per_role() else { return Ok(()) };
-        if worker_owners::reach(&self.installation, &self.heartbeats, role, limit, self.id)? {
-            let role = roles::name(role).unwrap_or_default();
-            return Err(Error::TooManyWorkers { role, limit });
-        }
-        Ok(())
+/// Refuses one more living worker of a role than it may have: this one, which the tables have already.
+pub(super) fn check_number_of(
+    installation: &Installation,
+    heartbeats: &HeartbeatTable,
+    role: pg_sys::Oid,
+    id: &str,
+) -> Result<()> {
+    let Some(limit) = settings::max_workers_per_role() else { return Ok(()) };
+    if worker_owners::reach(installation, heartbeats, role, limit, id)? {
+        let role = roles::name(role).unwrap_or_default();
+        return Err(Error::TooManyWorkers { role, limit });
     }
+    Ok(())
 }
 
 /// The role that an id belongs to, by memory alone.
@@ -141,6 +149,6 @@ fn reassign(worker_id: Option<&str>, role: &str) -> Result<()> {
     // Memory knows the former owner, and perhaps a session of its.
     buffer::close(id);
     ties::untie(id);
-    caller.check_number_of(new_owner)?;
+    check_number_of(installation, heartbeats, new_owner, id)?;
     if !had_row { heartbeats.delete(id) } else { Ok(()) }
 }

@@ -3,6 +3,8 @@
 //! They run in the worker's backend. The worker's role needs EXECUTE on them and nothing else: what they do to
 //! tables they do with the rights of the tables' owners.
 
+use std::time::Duration;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use uuid::Uuid;
@@ -43,14 +45,9 @@ fn rgrid_heartbeat(
     hostname: default!(Option<&str>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_heartbeat()");
-    Ok(beat(worker_id, hostname, None)?)
-}
-
-/// `call` is the call that this heartbeat is a part of.
-pub(super) fn beat(worker_id: Option<&str>, hostname: Option<&str>, call: Option<Call>) -> Result<i64> {
     let known = worker_id.and_then(|id| memory::beat(id, hostname));
-    let slowly = |call| beat_in_row(worker_id, hostname, call);
-    known.map_or_else(|| call.unwrap_or_else(Call::begin).run(slowly), Ok)
+    let slowly = || Call::begin().run(|call| beat_in_row(worker_id, hostname, call));
+    Ok(known.map_or_else(slowly, Ok)?)
 }
 
 /// A heartbeat that shared memory does not take: writes the worker's row, and reads in the ledger whether it is dead.
@@ -85,7 +82,7 @@ fn rgrid_heartbeats(
 ) -> Result<SetOfIterator<'static, i64>, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_heartbeat()");
     let incarnations = match worker_ids {
-        Some(worker_ids) => fleet::beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
+        Some(worker_ids) => fleet::heartbeats::beat_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?,
         None => return Err(Error::NullArgument("array of worker ids").into()),
     };
     Ok(SetOfIterator::new(incarnations))
@@ -113,11 +110,46 @@ fn rgrid_register(
     Ok(TableIterator::once(registered))
 }
 
+/// "We start", from one agent for the many workers of a host. Returns each id and its incarnation, in the same order.
+///
+/// New workers are written in a few statements for all. The others are registered one by one.
+///
+/// # Errors
+///
+/// Those of [`rgrid_register`], for a NULL element, too. An error of one worker refuses the whole call.
+#[pg_extern(name = "rgrid_register")]
+fn rgrid_register_all(
+    worker_ids: Option<Array<'_, &str>>,
+    hostname: default!(Option<&str>, "NULL"),
+) -> Result<TableIterator<'static, (name!(id, String), name!(incarnation, i64))>, ErrorReport> {
+    pg::prevent_unless_writable(c"rgrid_register()");
+    let worker_ids = worker_ids.ok_or(Error::NullArgument("array of worker ids"))?;
+    let registered = fleet::registrations::register_all(&worker_ids.iter().collect::<Vec<_>>(), hostname)?;
+    databases::request_visit();
+    Ok(TableIterator::new(registered))
+}
+
 fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Result<(String, i64)> {
     let caller = Caller::new(worker_id, hostname)?;
+    let (incarnation, owner) = register_row(&caller, call)?;
+    buffer::add_at_commit(caller.id, hostname, owner, incarnation);
+    Ok((caller.id.to_owned(), incarnation))
+}
+
+/// Registers a worker, of whom memory is told nothing yet. Returns its incarnation and the role that its id belongs to.
+pub(super) fn register_row(caller: &Caller<'_>, call: Call) -> Result<(i64, Option<pg_sys::Oid>)> {
     caller.check_owner()?;
-    let Caller { installation, heartbeats, id, .. } = &caller;
-    let is_new = heartbeats.insert(id, caller.hostname(), client_address)?;
+    let is_new = caller.heartbeats.insert(caller.id, caller.hostname(), client_address)?;
+    register_in_row(caller, is_new, call)
+}
+
+/// The same for a worker whose row is there; `is_new` says whether it is since this call.
+pub(super) fn register_in_row(
+    caller: &Caller<'_>,
+    is_new: bool,
+    call: Call,
+) -> Result<(i64, Option<pg_sys::Oid>)> {
+    let Caller { installation, heartbeats, id, .. } = caller;
     let earlier = if is_new { None } else { heartbeats.lock(id)? };
     let record = deaths::worker_record(installation, id, earlier.is_some())?;
     let owner = caller.confirm_owner(&record)?;
@@ -137,8 +169,7 @@ fn register(worker_id: Option<&str>, hostname: Option<&str>, call: Call) -> Resu
     if !is_new {
         heartbeats.beat(id, caller.hostname(), client_address)?;
     }
-    buffer::add_at_commit(id, hostname, owner, incarnation);
-    Ok(((*id).to_owned(), incarnation))
+    Ok((incarnation, owner))
 }
 
 /// How many ids are generated before the table is blamed: with a million workers, one id in 4,000 is taken.
@@ -225,7 +256,11 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn begin() -> Self {
-        Self { deadline: Deadline::after(settings::call_timeout()) }
+        Self::within(settings::call_timeout())
+    }
+
+    pub(super) fn within(limit: Duration) -> Self {
+        Self { deadline: Deadline::after(limit) }
     }
 
     pub(super) fn deadline(self) -> Deadline {

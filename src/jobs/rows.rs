@@ -42,6 +42,25 @@ impl JobTable {
         Ok(if is_theirs { rows } else { Vec::new() })
     }
 
+    /// Of these workers, those that have running jobs.
+    pub fn busy(&self, workers: &[String]) -> Result<Vec<String>> {
+        let columns = self.columns()?;
+        let workers = self.possible_workers(&columns, workers)?;
+        if workers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let statement = Statements::new(self, &columns, None).workers();
+        let mut busy: Vec<String> = self.as_owner(|| {
+            if quick_look::idle(self, &columns, None)?.is_some() {
+                return Ok(Vec::new());
+            }
+            sql::read_latest(&statement, &[arrays::of(&workers)], |row| row.required(1, "worker"))
+        })?;
+        let shared = self.with_living_namesake(&columns, &busy, &workers)?;
+        busy.retain(|worker| !shared.contains(worker));
+        Ok(busy)
+    }
+
     fn rows_of(&self, columns: &Columns, worker: &[String; 1]) -> Result<Vec<Row>> {
         let key = single_key(self.relation.oid)?;
         let statement = Statements::new(self, columns, key.as_deref()).rows();

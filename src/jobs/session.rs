@@ -2,6 +2,7 @@
 //!
 //! What cannot be settled in time is left behind, and said: see [`crate::tables::unsettled`].
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -16,7 +17,7 @@ use super::table::{JobTable, LockPolicy};
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::pg::timer::Deadline;
-use crate::pg::{advisory, report, scope};
+use crate::pg::{self, advisory, report, scope};
 use crate::shmem::problems::Problem;
 use crate::shmem::quarantine;
 
@@ -51,6 +52,32 @@ pub fn settle(
     note_tried(installation, &outcome);
     outcome.problems.drain(..).for_each(report::warn);
     Ok(outcome)
+}
+
+/// What workers who register were running before.
+pub struct Busy {
+    /// Those who have running jobs, and so are settled each by itself.
+    pub workers: HashSet<String>,
+    /// Tables in which each of the others may have some, because they could not be read.
+    pub left: Vec<LeftBehind>,
+}
+
+/// Looks for running jobs of workers who register, of whom nearly all are new. Waits until the deadline in all. Whatever
+/// could not be read is also a warning. Another server that does not answer keeps no worker away.
+pub fn busy(installation: &Installation, workers: &HashSet<String>, deadline: Deadline) -> Result<Busy> {
+    let mut call = Call { worker: "", now: pg::now(), deadline, outcome: Outcome::default() };
+    let parts = parts(installation)?;
+    let ids: Vec<String> = if parts.is_empty() { Vec::new() } else { workers.iter().cloned().collect() };
+    let mut workers = HashSet::new();
+    for table in parts {
+        match call.busy_in(&table, &ids) {
+            Ok(found) => workers.extend(found),
+            Err(error) if table.is_foreign() => call.outcome.add(&table, Err(error)),
+            Err(error) => call.leave(&table, None, problem(&table, &error)),
+        }
+    }
+    call.outcome.problems.drain(..).for_each(report::warn);
+    Ok(Busy { workers, left: call.outcome.left })
 }
 
 /// A worker's call, and what became of its jobs so far.
@@ -90,6 +117,21 @@ impl Call<'_> {
         may_read(table, Occasion::Death)?;
         let read = |call: &mut Self| table.rows(call.worker);
         advisory::without_leftovers(|| quarantine::at_work(table.watched.oid, || self.within(read)))?
+    }
+
+    /// Of many workers, those with running jobs.
+    fn busy_in(&mut self, table: &JobTable, workers: &[String]) -> Result<Vec<String>> {
+        let deadline = match table.is_foreign() {
+            true => self.deadline.at_most(elsewhere::LIMIT),
+            false => self.deadline.half(),
+        };
+        if table.is_foreign() {
+            may_settle(table, Occasion::Death)?
+        } else {
+            may_read(table, Occasion::Death)?
+        }
+        let read = || scope::subtransaction_of_call(deadline, || table.busy(workers));
+        advisory::without_leftovers(|| quarantine::at_work(table.watched.oid, read))?
     }
 
     /// Returns what was in the way, if something was.

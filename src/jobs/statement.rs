@@ -109,6 +109,12 @@ impl<'a> Statements<'a> {
         format!("SELECT {worker}, {requeues} FROM {target} WHERE {jobs}")
     }
 
+    /// The workers of the running jobs, each once.
+    pub fn workers(&self) -> String {
+        let (worker, target, jobs) = (self.worker_among(), self.target(), self.running_jobs());
+        format!("SELECT DISTINCT {worker} FROM {target} WHERE {jobs}")
+    }
+
     /// Locks the running jobs that are free, and returns a row for each.
     pub fn lock_free(&self) -> String {
         format!(

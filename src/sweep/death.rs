@@ -49,7 +49,7 @@ pub fn close_on_return(installation: &Installation, worker: &str, deadline: Dead
         deaths::add_jobs(installation, worker, None, (jobs.failed, jobs.requeued))?;
     }
     let left = settle_dead(installation, worker, now, deadline)?;
-    note(installation, worker, &left)?;
+    note_left(installation, &[worker], &left)?;
     let closed = deaths::close(installation, &[worker], now)?;
     buffer::close(worker);
     log_at_commit(closed.iter().map(|worker| return_line(worker)).collect());
@@ -72,7 +72,7 @@ pub fn end_for_restart(
     let mut jobs = session::settle(installation, &worker.id, now, deadline)?;
     jobs.settled.extend(by_call);
     let has_ended = end(installation, worker, Reason::Restarted, always, now, &jobs)?;
-    note(installation, &worker.id, &jobs.left)?;
+    note_left(installation, &[&worker.id], &jobs.left)?;
     Ok(has_ended)
 }
 
@@ -81,7 +81,7 @@ pub fn end_for_leaving(installation: &Installation, worker: &Worker, deadline: D
     let now = pg::now();
     let jobs = session::settle(installation, &worker.id, now, deadline)?;
     if !end(installation, worker, Reason::Deregistered, false, now, &jobs)? {
-        note(installation, &worker.id, &jobs.left)?;
+        note_left(installation, &[&worker.id], &jobs.left)?;
     }
     Ok(())
 }
@@ -121,13 +121,13 @@ pub fn settle_dead(
     Ok(jobs.left)
 }
 
-/// Notes the jobs that a worker leaves behind, so that sweepers settle those that nobody has changed until then. Only
-/// after that may the worker be told its new number.
+/// Notes the jobs that each of these workers leaves behind, so that sweepers settle those that nobody has changed until
+/// then. Only after that may a worker be told its new number.
 ///
 /// # Errors
 ///
 /// [`Error::NotNoted`] when it is not known which rows are being changed at this moment.
-fn note(installation: &Installation, worker: &str, left: &[LeftBehind]) -> Result<()> {
+pub fn note_left(installation: &Installation, workers: &[&str], left: &[LeftBehind]) -> Result<()> {
     let Some(first) = left.first() else { return Ok(()) };
     let snapshot = row_versions::ended_by_now().ok_or_else(|| Error::NotNoted {
         table: first.table.name.clone(),
@@ -135,7 +135,7 @@ fn note(installation: &Installation, worker: &str, left: &[LeftBehind]) -> Resul
                  subtransactions.",
     })?;
     for LeftBehind { table, keys, reason, .. } in left {
-        unsettled::note(installation, worker, table.oid, &snapshot, keys, reason)?;
+        unsettled::note(installation, workers, table.oid, &snapshot, keys, reason)?;
     }
     Ok(())
 }

@@ -133,7 +133,7 @@ fn try_part(begin: u32) -> Result<Part> {
         // Nobody may need a number for long, and the moment from which the database went on is to be known.
         incarnations::raise_base(&installation)?;
     }
-    let known = if ids.is_empty() { Vec::new() } else { known(&installation, &ids)? };
+    let known = if ids.is_empty() { Vec::new() } else { known(&installation, &ids, None)? };
     let mut count = 0;
     for worker in rows.iter().zip(&known).filter_map(|(row, known)| living(row, known, &heartbeats)) {
         match filling.add(&worker) {

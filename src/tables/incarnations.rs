@@ -23,7 +23,7 @@ use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
-use crate::pg::{self, catalog, commit, report, scope, sql};
+use crate::pg::{self, arrays, catalog, commit, report, scope, sql};
 use crate::rules::text::printable;
 use crate::tables::heartbeats::HeartbeatTable;
 
@@ -200,6 +200,22 @@ pub fn note(installation: &Installation, worker: &str, number: i64) -> Result<()
          ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation",
     ));
     installation.as_owner(|| statement.write(&[worker.into(), number.into()]))?;
+    Ok(())
+}
+
+/// Notes the numbers that workers are told. The caller has locked their rows of `worker_heartbeats`.
+pub fn note_all(installation: &Installation, told: &[(&str, i64)]) -> Result<()> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    let statement = installation.sql(
+        "INSERT INTO @extschema@.rgrid_incarnations AS n (worker_id, incarnation) \
+         SELECT u.id, u.number FROM unnest($1::text[], $2::bigint[]) AS u (id, number) \
+         ON CONFLICT (worker_id) DO UPDATE SET incarnation = EXCLUDED.incarnation",
+    );
+    let numbers: Vec<i64> = told.iter().map(|(_, number)| *number).collect();
+    let arguments = [arrays::texts(told.iter().map(|(id, _)| *id)), numbers.into()];
+    installation.as_owner(|| sql::write(&statement, &arguments))?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::installation::Installation;
-use crate::pg::{arrays, sql};
+use crate::pg::{arrays, roles, sql};
 use crate::tables::incarnations::HIGHEST;
 
 /// What is known of a worker.
@@ -20,8 +20,13 @@ pub struct Known {
     pub owner: Option<pg_sys::Oid>,
 }
 
-/// What is known of each of these workers at this moment, in the same order.
-pub fn known(installation: &Installation, workers: &[&str]) -> Result<Vec<Known>> {
+/// What is known of each of these workers at this moment, in the same order. It costs least where nothing is known but that
+/// their ids belong to the `usual` role, or to none.
+pub fn known(
+    installation: &Installation,
+    workers: &[&str],
+    usual: Option<pg_sys::Oid>,
+) -> Result<Vec<Known>> {
     let statement = installation.sql(&format!(
         "SELECT w.n, greatest(d.last + 1, i.incarnation), d.dead, o.owner IS NOT NULL, r.oid \
          FROM unnest($1::text[]) WITH ORDINALITY AS w (id, n) \
@@ -31,10 +36,13 @@ pub fn known(installation: &Installation, workers: &[&str]) -> Result<Vec<Known>
              ON d.worker_id = w.id \
          LEFT JOIN @extschema@.rgrid_incarnations i ON i.worker_id = w.id \
          LEFT JOIN @extschema@.rgrid_worker_owners o ON o.worker_id = w.id \
-         LEFT JOIN pg_catalog.pg_authid r ON r.rolname = o.owner"
+         LEFT JOIN pg_catalog.pg_authid r ON r.rolname = o.owner \
+         WHERE d.worker_id IS NOT NULL OR i.worker_id IS NOT NULL OR o.owner IS DISTINCT FROM $2::name"
     ));
-    let arguments = [arrays::texts(workers.iter().copied())];
-    let mut known = vec![Known::default(); workers.len()];
+    let name = usual.and_then(roles::name);
+    let usual = Known { is_owned: name.is_some(), owner: name.as_ref().and(usual), ..Known::default() };
+    let arguments = [arrays::texts(workers.iter().copied()), name.into()];
+    let mut known = vec![usual; workers.len()];
     let read = |row: sql::Row<'_>| {
         let place: i64 = row.required(1, "place")?;
         let one = Known {

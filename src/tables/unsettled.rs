@@ -24,10 +24,10 @@ pub struct Noted {
     pub keys: Vec<String>,
 }
 
-/// Notes what a worker has left behind in a table, for the last of its incarnations that ended.
+/// Notes what each of these workers has left behind in a table, for the last of its incarnations that ended.
 pub fn note(
     installation: &Installation,
-    worker: &str,
+    workers: &[&str],
     table: pg_sys::Oid,
     snapshot: &str,
     keys: &[String],
@@ -36,12 +36,14 @@ pub fn note(
     let statement = installation.sql(
         "INSERT INTO @extschema@.rgrid_unsettled_jobs AS u \
              (worker_id, incarnation, job_table, row_versions, job_keys, reason) \
-         SELECT $1, coalesce((SELECT pg_catalog.max(d.incarnation) FROM @extschema@.rgrid_worker_deaths d \
-                              WHERE d.worker_id = $1), 0), $2, $3::text::pg_snapshot, $4, $5 \
+         SELECT w.id, coalesce((SELECT pg_catalog.max(d.incarnation) FROM @extschema@.rgrid_worker_deaths d \
+                                WHERE d.worker_id = w.id), 0), $2, $3::text::pg_snapshot, $4, $5 \
+         FROM unnest($1::text[]) AS w (id) \
          ON CONFLICT (worker_id, incarnation, job_table) DO UPDATE \
              SET job_keys = pg_catalog.array_cat(u.job_keys, EXCLUDED.job_keys)",
     );
-    let arguments = [worker.into(), table.into(), snapshot.into(), arrays::of(keys), reason.into()];
+    let workers = arrays::texts(workers.iter().copied());
+    let arguments = [workers, table.into(), snapshot.into(), arrays::of(keys), reason.into()];
     installation.as_owner(|| sql::write(&statement, &arguments))?;
     Ok(())
 }

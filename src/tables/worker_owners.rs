@@ -32,6 +32,35 @@ pub fn put(installation: &Installation, id: &str, role: pg_sys::Oid) -> Result<(
     Ok(())
 }
 
+/// Those of these ids that belong to other roles than this one, by its name, each with its owner; `None` for a role that is
+/// gone.
+pub fn of_others(
+    installation: &Installation,
+    ids: &[&str],
+    role: pg_sys::Oid,
+) -> Result<Vec<(String, Option<pg_sys::Oid>)>> {
+    let statement = installation.sql(
+        "SELECT o.worker_id, r.oid FROM unnest($1::text[]) AS u (id) \
+         JOIN @extschema@.rgrid_worker_owners o ON o.worker_id = u.id \
+         LEFT JOIN pg_catalog.pg_authid r ON r.rolname = o.owner \
+         WHERE o.owner <> pg_catalog.pg_get_userbyid($2)",
+    );
+    let arguments = [arrays::texts(ids.iter().copied()), role.into()];
+    let read = |row: sql::Row<'_>| Ok((row.required(1, "worker id")?, row.optional(2)?));
+    installation.as_owner_by_keys(|| sql::read_latest(&statement, &arguments, read))
+}
+
+/// Gives ids of which nothing is noted to a role.
+pub fn add_all(installation: &Installation, ids: &[&str], role: pg_sys::Oid) -> Result<()> {
+    let statement = installation.sql(
+        "INSERT INTO @extschema@.rgrid_worker_owners (worker_id, owner) \
+         SELECT u.id, pg_catalog.pg_get_userbyid($2) FROM unnest($1::text[]) AS u (id)",
+    );
+    let arguments = [arrays::texts(ids.iter().copied()), role.into()];
+    installation.as_owner(|| sql::write(&statement, &arguments))?;
+    Ok(())
+}
+
 /// Gives ids that belong to no role, or to one that is gone, to a role.
 pub fn put_all(installation: &Installation, ids: &[&str], role: pg_sys::Oid) -> Result<()> {
     let statement = installation.sql(

@@ -53,7 +53,9 @@ pub fn live(order: &str) {
     let worker =
         Arc::new(Worker { order, recorder, incarnation: AtomicI64::new(0), leaving: AtomicBool::new(false) });
     worker.session("register", |worker, client, begin| {
-        let sql = "SELECT incarnation FROM rgrid_register($1)";
+        let alone = worker.order.process % 2 == 0;
+        let id = if alone { "$1" } else { "ARRAY[$1]" };
+        let sql = &format!("SELECT incarnation FROM rgrid_register({id})");
         let incarnation: i64 = client.query_one(sql, &[&worker.order.worker])?.get(0);
         worker.told(incarnation);
         worker.recorder.record(begin, What::Registered { incarnation });

@@ -7,7 +7,7 @@ use postgres::Client;
 pub fn tenant(database: &Database<'_>, role: &str) -> Client {
     let sql = "CREATE ROLE @role LOGIN;
                GRANT EXECUTE ON FUNCTION rgrid_heartbeat(text, text), rgrid_heartbeat(text[], text),
-                   rgrid_register(text, text), rgrid_deregister(text),
+                   rgrid_register(text, text), rgrid_register(text[], text), rgrid_deregister(text),
                    rgrid_attach(text, text), rgrid_detach(text) TO @role";
     run(&mut database.connect(), &sql.replace("@role", &format!("\"{role}\"")));
     database.connect_as(role)

@@ -240,6 +240,8 @@ fn a_worker_with_the_id_of_one_that_left_keeps_its_jobs() {
         "rgrid_heartbeat(ARRAY(SELECT 'q:' || n FROM generate_series(1, 100) n))",
         "rgrid_attach('q:7')",
         "rgrid_register('q:7')",
+        "rgrid_register(ARRAY['q:7'])",
+        "rgrid_register(ARRAY(SELECT 'q:' || n FROM generate_series(7, 50) n))",
     ];
     for beat in beats {
         run(&mut client, "SELECT rgrid_register('q:7')");

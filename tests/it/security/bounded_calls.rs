@@ -243,8 +243,7 @@ fn a_trigger_that_sleeps_or_cancels_keeps_no_worker_away() {
         watched_table(&mut client, name);
         with_trigger(&mut client, body);
         // Only its own sessions may be cancelled by the role.
-        let sql =
-            "GRANT EXECUTE ON FUNCTION rgrid_register TO @me; SELECT rgrid_reassign_worker('worker', '@me')";
+        let sql = "GRANT EXECUTE ON FUNCTION rgrid_register(text, text) TO @me; SELECT rgrid_reassign_worker('worker', '@me')";
         run(&mut client, &sql.replace("@me", name));
         let mut worker = database.connect_as(name);
         run(&mut worker, "SET statement_timeout = '1min'");

@@ -197,7 +197,7 @@ fn a_trigger_that_calls_a_function_of_ours_first_is_named_all_the_same() {
             &format!(
                 "CREATE TABLE hostile.other (LIKE executions INCLUDING DEFAULTS);
                  ALTER TABLE hostile.other OWNER TO {role};
-                 GRANT EXECUTE ON FUNCTION rgrid_rehearse, rgrid_register TO {role};
+                 GRANT EXECUTE ON FUNCTION rgrid_rehearse, rgrid_register(text, text) TO {role};
                  SELECT rgrid_watch_jobs('hostile.other')"
             ),
         );

@@ -167,7 +167,7 @@ fn a_callers_temporary_table_of_jobs_is_not_settled() {
     let database = cluster.database("temporary");
     let mut client = database.connect();
     create_attacker(&mut client, "fleeting");
-    run(&mut client, "GRANT EXECUTE ON FUNCTION rgrid_register, rgrid_sweep TO fleeting");
+    run(&mut client, "GRANT EXECUTE ON FUNCTION rgrid_register(text, text), rgrid_sweep TO fleeting");
     let mut fleeting = database.connect_as("fleeting");
     run(&mut fleeting, "SELECT rgrid_register('w')");
     claim_jobs(&mut client, "w", 1);

@@ -11,5 +11,6 @@ mod many_at_once;
 mod memory;
 mod pooler;
 mod python_workers;
+mod registered_at_once;
 mod session_memory;
 mod story;

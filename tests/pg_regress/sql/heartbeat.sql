@@ -43,6 +43,14 @@ SELECT * FROM rgrid_register('worker-5', 'host');
 SELECT rgrid_heartbeat('worker-5', 'host');
 SELECT worker_id, incarnation, reason, jobs_failed, returned_at IS NOT NULL AS returned FROM rgrid_worker_deaths
 WHERE worker_id LIKE 'worker-%';
+-- Many at once, in their order; one that is there already is another process, too.
+SELECT * FROM rgrid_register(ARRAY['worker-11', 'worker-10', 'worker-5', 'worker-11'], 'host-10');
+SELECT worker_id, hostname FROM worker_heartbeats WHERE hostname = 'host-10' ORDER BY worker_id;
+SELECT * FROM rgrid_register('{}'::text[]);
+SELECT * FROM rgrid_register(ARRAY['worker-12', '']);
+SELECT * FROM rgrid_register(ARRAY['worker-12', NULL]);
+SELECT * FROM rgrid_register(NULL::text[]);
+SELECT count(*) FROM worker_heartbeats WHERE worker_id = 'worker-12';
 -- Deregistration: the row goes, nobody died.
 SELECT rgrid_deregister('worker-1');
 SELECT rgrid_deregister('worker-1');
@@ -54,6 +62,9 @@ SELECT rgrid_heartbeat('worker-2', 'host');
 ROLLBACK;
 BEGIN READ ONLY;
 SELECT rgrid_register();
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT rgrid_register('{worker-2}'::text[]);
 ROLLBACK;
 BEGIN READ ONLY;
 SELECT rgrid_deregister('worker-2');

@@ -68,7 +68,12 @@ fn call_of_worker(random: &mut StdRng) -> String {
         0..6 => format!("SELECT rgrid_heartbeat({worker})"),
         6..9 => format!("SELECT rgrid_heartbeat({worker}, 'host-{}')", random.random_range(0..2)),
         9..11 => format!("SELECT rgrid_heartbeat(ARRAY[{worker}, {other}])"),
-        11..13 => format!("SELECT rgrid_register({worker})"),
+        11 => format!("SELECT rgrid_register({worker})"),
+        12 => format!(
+            "SELECT rgrid_register(ARRAY(SELECT current_database() || '/new{}-' || n FROM generate_series(1, 10) AS n)
+                                   || {worker} || {other})",
+            random.random_range(0..100)
+        ),
         13 => format!("SELECT rgrid_deregister({worker})"),
         14 => format!(
             "UPDATE worker_heartbeats SET last_heartbeat_at = clock_timestamp() WHERE worker_id = {worker}"

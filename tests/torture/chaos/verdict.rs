@@ -8,7 +8,7 @@ use crate::history::deaths_in;
 use std::time::{Duration, Instant};
 
 /// Deaths that a crash may keep from the log: their commit was done, and their line was not.
-const UNLOGGED_BY_A_CRASH: i64 = 12;
+const UNLOGGED_BY_A_CRASH: i64 = 24;
 
 pub fn judge(arena: &Arena) -> Vec<String> {
     let (current, past) = arena.lives();
