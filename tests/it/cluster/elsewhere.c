@@ -99,13 +99,14 @@ static bool has_system_column(Node *node, void *context)
 
 static void check(Query *query)
 {
+    List *sources = query->jointree->fromlist;
     ListCell *cell;
 
     if (query->commandType != CMD_SELECT && query->commandType != CMD_UPDATE)
         refuse("statements but SELECT and UPDATE are");
     if (query->rowMarks != NIL)
         refuse("row locks are");
-    if (query->cteList != NIL || list_length(query->rtable) != 1)
+    if (query->cteList != NIL || list_length(sources) != 1 || !IsA(linitial(sources), RangeTblRef))
         refuse("joins are");
     if (has_system_column(query->jointree->quals, NULL))
         refuse("system columns in conditions are");
