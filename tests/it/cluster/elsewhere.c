@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_authid_d.h"
 #include "executor/executor.h"
 #include "executor/tstoreReceiver.h"
 #include "fmgr.h"
@@ -22,6 +23,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/planner.h"
+#include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "tcop/utility.h"
@@ -97,13 +99,14 @@ static bool has_system_column(Node *node, void *context)
 
 static void check(Query *query)
 {
+    List *sources = query->jointree->fromlist;
     ListCell *cell;
 
     if (query->commandType != CMD_SELECT && query->commandType != CMD_UPDATE)
         refuse("statements but SELECT and UPDATE are");
     if (query->rowMarks != NIL)
         refuse("row locks are");
-    if (query->cteList != NIL || list_length(query->rtable) != 1)
+    if (query->cteList != NIL || list_length(sources) != 1 || !IsA(linitial(sources), RangeTblRef))
         refuse("joins are");
     if (has_system_column(query->jointree->quals, NULL))
         refuse("system columns in conditions are");
@@ -159,16 +162,19 @@ static Query *on_rows(Query *query)
 {
     Query *result = copyObject(query);
     RangeTblEntry *entry = linitial(result->rtable);
+#if PG_VERSION_NUM >= 160000
+    RTEPermissionInfo *rights = getRTEPermissionInfo(result->rteperminfos, entry);
+#else
+    RangeTblEntry *rights = entry;
+#endif
 
+    rights->checkAsUser = BOOTSTRAP_SUPERUSERID;
     entry->relid = get_relname_relid(get_rel_name(entry->relid), get_namespace_oid(SCHEMA_OF_ROWS, false));
     LockRelationOid(entry->relid, entry->rellockmode);
     entry->relkind = get_rel_relkind(entry->relid);
     entry->inh = true;
 #if PG_VERSION_NUM >= 160000
-    entry->perminfoindex = 0;
-    result->rteperminfos = NIL;
-#else
-    entry->requiredPerms = 0;
+    rights->relid = entry->relid;
 #endif
     return result;
 }

@@ -127,7 +127,6 @@ impl Exporter {
         let mut command = monitoring_program("prometheus-postgres-exporter");
         command.env("DATA_SOURCE_NAME", source);
         command.args(["--disable-default-metrics", "--disable-settings-metrics"]);
-        command.args(["--no-collector.database", "--no-collector.bgwriter"]);
         command.arg("--extend.query-path").arg(example("queries.yaml"));
         command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
         Self { server: WebServer::start(command, port) }

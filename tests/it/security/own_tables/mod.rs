@@ -136,11 +136,13 @@ fn a_session_refuses_to_run_code_of_others_and_calls_a_sweeper() {
     assert_eq!(own_objects(&mut client).0, "ok");
 }
 
-/// Waits for the sweep that follows CREATE EXTENSION: the next one would be in an hour.
+/// Waits for the sweep that follows CREATE EXTENSION, and the end of its sweeper: the next one would be in an hour.
 fn await_sweep_of(client: &mut Client) {
     wait_until("the first sweep", || {
-        let sql = "SELECT count(*) = 1 FROM pg_stat_rgrid_heartbeat
-                   WHERE datname = current_database() AND last_sweep_finished_at IS NOT NULL";
+        let sql = "SELECT count(*) = 1 FROM pg_stat_rgrid_heartbeat s
+                   WHERE datname = current_database() AND last_sweep_finished_at IS NOT NULL AND NOT EXISTS
+                       (SELECT FROM pg_stat_activity a
+                        WHERE a.datname = s.datname AND backend_type = 'rgrid_heartbeat sweeper')";
         ask(client, sql, &[])
     });
 }
@@ -179,6 +181,7 @@ fn without_sweepers_a_sweep_by_hand_takes_back_what_is_not_ours() {
     run(&mut client, "SELECT rgrid_sweep()");
     assert_eq!(own_objects(&mut client).0, "ok");
     assert_eq!(beat(&mut client, "worker"), 1);
+    assert_eq!(own_objects(&mut client).0, "ok");
     assert!(!is_superuser(&mut client, "patient"));
 }
 
