@@ -63,7 +63,7 @@ impl Objects {
 }
 
 thread_local! {
-    static OBJECTS: Remembered<Objects> = const { Remembered::new() };
+    static OBJECTS: Remembered<Objects> = const { Remembered::nothing() };
 }
 
 impl Installation {

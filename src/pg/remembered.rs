@@ -36,7 +36,7 @@ pub struct Remembered<T>(RefCell<Option<(u64, pg_sys::Oid, T)>>);
 
 impl<T: Clone> Remembered<T> {
     /// Nothing yet.
-    pub const fn new() -> Self {
+    pub const fn nothing() -> Self {
         Self(RefCell::new(None))
     }
 

@@ -87,7 +87,8 @@ pub fn with<T>(
     // SAFETY: the table's description, and a name that outlives the call.
     let number = unsafe { pg_sys::SPI_fnumber(table.entry().rd_att, column.as_ptr()) };
     let value = value.into_datum().filter(|_| number > 0).ok_or_else(|| missing(column))?;
-    let index = version::primary_key(table.as_ptr());
+    // SAFETY: open.
+    let index = unsafe { version::primary_key(table.as_ptr()) };
     // SAFETY: the column is of text; its collation is by bytes, as that of the key.
     let key = unsafe { equality(number, pg_sys::F_TEXTEQ, value) };
     // SAFETY: a snapshot of this process.

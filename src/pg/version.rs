@@ -66,8 +66,12 @@ pub fn may_set_role(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
 }
 
 /// The index of a table's primary key; `InvalidOid` when it has none.
-pub fn primary_key(table: pg_sys::Relation) -> pg_sys::Oid {
-    // SAFETY: the caller has the table open.
+///
+/// # Safety
+///
+/// The table is open.
+pub unsafe fn primary_key(table: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: the caller's promise.
     #[cfg(not(feature = "pg18"))]
     let key = unsafe { pg_sys::RelationGetPrimaryKeyIndex(table) };
     // SAFETY: as above. One that is deferrable serves for looking up.

@@ -12,7 +12,6 @@ pub mod liveness;
 pub mod local_time;
 pub mod losses;
 pub mod news;
-pub mod part_size;
 pub mod schedule;
 pub mod spelling;
 pub mod text;

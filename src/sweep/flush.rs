@@ -10,7 +10,6 @@ use crate::installation::Installation;
 use crate::pg::{self, process, report, row_versions, scope, version};
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::rules::liveness::silence;
-use crate::rules::part_size::PartSize;
 use crate::rules::schedule;
 use crate::rules::throttle::Throttle;
 use crate::settings;
@@ -18,6 +17,11 @@ use crate::shmem::buffer::{self, table::PendingHeartbeat};
 use crate::shmem::{counters, databases};
 use crate::shmem::{observation, quarantine};
 use crate::tables::heartbeats::{Beats, HeartbeatTable};
+
+/// Rows written in one transaction. Few enough that a worker which must write its own row does not wait long, and that
+/// a processor is soon free again for heartbeats that arrive meanwhile. Many enough that the cost of a transaction
+/// hardly matters.
+const BATCH: usize = 5_000;
 
 /// Writes heartbeats to their rows, unless that pauses.
 ///
@@ -69,22 +73,15 @@ fn write_all() -> Result<()> {
     let delaying = version::wait_event(c"RgridHeartbeatFlushDelay");
     let mut outcome = Ok(());
     let mut count = 0;
-    let mut size = PartSize::default();
     loop {
-        let wanted = size.rows();
-        let batch: Vec<PendingHeartbeat> = heartbeats.by_ref().take(wanted).collect();
+        let batch: Vec<PendingHeartbeat> = heartbeats.by_ref().take(BATCH).collect();
         count += batch.len();
         let is_worth_it = |error: &Error| !matches!(error, Error::InQuarantine);
-        let mut is_beating = false;
-        let result = bisect(&batch, &mut budget, is_worth_it, &mut |part: &[_]| {
-            is_beating |= flush_batch(part)?;
-            Ok(())
-        });
-        size.part_ends(batch.len(), is_beating);
+        let result = bisect(&batch, &mut budget, is_worth_it, &mut flush_batch);
         let has_failed = result.is_err();
         outcome = outcome.and(result);
         let delay = throttle.work_ends(Instant::now());
-        if batch.len() < wanted || budget.is_spent() {
+        if batch.len() < BATCH || budget.is_spent() {
             break;
         }
         if throttle.worked() > limit {
@@ -117,22 +114,21 @@ pub fn sample_intervals() {
     databases::change(pg::current_database(), |state| state.intervals.add(&silences, pg::to_postgres(now)));
 }
 
-/// Writes a batch in a transaction, and marks in memory what was written. Returns whether one of the workers has sent a
-/// heartbeat meanwhile.
-fn flush_batch(batch: &[PendingHeartbeat]) -> Result<bool> {
+/// Writes a batch in a transaction, and marks in memory what was written.
+fn flush_batch(batch: &[PendingHeartbeat]) -> Result<()> {
     let written = scope::transaction(|| write(batch))?;
-    let is_beating = match written.left.is_empty() {
+    match written.left.is_empty() {
         true => buffer::written(batch),
         false => {
             buffer::written(batch.iter().filter(|heartbeat| !written.left.contains(&heartbeat.key.id())))
         }
-    };
+    }
     for id in &written.gone {
         buffer::remove(id);
     }
     let rows = counters::number(batch.len() - written.left.len() - written.gone.len());
     databases::count(|counters| counters.rows_flushed += rows);
-    Ok(is_beating)
+    Ok(())
 }
 
 /// What became of a batch.

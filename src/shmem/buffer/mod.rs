@@ -309,10 +309,11 @@ pub fn entries() -> HashMap<pg_sys::Oid, u64> {
     entries.into_iter().map(|(database, count)| (database.into(), count)).collect()
 }
 
-/// Records that heartbeats are in their rows. Returns whether any of these workers has sent another one since.
-pub fn written<'a>(heartbeats: impl IntoIterator<Item = &'a PendingHeartbeat>) -> bool {
-    let Some(table) = table() else { return false };
-    heartbeats.into_iter().fold(false, |is_beating, heartbeat| table.written(heartbeat) | is_beating)
+/// Records that heartbeats are in their rows.
+pub fn written<'a>(heartbeats: impl IntoIterator<Item = &'a PendingHeartbeat>) {
+    if let Some(table) = table() {
+        heartbeats.into_iter().for_each(|heartbeat| table.written(heartbeat));
+    }
 }
 
 /// Forgets the workers of all databases but these.

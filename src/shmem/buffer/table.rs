@@ -296,17 +296,16 @@ impl<'a, L: Locks> Table<'a, L> {
         true
     }
 
-    /// Records that a heartbeat is in the worker's row. Returns whether the worker has sent another one since.
-    pub fn written(&self, heartbeat: &PendingHeartbeat) -> bool {
+    /// Records that a heartbeat is in the worker's row.
+    pub fn written(&self, heartbeat: &PendingHeartbeat) {
         let PendingHeartbeat { key, beat_at, number } = heartbeat;
         let hash = self.hash(key);
         let _locked = self.locks.shared(Partition::of(hash));
         // Where it was found, unless the worker's entry was removed meanwhile.
         let slot = self.slot(*number).filter(|slot| self.is(slot, *number, key, hash));
-        slot.or_else(|| self.find(key, hash)).is_some_and(|slot| {
+        if let Some(slot) = slot.or_else(|| self.find(key, hash)) {
             slot.written.store(*beat_at, Relaxed);
-            slot.beat_at.load(Relaxed) > *beat_at
-        })
+        }
     }
 
     /// Counts a worker that cannot have an entry.

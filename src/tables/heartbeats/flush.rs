@@ -8,7 +8,6 @@ use pgrx::datum::DatumWithOid;
 use super::HeartbeatTable;
 use crate::error::Result;
 use crate::pg::{arrays, sql};
-use crate::rules::part_size;
 use crate::shmem::buffer::table::PendingHeartbeat;
 
 impl HeartbeatTable {
@@ -23,7 +22,7 @@ impl HeartbeatTable {
             at = self.stored("b.at"),
             now = self.stored("pg_catalog.clock_timestamp()"),
         ));
-        self.joined(beats, c"50ms", || sql::write(&statement, &beats.arrays()))
+        self.by_keys(c"50ms", || sql::write(&statement, &beats.arrays()))
     }
 
     /// Writes heartbeats to the rows that no other session has locked.
@@ -38,7 +37,7 @@ impl HeartbeatTable {
             at = self.stored("b.at"),
             written = self.stored("u.at"),
         ));
-        self.joined(beats, c"1s", || sql::write(&statement, &beats.arrays()))
+        self.by_keys(c"1s", || sql::write(&statement, &beats.arrays()))
     }
 
     /// The workers of these heartbeats whose rows are still older, and those that have no row.
@@ -49,7 +48,7 @@ impl HeartbeatTable {
              WHERE h.worker_id IS NULL OR h.last_heartbeat_at < {}",
             self.stored("b.at"),
         ));
-        let rows: Vec<(String, bool)> = self.joined(beats, c"1s", || {
+        let rows: Vec<(String, bool)> = self.by_keys(c"1s", || {
             sql::read_latest(&statement, &beats.arrays(), |row| {
                 Ok((row.required(1, "worker id")?, row.required(2, "absence")?))
             })
@@ -59,11 +58,8 @@ impl HeartbeatTable {
         Ok((ids(left), ids(gone)))
     }
 
-    /// Runs `work`, which joins these heartbeats with the table: row by row, or all rows at once if there are many.
-    fn joined<T>(&self, beats: &Beats, lock_timeout: &'static CStr, work: impl FnOnce() -> T) -> T {
-        let scope = self.scope().lock_timeout(lock_timeout);
-        let is_large = part_size::is_large(beats.ids.len());
-        if is_large { scope.set(c"work_mem", c"64MB") } else { scope.by_keys() }.run(work)
+    fn by_keys<T>(&self, lock_timeout: &'static CStr, work: impl FnOnce() -> T) -> T {
+        self.scope().by_keys().lock_timeout(lock_timeout).run(work)
     }
 }
 

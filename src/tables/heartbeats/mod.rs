@@ -74,7 +74,7 @@ pub struct HeartbeatTable {
 }
 
 thread_local! {
-    static OPENED: Remembered<HeartbeatTable> = const { Remembered::new() };
+    static OPENED: Remembered<HeartbeatTable> = const { Remembered::nothing() };
 }
 
 impl HeartbeatTable {
