@@ -48,14 +48,16 @@ fn a_failover_that_lost_deaths_gives_no_number_a_second_time() {
     assert!(numbers.iter().all(|number| *number > NEW_BASE), "they were told 2, 1 and 3: {numbers:?}");
     assert_eq!(register(client, "restarted"), numbers[2] + 1);
     assert!(register(client, "living") > NEW_BASE, "after a death");
-    assert_eq!(standby.log_lines_with(&[RAISED]).len(), 1);
+    // A sweeper may have been asked for a number at the same moment, and neither waits for the other.
+    let raised = standby.log_lines_with(&[RAISED]).len();
+    assert!([1, 2].contains(&raised), "{raised}");
 
     standby.restart("fast");
     let mut client = standby.connect("grid");
     let again = ["left", "unknown", "restarted"].map(|worker| slow_beat(&mut client, worker, "another host"));
     assert_eq!(again, [numbers[0], numbers[1], numbers[2] + 1], "a restart changes no number");
     assert_eq!(slow_beat(&mut client, "phoenix", "another host"), 2);
-    assert_eq!(standby.log_lines_with(&[RAISED]).len(), 1, "the timeline is the same");
+    assert_eq!(standby.log_lines_with(&[RAISED]).len(), raised, "the timeline is the same");
 }
 
 /// Sessions that need a new number at the same time do not wait for each other's transactions.
