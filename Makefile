@@ -141,7 +141,7 @@ miri: ## the table of heartbeats under Miri; needs a nightly compiler with it, a
 bench: $(call needs,demo) ## measure, and write bench/RESULTS.md and its charts; an hour and 20 GB
 	$(MAKE) do-install do-bench
 
-bench-quick: $(call needs,demo) ## the same at sizes that take two minutes, for correctness, not for times
+bench-quick: $(call needs,demo) ## the same at sizes that take four minutes, for correctness, not for times
 	$(MAKE) do-install do-bench-quick
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)

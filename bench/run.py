@@ -23,6 +23,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks import (
+    arrays,
     attached,
     daemon_race,
     detection,
