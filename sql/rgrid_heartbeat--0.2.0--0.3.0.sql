@@ -703,7 +703,9 @@ COMMENT ON FUNCTION @extschema@.rgrid_sweep(boolean, boolean) IS
 COMMENT ON FUNCTION @extschema@.rgrid_worker_states() IS 'What the view rgrid_workers shows';
 COMMENT ON FUNCTION @extschema@.rgrid_stat_databases() IS 'What the view pg_stat_rgrid_heartbeat shows';
 
--- Rights on the functions that are new, from ALTER DEFAULT PRIVILEGES or as functions have them.
+-- Rights on the functions that are new, from ALTER DEFAULT PRIVILEGES or as functions have them. On the others, rights
+-- that ALTER DEFAULT PRIVILEGES gave when they were made: these are the ones that PostgreSQL has recorded as initial.
+-- Not on rgrid_sweep(): an update to 0.2.0 has copied rights there that were granted on purpose.
 DO $$
 DECLARE
     given record;
@@ -724,7 +726,13 @@ BEGIN
                   'rgrid_stat_attached,rgrid_stat_databases,rgrid_stat_problems,rgrid_unwatch_function,'
                   'rgrid_unwatch_queue,rgrid_watch_function,rgrid_watch_queue,rgrid_worker_states}')
                OR p.oid OPERATOR(pg_catalog.=) '@extschema@.rgrid_register(text[], text)'::pg_catalog.regprocedure
-               OR p.proname OPERATOR(pg_catalog.=) 'rgrid_watch_jobs' AND p.pronargs OPERATOR(pg_catalog.>) 14)
+               OR p.proname OPERATOR(pg_catalog.=) 'rgrid_watch_jobs' AND p.pronargs OPERATOR(pg_catalog.>) 14
+               OR p.proname OPERATOR(pg_catalog.=) ANY (
+                      '{rgrid_fence,rgrid_health,rgrid_stat_reset,rgrid_unfence,rgrid_unwatch_jobs}')
+                  AND EXISTS (SELECT FROM pg_catalog.pg_init_privs i, pg_catalog.aclexplode(i.initprivs) AS g
+                              WHERE i.objoid OPERATOR(pg_catalog.=) p.oid
+                                AND i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                                AND g.grantee OPERATOR(pg_catalog.=) a.grantee))
     LOOP
         EXECUTE pg_catalog.format('REVOKE %s ON FUNCTION %s FROM %s CASCADE', given.privileges, given.object,
             CASE WHEN given.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
@@ -737,8 +745,9 @@ GRANT EXECUTE ON FUNCTION @extschema@.rgrid_worker_states() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_databases() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_attached() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.rgrid_stat_problems() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.rgrid_health() TO pg_monitor;
 
--- What was granted on the former functions. For pg_dump these grants stay the database's own and do not become the
+-- What was granted on the former functions since they were made. For pg_dump these grants stay the database's own and do not become the
 -- extension's. pg_stat_rgrid_heartbeat calls rgrid_stat_attached(), too.
 DO $$
 DECLARE
@@ -763,6 +772,10 @@ BEGIN
         JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) f.former
         CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
         WHERE a.grantee OPERATOR(pg_catalog.<>) p.proowner
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_init_privs i, pg_catalog.aclexplode(i.initprivs) AS g
+                          WHERE i.objoid OPERATOR(pg_catalog.=) f.former
+                            AND i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                            AND g.grantee OPERATOR(pg_catalog.=) a.grantee)
     LOOP
         SELECT i.initprivs INTO initial FROM pg_catalog.pg_init_privs i
         WHERE i.objoid OPERATOR(pg_catalog.=) given.present

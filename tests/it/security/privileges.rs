@@ -208,5 +208,7 @@ fn an_update_gives_no_right_but_its_own_and_takes_back_those_on_tables() {
     assert_eq!(ask::<String>(&mut client, writable, &[]), harmless);
     // What an operator has granted on purpose stays.
     assert_eq!(callable(&mut client, "granted"), "rgrid_fence_violated rgrid_register rgrid_sweep");
-    assert_eq!(callable(&mut client, "pg_monitor"), MONITORING);
+    // Of rights on rgrid_sweep(), 0.2.0 has not kept which were given by default.
+    let with_sweep = MONITORING.replace("rgrid_worker_states", "rgrid_sweep rgrid_worker_states");
+    assert_eq!(callable(&mut client, "pg_monitor"), with_sweep);
 }
