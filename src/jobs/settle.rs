@@ -228,14 +228,14 @@ pub(super) fn until<T>(deadline: Option<Deadline>, work: impl FnOnce() -> Result
     }
 }
 
-/// The watched tables that are left to another server, each as a problem.
-pub fn replicated(installation: &Installation) -> Result<Vec<Problem>> {
+/// Those of these watched tables that are left to another server, each as a problem.
+pub fn replicated(watched: &[JobTable]) -> Vec<Problem> {
     let as_problem = |table: &JobTable| {
         let subscription = table.subscription.clone()?;
         let error = Error::JobsReplicated { subscription };
         Some(problem(table, &error).with_hint_of(&error))
     };
-    Ok(watched::watched(installation)?.iter().filter_map(as_problem).collect())
+    watched.iter().filter_map(as_problem).collect()
 }
 
 /// The tables of [`JobTable::parts`], of all watched tables.

@@ -18,18 +18,18 @@ use crate::shmem::subscriptions;
 use crate::tables::job_tables;
 
 /// The registry at one moment.
-struct Registry {
+pub struct Registry {
     /// The tables to settle.
-    watched: Vec<JobTable>,
+    pub watched: Vec<JobTable>,
     /// Tables that are not settled, although they would be without an entry.
     unwatched: HashSet<pg_sys::Oid>,
     /// What does not count.
-    idle: Idle,
+    pub idle: Idle,
 }
 
 /// The tables to settle.
 pub fn watched(installation: &Installation) -> Result<Vec<JobTable>> {
-    read(installation).map(|registry| registry.watched)
+    registry(installation).map(|registry| registry.watched)
 }
 
 /// The watched table with this OID.
@@ -54,10 +54,11 @@ pub struct Idle {
 
 /// The entries that do not count.
 pub fn idle(installation: &Installation) -> Result<Idle> {
-    read(installation).map(|registry| registry.idle)
+    registry(installation).map(|registry| registry.idle)
 }
 
-fn read(installation: &Installation) -> Result<Registry> {
+/// The whole registry. To read it takes as long as to look at a few tables.
+pub fn registry(installation: &Installation) -> Result<Registry> {
     let idle = Idle { dropped: Vec::new(), absent: Vec::new(), left_out: Vec::new() };
     let mut registry = Registry { watched: Vec::new(), unwatched: HashSet::new(), idle };
     entries::all(installation)?.into_iter().for_each(|one| registry.add(one));

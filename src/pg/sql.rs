@@ -14,19 +14,30 @@ use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::SpiHeapTupleData;
+use pgrx::spi::SpiError;
 use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
 use super::{names, scope};
 use crate::error::{Error, Result};
 
 /// One row of a result; columns are counted from 1.
-pub struct Row<'a>(SpiHeapTupleData<'a>);
+pub struct Row<'a> {
+    types: &'a [pg_sys::Oid],
+    values: &'a [pg_sys::Datum],
+    nulls: &'a [bool],
+}
 
 impl Row<'_> {
     /// A column that may be NULL.
     pub fn optional<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>> {
-        Ok(self.0.get(column)?)
+        let index = column.wrapping_sub(1);
+        let Some(type_oid) = self.types.get(index) else { return Err(Error::MissingValue("column")) };
+        if self.nulls[index] {
+            return Ok(None);
+        }
+        // SAFETY: a value of this type, which the row keeps while it is read; `T` has its own copy.
+        let value = unsafe { T::try_from_datum(self.values[index], false, *type_oid) };
+        Ok(value.map_err(SpiError::DatumError)?)
     }
 
     /// A column that is never NULL; `what` names it in the error that cannot happen.
@@ -73,9 +84,7 @@ fn rows<T>(
     visibility: Visibility,
     mut read: impl FnMut(Row<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    run(statement, Plan::OneShot, arguments, visibility, |result| {
-        result.rows().map(|row| read(row?)).collect()
-    })
+    run(statement, Plan::OneShot, arguments, visibility, |result| result.read(&mut read))
 }
 
 /// How PostgreSQL would run a statement: the topmost node of its plan.
@@ -153,8 +162,7 @@ impl SavedPlan {
         visibility: Visibility,
         mut read: impl FnMut(Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let read = |result: &Outcome| result.rows().map(|row| read(row?)).collect();
-        run(&self.statement, Plan::Saved, arguments, visibility, read)
+        run(&self.statement, Plan::Saved, arguments, visibility, |result| result.read(&mut read))
     }
 
     /// Makes a new plan the next time: one that a rule has made empty would otherwise never change again.
@@ -191,18 +199,28 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn rows(&self) -> impl Iterator<Item = Result<Row<'_>>> {
+    /// Reads each row by `read`. pgrx's own rows find each column from the first one on, with a jump buffer for each.
+    fn read<T>(&self, read: &mut impl FnMut(Row<'_>) -> Result<T>) -> Result<Vec<T>> {
         // SAFETY: null, or the result of the statement, which the connection keeps.
-        let table = unsafe { self.table.as_ref() };
-        table.into_iter().flat_map(|table| {
-            (0..usize::try_from(table.numvals).unwrap_or(0)).map(|index| {
-                // SAFETY: within the table.
-                let tuple = unsafe { *table.vals.add(index) };
-                // SAFETY: a row of this table and its description.
-                let row = unsafe { SpiHeapTupleData::new(table.tupdesc, tuple) }?;
-                row.map(Row).ok_or(Error::MissingValue("row"))
-            })
-        })
+        let Some(table) = (unsafe { self.table.as_ref() }) else { return Ok(Vec::new()) };
+        // SAFETY: the description of the result.
+        let columns = unsafe { (*table.tupdesc).natts };
+        // SAFETY: as above, and its columns.
+        let type_of = |number| unsafe { pg_sys::SPI_gettypeid(table.tupdesc, number) };
+        let types: Vec<pg_sys::Oid> = (1..=columns).map(type_of).collect();
+        let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); types.len()], vec![false; types.len()]);
+        let count = usize::try_from(table.numvals).unwrap_or(0);
+        let mut rows = Vec::with_capacity(count);
+        for index in 0..count {
+            // SAFETY: within the table.
+            let tuple = unsafe { *table.vals.add(index) };
+            // SAFETY: a row of this table and its description; there is room for each column.
+            unsafe {
+                pg_sys::heap_deform_tuple(tuple, table.tupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            }
+            rows.push(read(Row { types: &types, values: &values, nulls: &nulls })?);
+        }
+        Ok(rows)
     }
 }
 

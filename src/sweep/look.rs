@@ -11,7 +11,7 @@ use super::{Mode, local_time, mass_death};
 use crate::error::{Error, Result};
 use crate::jobs::entries::LeftOut;
 use crate::jobs::table::TableName;
-use crate::jobs::watched;
+use crate::jobs::watched::{self, Registry};
 use crate::jobs::{Outcome, settle};
 use crate::pg::{report, row_versions};
 use crate::rules::liveness::{self, Hold};
@@ -81,7 +81,7 @@ struct Candidates {
 impl Sweep {
     /// Reads the registry, the ledger, the rows and, for workers that seem silent or ahead of the clock, memory.
     pub fn look(&self) -> Result<WorkToDo> {
-        let idle = watched::idle(&self.installation)?;
+        let Registry { watched, idle, .. } = watched::registry(&self.installation)?;
         let Candidates { ahead, mut silent, in_local_time, dead } = self.candidates()?;
         self.warn_of_ahead(&ahead);
         if let Some(hold) = self.hold(silent.len(), &dead)? {
@@ -95,7 +95,7 @@ impl Sweep {
         orphans.problems.extend(in_local_time);
         orphans.problems.extend(idle.left_out.into_iter().map(not_counted));
         orphans.problems.extend(idle.absent.first().map(|name| absent(name)));
-        orphans.problems.extend(settle::replicated(&self.installation)?);
+        orphans.problems.extend(settle::replicated(&watched));
         if let Some(cutoff) = self.cutoff.filter(|_| self.mode == Mode::Sweeper) {
             // Their rows have the same heartbeat.
             buffer::forget_silent(cutoff);
