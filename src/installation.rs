@@ -101,20 +101,20 @@ impl Installation {
     /// A statement with the extension's schema in the place of `@extschema@`, as in an extension's script.
     ///
     /// Nothing else is put into a statement's text but quoted identifiers and literals: names from the catalog, the
-    /// columns, statuses and values that `rgrid_watch_jobs()` was given, and keys of jobs. All other arguments of callers
-    /// are passed as parameters.
+    /// columns, statuses and values that `rgrid_watch_jobs()` was given, and keys of jobs. All other arguments of
+    /// callers are passed as parameters.
     pub fn sql(&self, statement: &str) -> String {
         statement.replace("@extschema@", &self.quoted_schema)
     }
 
-    /// The rows of one of the extension's own tables whose column of text has this value. See [`stored_rows::with`].
+    /// The rows of one of the extension's own tables whose column of text has this value. See [`stored_rows::by_key`].
     pub fn stored<T>(
         &self,
         table: &str,
         key: (&'static CStr, &str),
         read: impl FnMut(StoredRow<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        stored_rows::with(self.table(table)?, self.owner, key, read)
+        stored_rows::by_key(self.table(table)?, self.owner, key, read)
     }
 
     /// All rows of one of the extension's own tables, of which there are few. See [`stored_rows::all`].
@@ -149,7 +149,8 @@ impl Installation {
         catalog::extension_of(relation) == self.oid
     }
 
-    /// Runs `work` with the rights that the extension's own tables need. Code that others have attached to them is refused.
+    /// Runs `work` with the rights that the extension's own tables need. Code that others have attached to them is
+    /// refused.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
         Scope::of(self.owner, &self.tables).guarded(true).run(work)
     }

@@ -214,8 +214,8 @@ fn define_sizes() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    // It fixes the size of shared memory, so it is set when the server starts. PostgreSQL takes no such setting later: where
-    // the library is not preloaded it is an ordinary one without an effect, and no misspelling.
+    // It fixes the size of shared memory, so it is set when the server starts. PostgreSQL takes no such setting later:
+    // where the library is not preloaded it is an ordinary one without an effect, and no misspelling.
     let context = if pg::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup };
     GucRegistry::define_int_guc(
         c"rgrid_heartbeat.max_workers",

@@ -1,7 +1,8 @@
-//! Tying a worker to a session: when the client of that session vanishes, the worker is dead much sooner than by its silence.
+//! Tying a worker to a session: when the client of that session vanishes, the worker is dead much sooner than by its
+//! silence.
 //!
-//! These functions run in the worker's backend. An attach is a heartbeat, with the same rights; the tie is made in shared
-//! memory when the transaction commits.
+//! These functions run in the worker's backend. An attach is a heartbeat, with the same rights; the tie is made in
+//! shared memory when the transaction commits.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -15,15 +16,16 @@ use crate::shmem::is_preloaded;
 
 /// "I am alive, and this session is mine." Returns the worker's incarnation, like a heartbeat.
 ///
-/// When the session ends because its client vanished, the worker is declared dead after `rgrid_heartbeat.disconnect_grace`,
-/// unless it is heard again before. A session that says goodbye, or is terminated, proves nothing. Heartbeats are needed all
-/// the same: of a process that hangs, the connection stays. Many workers may be attached to one session, and each to one: the
-/// newest. Repeated calls cost as much as a heartbeat. A worker that does not fit in memory is not attached.
+/// When the session ends because its client vanished, the worker is declared dead after
+/// `rgrid_heartbeat.disconnect_grace`, unless it is heard again before. A session that says goodbye, or is terminated,
+/// proves nothing. Heartbeats are needed all the same: of a process that hangs, the connection stays. Many workers may
+/// be attached to one session, and each to one: the newest. Repeated calls cost as much as a heartbeat. A worker that
+/// does not fit in memory is not attached.
 ///
 /// # Errors
 ///
-/// `object_not_in_prerequisite_state` when the library was not preloaded, and those of a heartbeat. A transaction with this
-/// call cannot be prepared.
+/// `object_not_in_prerequisite_state` when the library was not preloaded, and those of a heartbeat. A transaction with
+/// this call cannot be prepared.
 #[pg_extern]
 fn rgrid_attach(
     worker_id: Option<&str>,
@@ -46,8 +48,8 @@ fn attach(worker_id: Option<&str>, hostname: Option<&str>) -> Result<i64> {
     Ok(incarnation)
 }
 
-/// Unties a worker from the session that it is attached to, whichever that is. Returns whether there was one, or whether the
-/// worker had lost it and is not declared dead yet: then it is left to its silence.
+/// Unties a worker from the session that it is attached to, whichever that is. Returns whether there was one, or
+/// whether the worker had lost it and is not declared dead yet: then it is left to its silence.
 ///
 /// # Errors
 ///

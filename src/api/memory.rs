@@ -1,5 +1,5 @@
-//! Heartbeats that memory takes. While a sweeper fills it after a start, they wait for their entries: to write their rows
-//! would take the processors away from what spares them that.
+//! Heartbeats that memory takes. While a sweeper fills it after a start, they wait for their entries: to write their
+//! rows would take the processors away from what spares them that.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! Whose worker id is whose.
 //!
-//! In the extension's own table of heartbeats an id belongs to the role that first used it. Other roles without the rights
-//! of that one are refused: before they lock or wait for anything, and again when they have the worker's row locked, for
-//! until then the id may have got its first user. A role that was dropped owns nothing. One that was renamed is known by
-//! its OID for as long as the worker's heartbeats are in memory.
+//! In the extension's own table of heartbeats an id belongs to the role that first used it. Other roles without the
+//! rights of that one are refused: before they lock or wait for anything, and again when they have the worker's row
+//! locked, for until then the id may have got its first user. A role that was dropped owns nothing. One that was
+//! renamed is known by its OID for as long as the worker's heartbeats are in memory.
 
 use std::ffi::CStr;
 
@@ -30,8 +30,8 @@ impl Caller<'_> {
         check(self.id, self.owner()?)
     }
 
-    /// The same for a caller that has the worker's row locked, and has read its record since. An id without an owner is the caller's from now on. Returns
-    /// the owner; `None` in an adopted table.
+    /// The same for a caller that has the worker's row locked, and has read its record since. An id without an owner is
+    /// the caller's from now on. Returns the owner; `None` in an adopted table.
     ///
     /// # Errors
     ///
@@ -112,8 +112,8 @@ fn check_rights_of(id: &str, owner: pg_sys::Oid) -> Result<()> {
     Err(Error::NotOwnId { worker: id.to_owned(), owner })
 }
 
-/// Hands a worker's id over to another role. For superusers, and for roles that have the rights of the present owner and
-/// may SET ROLE to the new one.
+/// Hands a worker's id over to another role. For superusers, and for roles that have the rights of the present owner
+/// and may SET ROLE to the new one.
 ///
 /// # Errors
 ///

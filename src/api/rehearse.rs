@@ -1,5 +1,5 @@
-//! The function with which the owner of a watched table tries whether its jobs can be settled. [`crate::jobs::rehearsal`]
-//! says how.
+//! The function with which the owner of a watched table tries whether its jobs can be settled.
+//! [`crate::jobs::rehearsal`] says how.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -18,9 +18,9 @@ type Line = (String, String, Option<String>);
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for a caller that does not own the table; `undefined_object` for a table that is not watched;
-/// `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction. The errors of
-/// `rgrid_watch_jobs()` for a column that is missing or has another type by now.
+/// `insufficient_privilege` for a caller that does not own the table; `undefined_object` for a table that is not
+/// watched; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction. The
+/// errors of `rgrid_watch_jobs()` for a column that is missing or has another type by now.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "the columns of the result")]
 fn rgrid_rehearse(

@@ -1,8 +1,8 @@
-//! The functions with which owners have their queues settled by a call: by a function of theirs, or by the statements for a
-//! queue that is known by name.
+//! The functions with which owners have their queues settled by a call: by a function of theirs, or by the statements
+//! for a queue that is known by name.
 //!
-//! They run in the owner's session. What is watched is called once for no worker, and that is undone: what can never work
-//! is refused while its owner is there. All is checked again at each use.
+//! They run in the owner's session. What is watched is called once for no worker, and that is undone: what can never
+//! work is refused while its owner is there. All is checked again at each use.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -19,15 +19,16 @@ use crate::tables::unsettled_calls;
 
 /// Has a function settle the jobs of dead workers, or changes how. Its SQL is in `sql/job_queues.sql`.
 ///
-/// `settle(worker_ids text[], message text, declared_dead_at timestamptz)` is called at least once for each death of a worker
-/// whose id begins with `worker_prefix`, by sweepers, with its owner's rights. It gets the rest of the ids. It returns a row for each job, or nothing.
-/// `running(worker_ids text[])` says what is running: so jobs that dead workers claim later are settled, too.
+/// `settle(worker_ids text[], message text, declared_dead_at timestamptz)` is called at least once for each death of a
+/// worker whose id begins with `worker_prefix`, by sweepers, with its owner's rights. It gets the rest of the ids. It
+/// returns a row for each job, or nothing. `running(worker_ids text[])` says what is running: so jobs that dead workers
+/// claim later are settled, too.
 ///
 /// # Errors
 ///
 /// `insufficient_privilege` for a caller that does not own the function, or when both have different owners;
-/// `undefined_function`; `invalid_function_definition` for one with other arguments or another result; what a call for no
-/// worker meets; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
+/// `undefined_function`; `invalid_function_definition` for one with other arguments or another result; what a call for
+/// no worker meets; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 fn rgrid_watch_function(
     settle: Option<pg_sys::Oid>,
@@ -73,8 +74,8 @@ fn watch(installation: &Installation, name: QueueName, running: Option<String>, 
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for a caller that does not own the function; `undefined_function`; `null_value_not_allowed`;
-/// `read_only_sql_transaction` on a standby or in a read-only transaction.
+/// `insufficient_privilege` for a caller that does not own the function; `undefined_function`;
+/// `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 fn rgrid_unwatch_function(settle: Option<pg_sys::Oid>) -> Result<bool, ErrorReport> {
     pg::prevent_unless_writable(c"rgrid_unwatch_function()");
@@ -105,15 +106,14 @@ fn function(oid: pg_sys::Oid) -> Result<Function> {
 }
 
 /// Has the jobs of dead workers settled in a queue that is known by name, or changes its prefix. Its SQL is in
-/// `sql/job_queues.sql`. Without a schema it is the one where the queue's library puts it; without a prefix the queue's name and
-/// a colon.
+/// `sql/job_queues.sql`. Without a schema it is the one where the queue's library puts it; without a prefix the queue's
+/// name and a colon.
 ///
 /// # Errors
 ///
-/// `insufficient_privilege` for a caller that does not own the queue's tables; `undefined_object` for a queue that is not
-/// known; `object_not_in_prerequisite_state` when its tables differ from those that are known; what a call for no worker
-/// meets; `null_value_not_allowed`;
-/// `read_only_sql_transaction` on a standby or in a read-only transaction.
+/// `insufficient_privilege` for a caller that does not own the queue's tables; `undefined_object` for a queue that is
+/// not known; `object_not_in_prerequisite_state` when its tables differ from those that are known; what a call for no
+/// worker meets; `null_value_not_allowed`; `read_only_sql_transaction` on a standby or in a read-only transaction.
 #[pg_extern(sql = false)]
 fn rgrid_watch_queue(
     queue: Option<&str>,
@@ -131,8 +131,8 @@ fn watch_queue(queue: Option<&str>, schema: Option<&str>, worker_prefix: Option<
     watch(&installation, name, None, worker_prefix.unwrap_or(&default))
 }
 
-/// Stops watching a queue. Returns whether it was watched. Jobs that it has not settled yet are forgotten. Its SQL is in
-/// `sql/job_queues.sql`.
+/// Stops watching a queue. Returns whether it was watched. Jobs that it has not settled yet are forgotten. Its SQL is
+/// in `sql/job_queues.sql`.
 ///
 /// # Errors
 ///

@@ -247,8 +247,8 @@ fn deregister(worker_id: Option<&str>, call: Call) -> Result<bool> {
     Ok(true)
 }
 
-/// A call that does not find all that it needs in memory. It lasts no longer than `rgrid_heartbeat.call_timeout`, whatever
-/// the watched tables do.
+/// A call that does not find all that it needs in memory. It lasts no longer than `rgrid_heartbeat.call_timeout`,
+/// whatever the watched tables do.
 #[derive(Clone, Copy)]
 pub(super) struct Call {
     deadline: Deadline,
@@ -303,9 +303,9 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// The hostname of a new worker that gives none: the address of this session's client. `None` on a Unix socket, and in a
-/// process without a client. A pooler on this machine may use that socket for workers of other machines, so the server's
-/// own name would be a guess.
+/// The hostname of a new worker that gives none: the address of this session's client. `None` on a Unix socket, and in
+/// a process without a client. A pooler on this machine may use that socket for workers of other machines, so the
+/// server's own name would be a guess.
 pub(super) fn client_address() -> Result<Option<String>> {
     let addresses =
         sql::read("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[], |row| row.optional(1))?;

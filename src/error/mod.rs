@@ -1,5 +1,5 @@
-//! Everything that can go wrong, in one place. What PostgreSQL shows of each is in `report`. Both files are long because
-//! they are lists.
+//! Everything that can go wrong, in one place. What PostgreSQL shows of each is in `report`. Both files are long
+//! because they are lists.
 //!
 //! Functions return `Result<_, Error>`; the SQL functions turn an [`Error`] into the [`ErrorReport`] that
 //! pgrx raises.
@@ -133,7 +133,8 @@ pub enum Error {
     OwnTableLocked { table: String, pid: Option<i32>, mode: String },
     /// Running jobs of a worker are locked by another session.
     JobsLocked,
-    /// Jobs of a worker in `table` cannot be settled, and for this reason, a sentence, cannot be noted for later, either.
+    /// Jobs of a worker in `table` cannot be settled, and for this reason, a sentence, cannot be noted for later,
+    /// either.
     NotNoted { table: String, reason: &'static str },
     /// The row of a worker was locked by another session for so long.
     WorkerLocked { limit: Duration },
@@ -181,7 +182,8 @@ pub enum Error {
     // Warnings of a sweep.
     /// So many workers have a heartbeat that is ahead of the server's clock, the example among them by `ahead`.
     FutureHeartbeats { workers: usize, example: String, ahead: Duration },
-    /// So many workers, the example among them, write their heartbeats into `table` in the time of a zone that is behind UTC.
+    /// So many workers, the example among them, write their heartbeats into `table` in the time of a zone that is
+    /// behind UTC.
     LocalTime { table: String, workers: usize, example: String, behind: Duration },
     /// So many of the living workers are silent that they are held back, for `at_most`.
     MassDeath { silent: usize, living: usize, at_most: Duration },
@@ -261,8 +263,8 @@ impl Error {
         self.was_reported_as(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
     }
 
-    /// Whether a row that is to be deleted stays, because of tables that refer to it: their rows do, they are locked, they
-    /// take too long, or their code raises whatever.
+    /// Whether a row that is to be deleted stays, because of tables that refer to it: their rows do, they are locked,
+    /// they take too long, or their code raises whatever.
     pub fn keeps_row(&self) -> bool {
         matches!(self, Self::TimedOut { .. } | Self::Caught(_) | Self::Interrupted(_))
     }

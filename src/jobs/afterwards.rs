@@ -15,9 +15,9 @@ impl JobTable {
             && !self.is_elsewhere())
     }
 
-    /// Whether jobs that were to be settled are running afterwards: a trigger has put the old status back, or a trigger or
-    /// a rule has kept the row as it was. Jobs that are free tell it, or where single rows were changed, how many of the
-    /// workers' jobs are running now.
+    /// Whether jobs that were to be settled are running afterwards: a trigger has put the old status back, or a trigger
+    /// or a rule has kept the row as it was. Jobs that are free tell it, or where single rows were changed, how many of
+    /// the workers' jobs are running now.
     pub(super) fn is_running_still(
         &self,
         statements: &Statements<'_>,

@@ -1,7 +1,8 @@
-//! The attempts of a job: which of them count, whether one is left, and the extension's own counter for tables without one.
+//! The attempts of a job: which of them count, whether one is left, and the extension's own counter for tables without
+//! one.
 //!
-//! The attempt that a death has ended is one of those that a job has used up. A queue that counts at the claim has counted
-//! it by then. A limit of retries leaves the first attempt out.
+//! The attempt that a death has ended is one of those that a job has used up. A queue that counts at the claim has
+//! counted it by then. A limit of retries leaves the first attempt out.
 
 use std::collections::HashSet;
 use std::time::Duration;

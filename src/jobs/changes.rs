@@ -137,7 +137,8 @@ impl<'a> Change<'a> {
         Ok(jobs.settled())
     }
 
-    /// Whether settling changes a column of a key that other tables may refer to. Asked only where rows are locked first.
+    /// Whether settling changes a column of a key that other tables may refer to. Asked only where rows are locked
+    /// first.
     fn changes_key(&self) -> Result<bool> {
         if self.locked == LockPolicy::Refuse && self.table.mapping.on_death != OnDeath::Requeue {
             return Ok(false);

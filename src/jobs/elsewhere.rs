@@ -1,10 +1,10 @@
 //! Settling jobs in a table whose rows are elsewhere: a foreign table, or one whose rows a library brings from other
-//! servers. It takes a plain UPDATE, which waits there for locked rows: nobody can be told to skip them, nor how long to
-//! wait, so a timer here ends the wait.
+//! servers. It takes a plain UPDATE, which waits there for locked rows: nobody can be told to skip them, nor how long
+//! to wait, so a timer here ends the wait.
 //!
-//! All workers at once, and one by one where some rows are locked or refused: these keep back the jobs of their own worker
-//! alone. An UPDATE that requeues jobs wipes their workers, and so does not tell whose they were. They are counted before
-//! it then, and the counts hold if it changes as many.
+//! All workers at once, and one by one where some rows are locked or refused: these keep back the jobs of their own
+//! worker alone. An UPDATE that requeues jobs wipes their workers, and so does not tell whose they were. They are
+//! counted before it then, and the counts hold if it changes as many.
 
 use std::cell::OnceCell;
 use std::time::Duration;

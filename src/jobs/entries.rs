@@ -1,8 +1,8 @@
 //! What each entry of the registry means at this moment.
 //!
-//! An entry has a name. Beside it lies the OID that the name meant when a sweeper last looked. The name wins: a table that
-//! was put in the place of another one is settled as that one was, if it has the same owner and the columns. A name that
-//! means nothing any more is followed to where its table was renamed to.
+//! An entry has a name. Beside it lies the OID that the name meant when a sweeper last looked. The name wins: a table
+//! that was put in the place of another one is settled as that one was, if it has the same owner and the columns. A
+//! name that means nothing any more is followed to where its table was renamed to.
 
 use std::collections::HashSet;
 
@@ -82,8 +82,8 @@ impl Meant {
 ///
 /// # Errors
 ///
-/// When it has another owner or lacks a column, or while the one before is left out because of its owner's code: a new one
-/// would be let in.
+/// When it has another owner or lacks a column, or while the one before is left out because of its owner's code: a new
+/// one would be let in.
 fn not_in_its_place(named: &Relation, known: &Known, owner: pg_sys::Oid, mapping: &JobMapping) -> Result<()> {
     let name = |role| roles::name(role).unwrap_or_else(|| "that is gone".into());
     if named.owner != owner {

@@ -58,8 +58,8 @@ fn function_of(job_table: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
     Ok(found.into_iter().next())
 }
 
-/// The tables in which a fence of the table stands, itself and its partitions, and whether it is enabled there for those
-/// who write.
+/// The tables in which a fence of the table stands, itself and its partitions, and whether it is enabled there for
+/// those who write.
 pub fn places(job_table: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, bool)>> {
     let statement = "SELECT t.tgrelid, t.tgenabled::pg_catalog.text OPERATOR(pg_catalog.=) ANY ('{O,A}') \
                      FROM pg_catalog.pg_trigger t \

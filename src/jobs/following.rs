@@ -19,8 +19,8 @@ use crate::tables::{job_tables, tried_tables};
 /// How long the entry of a table that was dropped waits for another one of the name.
 const KEPT: chrono::Duration = chrono::Duration::days(1);
 
-/// Notes what all entries mean now. Returns lines for the log, and an error that stopped one of them. What another session
-/// has locked is noted by the next sweep; what it means is known without that.
+/// Notes what all entries mean now. Returns lines for the log, and an error that stopped one of them. What another
+/// session has locked is noted by the next sweep; what it means is known without that.
 pub fn follow(installation: &Installation, now: DateTime<Utc>) -> Result<(Vec<String>, Option<Error>)> {
     let mut all = entries::all(installation)?;
     let default = entries::default_entry(installation)?;

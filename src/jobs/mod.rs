@@ -4,8 +4,8 @@
 //! the table since it was watched. [`watched`] says which tables there are, [`entries`] which table a name means,
 //! [`table`] is one of them, [`columns`] has what it needs, [`attempts`] counts, [`statement`] has the texts of the
 //! statements, [`changes`] runs them, [`settle`] works on all tables together, [`elsewhere`] on one whose rows are not
-//! here, [`quick_look`] tells where nothing runs, and [`rehearsal`] tries one of them. [`settlers`] are queues whose jobs
-//! are settled by a call, [`queues`] those that are known by name.
+//! here, [`quick_look`] tells where nothing runs, and [`rehearsal`] tries one of them. [`settlers`] are queues whose
+//! jobs are settled by a call, [`queues`] those that are known by name.
 
 mod afterwards;
 pub mod attempts;

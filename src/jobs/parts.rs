@@ -16,8 +16,8 @@ use crate::pg::timer::Deadline;
 use crate::rules::bisection::{RetryBudget, bisect};
 use crate::shmem::quarantine;
 
-/// How many attempts may fail in one settlement of a table, of whole workers and of rows each: enough to find some bad rows
-/// among the jobs of a thousand workers.
+/// How many attempts may fail in one settlement of a table, of whole workers and of rows each: enough to find some bad
+/// rows among the jobs of a thousand workers.
 const FAILURES: u32 = 60;
 
 /// How long is tried in parts, after the first failure.
@@ -37,8 +37,8 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Settles the jobs of these workers after the table has refused them as a whole with this error, as far as each can
-    /// be. If it refuses to settle no jobs, too, that is tried no further.
+    /// Settles the jobs of these workers after the table has refused them as a whole with this error, as far as each
+    /// can be. If it refuses to settle no jobs, too, that is tried no further.
     pub fn settle(&self, workers: &[String], error: &Error, outcome: &mut Outcome) {
         if self.attempt(|| self.table.settle(&[], self.now, LockPolicy::Refuse)).is_err() {
             outcome.problems.push(problem(self.table, error));

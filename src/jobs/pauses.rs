@@ -1,5 +1,5 @@
-//! Whether a table is left alone for now: because another server settles its jobs, because code of its owner has ended a
-//! process, or because it has failed not long ago.
+//! Whether a table is left alone for now: because another server settles its jobs, because code of its owner has ended
+//! a process, or because it has failed not long ago.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

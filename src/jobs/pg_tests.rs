@@ -29,8 +29,8 @@ mod tests {
         watched::find(&Installation::of_caller().unwrap(), oid).unwrap()
     }
 
-    /// Whether a plan finds rows by the worker's column in the index, and reads the table in no other way. Rows that another
-    /// part of the statement has found may be fetched by their places.
+    /// Whether a plan finds rows by the worker's column in the index, and reads the table in no other way. Rows that
+    /// another part of the statement has found may be fetched by their places.
     fn uses_the_index(plan: &Value) -> bool {
         let text = plan.to_string();
         let conditions = [r#""Index Cond":"(worker_id "#, r#""Index Cond":"((worker_id)::"#];
@@ -49,7 +49,8 @@ mod tests {
         plans.unwrap().remove(0)
     }
 
-    /// The statements, each with the arguments that it has in use: all end with those of the rows where they are of rows.
+    /// The statements, each with the arguments that it has in use: all end with those of the rows where they are of
+    /// rows.
     fn check_plans(table: &JobTable, of_rows: bool, worker: &str) {
         let columns = table.columns().unwrap();
         let all = Statements::new(table, &columns, None);

@@ -1,8 +1,9 @@
 //! A quick look into a table of very many partitions: nearly always nothing runs in them, and to plan one statement for
 //! all of them takes half a second.
 //!
-//! Where an index of the table has an entry for each running job, the indexes of its partitions are looked at; otherwise
-//! whether a partition has any page. An entry may be of a row that is dead or not committed: then it takes a statement.
+//! Where an index of the table has an entry for each running job, the indexes of its partitions are looked at;
+//! otherwise whether a partition has any page. An entry may be of a row that is dead or not committed: then it takes a
+//! statement.
 
 use std::collections::HashMap;
 
@@ -48,8 +49,8 @@ pub struct Idle {
     pub has_index: bool,
 }
 
-/// Whether a table with very many partitions has no running job, of these workers or at all; `None` where it has one, and
-/// where a quick look cannot tell. Runs as the table's owner.
+/// Whether a table with very many partitions has no running job, of these workers or at all; `None` where it has one,
+/// and where a quick look cannot tell. Runs as the table's owner.
 pub fn idle(table: &JobTable, columns: &Columns, workers: Option<&[String]>) -> Result<Option<Idle>> {
     let is_partitioned = table.relation.kind == pg_sys::RELKIND_PARTITIONED_TABLE && !table.only;
     // A transaction that keeps its snapshot may be a serializable one, whose reads are noted in what a statement opens.

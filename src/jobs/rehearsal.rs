@@ -1,8 +1,8 @@
 //! Rehearsals: a job of a watched table is settled as a sweep would do it, and all is undone. So the owner learns while
 //! watching the table, and not by the first death, that a trigger names what is not there.
 //!
-//! Runs in the session of the table's owner, for as long as a worker's call may take. It waits 50 ms for a lock. Of what
-//! was done, sequences stay advanced, and what a trigger did outside of the database stays done.
+//! Runs in the session of the table's owner, for as long as a worker's call may take. It waits 50 ms for a lock. Of
+//! what was done, sequences stay advanced, and what a trigger did outside of the database stays done.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub struct Attempt {
     pub tried: Tried,
     /// What it met; `None` when it works.
     pub problem: Option<Report>,
-    /// Whether every job meets that: something is missing, not allowed, or of a wrong type. Other problems may be those of
-    /// the job that was tried, or of another server.
+    /// Whether every job meets that: something is missing, not allowed, or of a wrong type. Other problems may be those
+    /// of the job that was tried, or of another server.
     pub never_works: bool,
 }
 
@@ -159,7 +159,8 @@ impl Trial<'_> {
         )
     }
 
-    /// Settles a job that is made up; empty when the table takes none that has only a worker and a status, and is running.
+    /// Settles a job that is made up; empty when the table takes none that has only a worker and a status, and is
+    /// running.
     fn with_made_up(&self) -> Vec<Attempt> {
         self.each_way(Tried::MadeUp, |way| match scope::subtransaction(|| self.make_up()) {
             // A trigger may have given it another status.
@@ -256,8 +257,8 @@ fn job(row: sql::Row<'_>) -> Result<Job> {
     Ok(Job { worker, row })
 }
 
-/// Whether a problem is that of the table or a trigger, and not of the job's values: a feature that is not supported, an
-/// undefined schema or database, a wrong name, type or right.
+/// Whether a problem is that of the table or a trigger, and not of the job's values: a feature that is not supported,
+/// an undefined schema or database, a wrong name, type or right.
 fn is_of_every_job(report: &Report) -> bool {
     let class = sqlstate(report.code as i32);
     ["0A", "3D", "3F", "42"].iter().any(|always| class.starts_with(always))

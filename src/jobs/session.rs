@@ -62,8 +62,8 @@ pub struct Busy {
     pub left: Vec<LeftBehind>,
 }
 
-/// Looks for running jobs of workers who register, of whom nearly all are new. Waits until the deadline in all. Whatever
-/// could not be read is also a warning. Another server that does not answer keeps no worker away.
+/// Looks for running jobs of workers who register, of whom nearly all are new. Waits until the deadline in all.
+/// Whatever could not be read is also a warning. Another server that does not answer keeps no worker away.
 pub fn busy(installation: &Installation, workers: &HashSet<String>, deadline: Deadline) -> Result<Busy> {
     let mut call = Call { worker: "", now: pg::now(), deadline, outcome: Outcome::default() };
     let parts = parts(installation)?;
@@ -111,8 +111,8 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// The running jobs of the worker. Also to read a table may run code of its owner: a cast of the worker's column, or
-    /// a function in an index's condition.
+    /// The running jobs of the worker. Also to read a table may run code of its owner: a cast of the worker's column,
+    /// or a function in an index's condition.
     fn rows(&mut self, table: &JobTable) -> Result<Vec<Row>> {
         may_read(table, Occasion::Death)?;
         let read = |call: &mut Self| table.rows(call.worker);

@@ -107,8 +107,8 @@ pub fn totals<'a>(settled: impl IntoIterator<Item = &'a SettledJobs>) -> (i64, i
 }
 
 /// Settles the running jobs of workers in all watched tables. Locked rows stay for the next sweep. A sweeper tries a
-/// table that could not be settled with growing pauses. When workers are declared dead, that holds for one that took too
-/// long.
+/// table that could not be settled with growing pauses. When workers are declared dead, that holds for one that took
+/// too long.
 pub fn settle(
     installation: &Installation,
     workers: &[String],
@@ -165,8 +165,8 @@ pub(super) fn settle_here(table: &JobTable, workers: &[String], now: DateTime<Ut
     }
 }
 
-/// What these workers are running that would be settled, in all watched tables. What cannot be read until the deadline, if
-/// there is one, is a problem.
+/// What these workers are running that would be settled, in all watched tables. What cannot be read until the deadline,
+/// if there is one, is a problem.
 pub fn running(
     installation: &Installation,
     workers: &[String],

@@ -1,5 +1,5 @@
-//! What settles jobs by a call: a function of its owner, or the statements for a queue that is known by name. It is looked up
-//! at each use, because owners and libraries change both. [`super::settlers`] calls it.
+//! What settles jobs by a call: a function of its owner, or the statements for a queue that is known by name. It is
+//! looked up at each use, because owners and libraries change both. [`super::settlers`] calls it.
 
 use std::collections::HashSet;
 
@@ -110,8 +110,8 @@ impl<'a> Settler<'a> {
         })
     }
 
-    /// Calls it for no worker, and undoes that: so its owner learns at once that it names what is not there. It waits for no
-    /// longer than a worker's call may take.
+    /// Calls it for no worker, and undoes that: so its owner learns at once that it names what is not there. It waits
+    /// for no longer than a worker's call may take.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Queues whose jobs are settled by a call: by a function of their owner, or by the statements for a queue that is known by
-//! name. Only sweepers call: with the owner's rights, in a subtransaction, for so long as any statement may
+//! Queues whose jobs are settled by a call: by a function of their owner, or by the statements for a queue that is
+//! known by name. Only sweepers call: with the owner's rights, in a subtransaction, for so long as any statement may
 //! take. What could not be done is noted ([`unsettled_calls`]) in the transaction of the death, and tried again by each
 //! sweep: a call is made at least once for each death.
 

@@ -1,9 +1,9 @@
 //! The statements that settle jobs, as texts.
 //!
-//! Identifiers and literals come quoted from the catalog and the registry; ids, message and time are parameters:
-//! `$1` the workers, `$2` the message, `$3` the time, and where single rows are meant, `$4` and `$5`. Every operator, type
-//! and function has its schema: a plan that PostgreSQL makes anew is made with the `search_path` of the owner's code. The
-//! conditions are written so that a partial index on the running jobs serves them.
+//! Identifiers and literals come quoted from the catalog and the registry; ids, message and time are parameters: `$1`
+//! the workers, `$2` the message, `$3` the time, and where single rows are meant, `$4` and `$5`. Every operator, type
+//! and function has its schema: a plan that PostgreSQL makes anew is made with the `search_path` of the owner's code.
+//! The conditions are written so that a partial index on the running jobs serves them.
 
 use pgrx::{pg_sys, spi};
 
@@ -13,7 +13,8 @@ use super::new_values::{NewValues, converted};
 use super::table::{JobTable, LockPolicy};
 use crate::pg::{arrays, row_versions};
 
-/// No stronger than what a plain UPDATE takes: a transaction that has inserted a row which refers to a job stops nothing.
+/// No stronger than what a plain UPDATE takes: a transaction that has inserted a row which refers to a job stops
+/// nothing.
 const NO_KEY_UPDATE: &str = "NO KEY UPDATE";
 
 /// The table and the place of a row, as text.
@@ -140,8 +141,8 @@ impl<'a> Statements<'a> {
     ///
     /// A row has to be locked before it is changed in two cases: to skip rows that other sessions have locked, and to
     /// read the worker before it is cleared. Then the two steps are joined by row identity, so that exactly the locked
-    /// rows are changed. Rows that are elsewhere have none: they are waited for, and where jobs are requeued, the worker that
-    /// is returned is the first of `$1`.
+    /// rows are changed. Rows that are elsewhere have none: they are waited for, and where jobs are requeued, the
+    /// worker that is returned is the first of `$1`.
     pub fn settle(&self, locked: LockPolicy) -> String {
         let (target, jobs) = (self.target(), self.running_jobs());
         let assignments = NewValues::of(self.table, self.columns, self.counts.as_deref()).list();

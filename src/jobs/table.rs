@@ -144,9 +144,9 @@ impl JobTable {
         is_foreign(&self.relation)
     }
 
-    /// Whether the rows are elsewhere: in a foreign table, or where a library brings them from. They take a plain UPDATE.
-    /// Places and versions of rows mean nothing here, and nobody there can be told to skip locked ones. A table that
-    /// cannot be looked at for now is taken for one of this server.
+    /// Whether the rows are elsewhere: in a foreign table, or where a library brings them from. They take a plain
+    /// UPDATE. Places and versions of rows mean nothing here, and nobody there can be told to skip locked ones. A table
+    /// that cannot be looked at for now is taken for one of this server.
     pub fn is_elsewhere(&self) -> bool {
         let is_brought = || {
             let look = || self.scope().lock_timeout(c"50ms").run(|| scanned::is_scanned_here(&self.target));

@@ -1,4 +1,5 @@
-//! Settling what returning workers have left behind: of the jobs that they ran before, those that have not changed since.
+//! Settling what returning workers have left behind: of the jobs that they ran before, those that have not changed
+//! since.
 //!
 //! A job that has changed may have been claimed by the worker's new process.
 
@@ -111,8 +112,8 @@ impl<'a> Settlement<'a> {
             }
             let (known, refused) = (self.outcome.problems.len(), self.outcome.refused.len());
             locked += self.settle_one(&parts, one, now);
-            // A job that refuses its values is one by itself. Otherwise it would be the same with the other notes, and each
-            // might wait for a lock.
+            // A job that refuses its values is one by itself. Otherwise it would be the same with the other notes, and
+            // each might wait for a lock.
             if self.outcome.problems.len() > known && self.outcome.refused.len() == refused {
                 return Ok(());
             }

@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::pg::notifications;
 
 /// Notifies the channel that the table's watch names, if it does and jobs were requeued. Delivered at the commit, once
-/// however often this is called before. Without room in PostgreSQL's queue nothing is sent: the workers find the jobs when
-/// they look by themselves.
+/// however often this is called before. Without room in PostgreSQL's queue nothing is sent: the workers find the jobs
+/// when they look by themselves.
 pub(super) fn wake(table: &JobTable, settled: &[SettledJobs]) -> Result<()> {
     let Some(channel) = &table.mapping.wake_channel else { return Ok(()) };
     if settled.iter().all(|jobs| jobs.requeued == 0) || !notifications::has_room()? {

@@ -2,8 +2,8 @@
 //! uuid does. Ids are text that is compared by bytes, so the workers of these spellings are different ones: a job is
 //! settled only if none of them is alive.
 //!
-//! An id that is no value of the type has no jobs in the table. Whether it is one, PostgreSQL says by an error, so ids are
-//! converted in a subtransaction, in halves where that fails.
+//! An id that is no value of the type has no jobs in the table. Whether it is one, PostgreSQL says by an error, so ids
+//! are converted in a subtransaction, in halves where that fails.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -148,8 +148,8 @@ impl JobTable {
         Ok(pairs.into_iter().filter_map(|(number, other)| Some((id(number)?.as_str(), other))).collect())
     }
 
-    /// Of these workers, which have jobs here, those whose jobs may be those of a living worker, because the ids of both are
-    /// spellings of the same. Those in `own` are the workers whose jobs are settled, or read.
+    /// Of these workers, which have jobs here, those whose jobs may be those of a living worker, because the ids of
+    /// both are spellings of the same. Those in `own` are the workers whose jobs are settled, or read.
     pub(super) fn with_living_namesake(
         &self,
         columns: &Columns,
@@ -205,8 +205,9 @@ impl JobTable {
         Ok(possible.iter().filter(|worker| !shared.contains(worker)).cloned().collect())
     }
 
-    /// Checks that the jobs that were settled are those of these workers alone: another one may have registered, and have
-    /// claimed a job, since they were read. A worker is there before its first job, so one that has none is not missed.
+    /// Checks that the jobs that were settled are those of these workers alone: another one may have registered, and
+    /// have claimed a job, since they were read. A worker is there before its first job, so one that has none is not
+    /// missed.
     pub(super) fn check_settled(
         &self,
         columns: &Columns,

@@ -1,7 +1,7 @@
 //! Advisory locks of a session that code of a table's owner leaves behind.
 //!
-//! A security-restricted operation keeps that code from leaving prepared statements, cursors, temporary tables or LISTEN
-//! behind, and the scope takes its settings back; but not locks of pg_advisory_lock().
+//! A security-restricted operation keeps that code from leaving prepared statements, cursors, temporary tables or
+//! LISTEN behind, and the scope takes its settings back; but not locks of pg_advisory_lock().
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::collections::HashSet;
@@ -49,7 +49,8 @@ fn held() -> Result<HashSet<Lock>> {
     Ok(locks.into_iter().collect())
 }
 
-/// Releases a lock as often as this session has it. One that only the transaction has stays, and PostgreSQL warns of it.
+/// Releases a lock as often as this session has it. One that only the transaction has stays, and PostgreSQL warns of
+/// it.
 fn release(lock: &Lock) -> Result<()> {
     let &(class, object, kind, is_shared) = lock;
     let function = if is_shared { "pg_advisory_unlock_shared" } else { "pg_advisory_unlock" };

@@ -2,7 +2,8 @@
 //! of the role that runs our statements, a superuser.
 //!
 //! An expression is harmless if it calls nothing but immutable functions of PostgreSQL. Some of the others run a query
-//! that they are given as text, or that a view stands for. Those that a constraint and a default of ours call are known.
+//! that they are given as text, or that a view stands for. Those that a constraint and a default of ours call are
+//! known.
 //!
 //! Runs in every process, with the table locked by the statement that is about to use it. That lock conflicts with the
 //! one that attaching takes, so what is found stays true until the transaction ends. What only a table's owner can

@@ -255,8 +255,8 @@ pub fn indexes_on(relation: pg_sys::Oid, column: &str) -> Result<Vec<String>> {
     Ok(indexes.into_iter().filter_map(qualified_name).collect())
 }
 
-/// Whether one of these columns is in a key of one of these relations, as PostgreSQL has keys when it locks rows: a unique
-/// index that is not partial and has no expression.
+/// Whether one of these columns is in a key of one of these relations, as PostgreSQL has keys when it locks rows: a
+/// unique index that is not partial and has no expression.
 pub fn have_key_with(relations: &[pg_sys::Oid], columns: &[String]) -> Result<bool> {
     let relations: Vec<i64> = relations.iter().map(|oid| i64::from(oid.to_u32())).collect();
     let found = sql::read(

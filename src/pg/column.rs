@@ -104,8 +104,8 @@ impl Column {
     }
 }
 
-/// The operator by which a type's default operator class compares, which only a superuser creates; `InvalidOid` where it has
-/// none.
+/// The operator by which a type's default operator class compares, which only a superuser creates; `InvalidOid` where
+/// it has none.
 pub(super) fn equality_of(type_oid: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a type that exists; the entry is never null, and stays for the session.
     unsafe { (*pg_sys::lookup_type_cache(type_oid, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr }

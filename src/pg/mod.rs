@@ -170,8 +170,8 @@ pub fn current_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// What a table's rows were written by, as text: the server, its timeline, the database and the table. A copy of the table,
-/// and a server that went on from an earlier moment, have another one. Not on a standby.
+/// What a table's rows were written by, as text: the server, its timeline, the database and the table. A copy of the
+/// table, and a server that went on from an earlier moment, have another one. Not on a standby.
 pub fn origin(table: pg_sys::Oid) -> String {
     // SAFETY: read from the control file when the server was started.
     let server = unsafe { pg_sys::GetSystemIdentifier() };

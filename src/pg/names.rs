@@ -14,8 +14,8 @@
 //! function (`FuncExpr`). `RelabelType` and `Const` run nothing, but show that a name meant an unexpected type. A cast
 //! that leads away from a type starts from a column of the allowed relations or from another conversion.
 //!
-//! The operators of `OpExpr` and `ScalarArrayOpExpr` are looked at as well: they are in pg_catalog, or those by which the
-//! default operator class of a column's type compares, which only a superuser creates.
+//! The operators of `OpExpr` and `ScalarArrayOpExpr` are looked at as well: they are in pg_catalog, or those by which
+//! the default operator class of a column's type compares, which only a superuser creates.
 //!
 //! Of the other nodes of an expression in PostgreSQL 15, none needs to be looked at:
 //!
@@ -63,8 +63,8 @@ thread_local! {
     static PREVIOUS: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
 }
 
-/// Puts the check in place. Called once, when the library is loaded. `when_refused` is called before code of others at a
-/// table of the extension is refused.
+/// Puts the check in place. Called once, when the library is loaded. `when_refused` is called before code of others at
+/// a table of the extension is refused.
 pub fn install(when_refused: fn()) {
     attached::install();
     referring::install();
@@ -172,8 +172,8 @@ unsafe extern "C-unwind" fn check_names(
     }
 }
 
-/// What is neither allowed nor the system's: a relation, or a type or operator that neither the allowed ones nor their columns
-/// have.
+/// What is neither allowed nor the system's: a relation, or a type or operator that neither the allowed ones nor their
+/// columns have.
 fn unexpected(allowed: &[pg_sys::Oid], relations: &[pg_sys::Oid], used: &Used) -> Option<Error> {
     if let Some(oid) = relations.iter().find(|oid| !allowed.contains(oid) && !is_catalog(**oid)) {
         return Some(Error::Replaced { table: catalog::qualified_name(*oid).unwrap_or_default() });
@@ -280,7 +280,8 @@ pub(super) unsafe fn types_in(node: *mut pg_sys::Node) -> Vec<pg_sys::Oid> {
     unsafe { used_in(node) }.types
 }
 
-/// Adds the type that a node converts to, or its operator, and goes on to what is below the node. The head of the file says why these.
+/// Adds the type that a node converts to, or its operator, and goes on to what is below the node. The head of the file
+/// says why these.
 #[pg_guard]
 unsafe extern "C-unwind" fn collect(node: *mut pg_sys::Node, used: *mut std::ffi::c_void) -> bool {
     // SAFETY: null, or a node of the query; its tag says which.

@@ -3,8 +3,8 @@
 use super::{arrays, sql};
 use crate::error::Result;
 
-/// Above this share of PostgreSQL's queue no notification should be sent. A full queue would fail the commit, and with it
-/// the death; any role can fill it by listening in a transaction that does not end.
+/// Above this share of PostgreSQL's queue no notification should be sent. A full queue would fail the commit, and with
+/// it the death; any role can fill it by listening in a transaction that does not end.
 pub const FULL: f64 = 0.9;
 
 /// Bytes that a payload may have; PostgreSQL takes fewer than 8,000.

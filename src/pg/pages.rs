@@ -60,8 +60,8 @@ pub enum Entries<'a> {
 /// Pages of an index that are read to find out that all of its entries are gone.
 const MOST_PAGES: u64 = 16;
 
-/// Whether a B-tree index has no such entry: neither of a row that somebody sees, nor of one that is not committed. False
-/// also where that is not known.
+/// Whether a B-tree index has no such entry: neither of a row that somebody sees, nor of one that is not committed.
+/// False also where that is not known.
 pub fn is_without(index: pg_sys::Oid, entries: Entries<'_>) -> bool {
     let locked = Locked::new(index);
     match (locked.pages(), entries) {

@@ -1,11 +1,12 @@
 //! Foreign keys between tables of ours and others, and what a row of ours that is deleted sets off at the others.
 //!
 //! The threat: PostgreSQL deletes or changes the rows there as their table's owner, but until version 17 it runs the
-//! AFTER triggers of that table when our statement ends, and as the role of our statement. Here they run as the owner of
-//! the table. Where tables of several owners have such code, the statement is refused: each would get another's rights.
+//! AFTER triggers of that table when our statement ends, and as the role of our statement. Here they run as the owner
+//! of the table. Where tables of several owners have such code, the statement is refused: each would get another's
+//! rights.
 //!
-//! That is decided between the statement and its AFTER triggers, in every process. It locks each such table as PostgreSQL does a moment
-//! later, so nobody attaches anything to it meanwhile.
+//! That is decided between the statement and its AFTER triggers, in every process. It locks each such table as
+//! PostgreSQL does a moment later, so nobody attaches anything to it meanwhile.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::Cell;

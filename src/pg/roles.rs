@@ -51,8 +51,8 @@ pub fn name(role: pg_sys::Oid) -> Option<String> {
     (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
 
-/// Keeps other sessions that call this for the same table and role waiting until the transaction ends. Nothing else takes
-/// or awaits this lock.
+/// Keeps other sessions that call this for the same table and role waiting until the transaction ends. Nothing else
+/// takes or awaits this lock.
 pub fn lock_in(table: pg_sys::Oid, role: pg_sys::Oid) {
     let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: an ordinary heavyweight lock, released at the end of the transaction.

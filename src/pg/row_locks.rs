@@ -1,7 +1,8 @@
 //! Which rows of a table other transactions are changing or have locked, found out without locking a row.
 //!
-//! SQL shows the transaction that has last locked or replaced a row, but not whether the number is one of a transaction or
-//! of several together, so the pages are read here. What is looked at is a few bytes of each row, of all its versions.
+//! SQL shows the transaction that has last locked or replaced a row, but not whether the number is one of a transaction
+//! or of several together, so the pages are read here. What is looked at is a few bytes of each row, of all its
+//! versions.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ops::Range;
@@ -39,8 +40,8 @@ impl HeapTable {
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0.as_ptr(), pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
-    /// The versions of rows on these pages that a transaction which has not ended has locked or replaced, and those that
-    /// several transactions have locked, ended or not.
+    /// The versions of rows on these pages that a transaction which has not ended has locked or replaced, and those
+    /// that several transactions have locked, ended or not.
     pub fn locked(&self, pages: Range<u32>) -> Vec<Place> {
         let mut locked = Vec::new();
         for page in pages.start..pages.end.min(self.pages()) {
@@ -91,8 +92,8 @@ impl Page {
         Self(buffer)
     }
 
-    /// The lines whose rows somebody has locked or replaced, in a copy: whether that has ended is asked later, when the page
-    /// is free again.
+    /// The lines whose rows somebody has locked or replaced, in a copy: whether that has ended is asked later, when the
+    /// page is free again.
     fn lockers(self) -> Vec<(u16, Locker)> {
         // SAFETY: pinned and locked.
         let page = unsafe { pg_sys::BufferGetPage(self.0) };

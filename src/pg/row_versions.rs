@@ -1,7 +1,7 @@
 //! Which versions of rows were there at a moment, in a form that a table can keep: a `pg_snapshot`.
 //!
-//! `pg_current_snapshot()` leaves out subtransactions, and the transaction that asks. A row that a running subtransaction
-//! has written would seem to be older than the snapshot. So this one lists them as running, too.
+//! `pg_current_snapshot()` leaves out subtransactions, and the transaction that asks. A row that a running
+//! subtransaction has written would seem to be older than the snapshot. So this one lists them as running, too.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::collections::BTreeSet;
@@ -17,8 +17,8 @@ const LOOKED_AT: u64 = 200_000;
 /// Transactions that may begin between the moment and the use of a condition without being taken for very old ones.
 const AHEAD: u64 = 1 << 24;
 
-/// The transactions that have ended by now, as the text of a `pg_snapshot`; `None` when too many would have to be looked
-/// at: a session has more subtransactions than PostgreSQL lists, or is the caller, and its transaction is old.
+/// The transactions that have ended by now, as the text of a `pg_snapshot`; `None` when too many would have to be
+/// looked at: a session has more subtransactions than PostgreSQL lists, or is the caller, and its transaction is old.
 pub fn ended_by_now() -> Option<String> {
     // SAFETY: in a transaction; it stays valid until the next call, and is only read here.
     let snapshot = unsafe { pg_sys::GetLatestSnapshot().as_ref() }?;
@@ -56,8 +56,8 @@ pub fn next_transaction() -> u64 {
     unsafe { pg_sys::ReadNextFullTransactionId() }.value
 }
 
-/// The condition, in SQL, that the version of a row was written by this transaction or a later one, which began not so long
-/// ago that numbers repeat.
+/// The condition, in SQL, that the version of a row was written by this transaction or a later one, which began not so
+/// long ago that numbers repeat.
 pub fn is_since(row: &str, transaction: u64) -> String {
     let first = format!("'{}'::pg_catalog.xid", transaction as u32);
     format!("pg_catalog.age({row}.xmin) OPERATOR(pg_catalog.<=) pg_catalog.age({first})")
@@ -68,8 +68,8 @@ pub fn is_comparable(transaction: u64) -> bool {
     next_transaction().saturating_sub(transaction) < 1 << 31
 }
 
-/// The oldest transaction of which somebody may still need the versions of rows of this table that it replaced; `None` when
-/// the table was dropped.
+/// The oldest transaction of which somebody may still need the versions of rows of this table that it replaced; `None`
+/// when the table was dropped.
 pub fn oldest_needed(table: pg_sys::Oid) -> Option<u32> {
     let table = OpenRelation::open(table, pg_sys::AccessShareLock)?;
     // SAFETY: an open table, in a transaction.

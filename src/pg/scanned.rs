@@ -1,5 +1,5 @@
-//! Who reads a table: PostgreSQL, from this server's files, or a library that plans statements on it itself and brings the
-//! rows from elsewhere, as one that distributes tables over several servers.
+//! Who reads a table: PostgreSQL, from this server's files, or a library that plans statements on it itself and brings
+//! the rows from elsewhere, as one that distributes tables over several servers.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use pgrx::pg_sys;

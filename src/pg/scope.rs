@@ -1,5 +1,5 @@
-//! Code that runs inside something: as another role, in a subtransaction, in a worker's transaction. In one file, because
-//! what an error means depends on all of them.
+//! Code that runs inside something: as another role, in a subtransaction, in a worker's transaction. In one file,
+//! because what an error means depends on all of them.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::cell::Cell;
@@ -40,8 +40,8 @@ fn has_limit() -> bool {
 ///
 /// Triggers, policies, defaults and functions that the work sets off have the role's rights and no more. They can
 /// neither change the role nor leave anything behind in the session, and see pg_catalog alone, unless
-/// [`owners_path`](Scope::owners_path) names more. row_security is off, so a policy that would hide rows raises an error instead. VACUUM and ANALYZE
-/// protect themselves from the owners' index expressions in the same way.
+/// [`owners_path`](Scope::owners_path) names more. row_security is off, so a policy that would hide rows raises an
+/// error instead. VACUUM and ANALYZE protect themselves from the owners' index expressions in the same way.
 ///
 /// The statements of the work may name the relations of the scope, the types of their columns, and objects of the
 /// system. The owner of a schema can rename it at any moment and put another one in its place: then the object that the
@@ -183,9 +183,9 @@ pub fn subtransaction_within<T>(limit: Duration, work: impl FnOnce() -> Result<T
     })
 }
 
-/// Runs `work` of a worker's call in a subtransaction, until the deadline at most. Every error in it is caught, also a cancel,
-/// whoever wanted it: it stops this work, and the call still gets its answer. Code that outlives its cancellation ends
-/// with its session.
+/// Runs `work` of a worker's call in a subtransaction, until the deadline at most. Every error in it is caught, also a
+/// cancel, whoever wanted it: it stops this work, and the call still gets its answer. Code that outlives its
+/// cancellation ends with its session.
 ///
 /// # Errors
 ///
@@ -209,7 +209,8 @@ pub fn undone_until<T>(deadline: Deadline, work: impl FnOnce() -> Result<T>) -> 
     done.ok_or(error)
 }
 
-/// Runs `work` of a session in a subtransaction, until the deadline at most. A cancel that a user wants is raised again.
+/// Runs `work` of a session in a subtransaction, until the deadline at most. A cancel that a user wants is raised
+/// again.
 ///
 /// # Errors
 ///
@@ -324,8 +325,8 @@ fn is_cancel(error: &CaughtError) -> bool {
     report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && is_interrupt(error)
 }
 
-/// Whether PostgreSQL itself has stopped the statement, by a cancel or a timeout. Code that raises an error with the same
-/// SQLSTATE raises it in another place of the source.
+/// Whether PostgreSQL itself has stopped the statement, by a cancel or a timeout. Code that raises an error with the
+/// same SQLSTATE raises it in another place of the source.
 fn is_interrupt(error: &CaughtError) -> bool {
     report_of(error).function_name() == Some("ProcessInterrupts")
 }

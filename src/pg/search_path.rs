@@ -1,5 +1,5 @@
-//! The search_path for code of a table's owner, such as its triggers: which names it has, and which of these schemas the
-//! owner can trust.
+//! The search_path for code of a table's owner, such as its triggers: which names it has, and which of these schemas
+//! the owner can trust.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
 
 use std::ffi::{CStr, c_char};

@@ -4,8 +4,8 @@
 use pgrx::pg_sys::SessionEndType::{DISCONNECT_CLIENT_EOF, DISCONNECT_FATAL};
 use pgrx::{pg_guard, pg_sys};
 
-/// Calls this when the process ends: after its transaction is rolled back and its locks are released, and while it can still
-/// take locks of shared memory. It must not fail, and not wait.
+/// Calls this when the process ends: after its transaction is rolled back and its locks are released, and while it can
+/// still take locks of shared memory. It must not fail, and not wait.
 pub fn at_end(work: fn()) {
     #[pg_guard]
     unsafe extern "C-unwind" fn call(_code: i32, work: pg_sys::Datum) {
@@ -19,8 +19,8 @@ pub fn at_end(work: fn()) {
     unsafe { pg_sys::on_shmem_exit(Some(call), pg_sys::Datum::from(work as usize)) };
 }
 
-/// Whether the client of the session that ends now is gone without a word. A session that says goodbye, or is ended by an
-/// administrator, a timeout or a shutdown, has another cause.
+/// Whether the client of the session that ends now is gone without a word. A session that says goodbye, or is ended by
+/// an administrator, a timeout or a shutdown, has another cause.
 pub fn client_has_vanished() -> bool {
     // SAFETY: a plain value of this process.
     let cause = unsafe { pg_sys::pgStatSessionEndCause };

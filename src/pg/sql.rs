@@ -36,14 +36,31 @@ impl Row<'_> {
             return Ok(None);
         }
         // SAFETY: a value of this type, which the row keeps while it is read; `T` has its own copy.
-        let value = unsafe { T::try_from_datum(self.values[index], false, *type_oid) };
-        Ok(value.map_err(SpiError::DatumError)?)
+        unsafe { value_of(self.values[index], *type_oid) }
     }
 
     /// A column that is never NULL; `what` names it in the error that cannot happen.
     pub fn required<T: FromDatum + IntoDatum>(&self, column: usize, what: &'static str) -> Result<T> {
         self.optional(column)?.ok_or(Error::MissingValue(what))
     }
+}
+
+/// A value that is not NULL, as one of Rust's.
+///
+/// # Errors
+///
+/// When the type cannot be read as `T`.
+///
+/// # Safety
+///
+/// The value is of this type, and lives as long as the call.
+pub(super) unsafe fn value_of<T: FromDatum + IntoDatum>(
+    value: pg_sys::Datum,
+    type_oid: pg_sys::Oid,
+) -> Result<Option<T>> {
+    // SAFETY: the caller's promise.
+    let value = unsafe { T::try_from_datum(value, false, type_oid) };
+    Ok(value.map_err(SpiError::DatumError)?)
 }
 
 /// Reads each row of the result by `read`, as the caller's own statement sees it.
@@ -202,7 +219,9 @@ impl Outcome {
     /// Reads each row by `read`. pgrx's own rows find each column from the first one on, with a jump buffer for each.
     fn read<T>(&self, read: &mut impl FnMut(Row<'_>) -> Result<T>) -> Result<Vec<T>> {
         // SAFETY: null, or the result of the statement, which the connection keeps.
-        let Some(table) = (unsafe { self.table.as_ref() }) else { return Ok(Vec::new()) };
+        let Some(table) = (unsafe { self.table.as_ref() }).filter(|table| table.numvals > 0) else {
+            return Ok(Vec::new());
+        };
         // SAFETY: the description of the result.
         let columns = unsafe { (*table.tupdesc).natts };
         // SAFETY: as above, and its columns.

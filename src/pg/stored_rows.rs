@@ -1,5 +1,5 @@
-//! Rows of the extension's own tables, and of catalogs, found by their keys without a statement. For what every heartbeat reads that
-//! is not taken in memory: to start a statement takes ten times as long as to find a row.
+//! Rows of the extension's own tables, and of catalogs, found by their keys without a statement. For what every
+//! heartbeat reads that is not taken in memory: to start a statement takes many times as long as to find a row.
 //!
 //! Nothing that is attached to a table is run, and no right is needed. The table stays locked as by a SELECT.
 #![allow(unsafe_code, reason = "the only way to call Postgres")]
@@ -11,7 +11,7 @@ use pgrx::{FromDatum, IntoDatum, pg_sys};
 
 use super::attached::Use;
 use super::relcache::OpenRelation;
-use super::{names, version};
+use super::{names, sql, version};
 use crate::error::{Error, Result};
 
 /// A row as it is stored.
@@ -26,14 +26,11 @@ impl StoredRow<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingValue`] when there is no such column of this type.
+    /// When there is no such column, or it is of another type.
     pub fn optional<T: FromDatum + IntoDatum>(&self, column: &'static CStr) -> Result<Option<T>> {
         let Some((value, type_oid)) = self.datum(column)? else { return Ok(None) };
-        if !T::is_compatible_with(type_oid) {
-            return Err(missing(column));
-        }
-        // SAFETY: not NULL, and of a type that can be read as `T`, which copies it.
-        Ok(unsafe { T::from_datum(value, false) })
+        // SAFETY: a value of this type, which lives as long as the row; `T` has its own copy.
+        unsafe { sql::value_of(value, type_oid) }
     }
 
     /// As [`optional`](Self::optional), of a column that is never NULL.
@@ -71,13 +68,14 @@ fn missing(column: &'static CStr) -> Error {
     Error::MissingValue(column.to_str().unwrap_or_default())
 }
 
-/// The rows of a table of the extension, which `role` owns, whose column of text has this value, as the
-/// active snapshot sees them: see [`scope::with_latest_snapshot`](super::scope::with_latest_snapshot). The primary key begins with the column, if the table has one.
+/// The rows of a table of the extension, which `role` owns, whose column of text has this value. As the active snapshot
+/// sees them: see [`scope::with_latest_snapshot`](super::scope::with_latest_snapshot). The primary key begins with the
+/// column, if the table has one.
 ///
 /// # Errors
 ///
 /// [`Error::ForeignCode`] when code of others is attached to the table.
-pub fn with<T>(
+pub fn by_key<T>(
     table: pg_sys::Oid,
     role: pg_sys::Oid,
     (column, value): (&'static CStr, &str),
@@ -125,7 +123,7 @@ unsafe fn equality(column: i32, function: u32, value: pg_sys::Datum) -> pg_sys::
     key
 }
 
-/// All rows of a table of the extension. See [`with`].
+/// All rows of a table of the extension. See [`by_key`].
 pub fn all<T>(
     table: pg_sys::Oid,
     role: pg_sys::Oid,

@@ -33,8 +33,8 @@ pub struct Subscription {
     pub is_a_superusers: bool,
 }
 
-/// The enabled subscriptions of all databases. Needs a transaction, no database. `None` while one is being dropped: that
-/// locks the catalog until it commits, and may have to wait for the publisher.
+/// The enabled subscriptions of all databases. Needs a transaction, no database. `None` while one is being dropped:
+/// that locks the catalog until it commits, and may have to wait for the publisher.
 pub fn enabled() -> Option<Vec<Subscription>> {
     let (catalog, mode) = (pg_sys::Oid::from(SUBSCRIPTIONS), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     // SAFETY: an ordinary heavyweight lock that is not waited for; released below.
@@ -87,8 +87,8 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Looks them up, without SQL where there is no subscription. What is above and below a target counts, too: a row of
-    /// a partition may come by its parent. `None` while a subscription is being dropped.
+    /// Looks them up, without SQL where there is no subscription. What is above and below a target counts, too: a row
+    /// of a partition may come by its parent. `None` while a subscription is being dropped.
     pub fn find() -> Result<Option<Self>> {
         let Some(mut enabled) = enabled() else { return Ok(None) };
         enabled.retain(|subscription| subscription.database == super::current_database());
@@ -117,8 +117,8 @@ impl Targets {
     }
 }
 
-/// $1 are subscriptions, $2 their names, $3 their owners. Since 16 a role that is no superuser can have one to any table:
-/// it counts where its owner may write to the table, or may act as the table's owner.
+/// $1 are subscriptions, $2 their names, $3 their owners. Since 16 a role that is no superuser can have one to any
+/// table: it counts where its owner may write to the table, or may act as the table's owner.
 const TARGETS: &str = "WITH RECURSIVE target AS ( \
         SELECT r.srrelid AS oid, s.name \
         FROM unnest($1::pg_catalog.int8[], $2::pg_catalog.text[], $3::pg_catalog.int8[]) AS s (oid, name, owner) \

@@ -98,7 +98,8 @@ impl<Form> SysCacheTuple<Form> {
         if is_null {
             return Vec::new();
         }
-        // SAFETY: an array of one dimension without NULLs, as PostgreSQL makes them for grants; palloc'd, or the tuple's.
+        // SAFETY: an array of one dimension without NULLs, as PostgreSQL makes them for grants; palloc'd, or the
+        // tuple's.
         let array: *const pg_sys::ArrayType =
             unsafe { pg_sys::pg_detoast_datum(grants.cast_mut_ptr()) }.cast();
         // SAFETY: the number of items comes after the head of the array.

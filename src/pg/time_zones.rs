@@ -3,8 +3,8 @@
 use super::sql;
 use crate::error::Result;
 
-/// Those that are not UTC, or not all the year: of new sessions of the caller, and of roles and databases in whose sessions
-/// the current database may be used. Each is a zone and where it is set.
+/// Those that are not UTC, or not all the year: of new sessions of the caller, and of roles and databases in whose
+/// sessions the current database may be used. Each is a zone and where it is set.
 pub fn other_than_utc() -> Result<Vec<String>> {
     let statement = "
         WITH zones AS (

@@ -131,8 +131,8 @@ pub fn has_ended_session() -> bool {
 }
 
 /// Cancels what a session is doing when the time is over, and ends the session when that does not help. Unlike
-/// [`Timer`] it does not care about a `statement_timeout` of the session. Stopped when dropped. One that is started while
-/// another one is running, by a trigger that calls a function of ours, does nothing.
+/// [`Timer`] it does not care about a `statement_timeout` of the session. Stopped when dropped. One that is started
+/// while another one is running, by a trigger that calls a function of ours, does nothing.
 pub struct SessionTimer {
     /// `None` where another one is running.
     signals: Option<(u32, u32)>,

@@ -1,8 +1,8 @@
 //! When a worker is dead whose session has ended because its client vanished.
 //!
-//! A process that is killed closes its connections, and the server sees it at once. A network that breaks looks the same,
-//! and so does a pooler that is killed: then many sessions end at the same time, and nothing is known of any worker but its
-//! silence.
+//! A process that is killed closes its connections, and the server sees it at once. A network that breaks looks the
+//! same, and so does a pooler that is killed: then many sessions end at the same time, and nothing is known of any
+//! worker but its silence.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -92,8 +92,8 @@ pub fn judge(
     if now < end { Verdict::Waits(end) } else { Verdict::Dead }
 }
 
-/// Whether so many sessions were lost together that it was the network: of the sessions that workers were tied to, `kept` are
-/// still there.
+/// Whether so many sessions were lost together that it was the network: of the sessions that workers were tied to,
+/// `kept` are still there.
 #[allow(clippy::cast_precision_loss, reason = "exact for more sessions than fit anywhere")]
 pub fn is_mass(lost: usize, kept: usize, limits: &Limits) -> bool {
     lost > limits.minimum && lost as f64 > limits.fraction * (lost + kept) as f64
@@ -124,8 +124,8 @@ impl FromIterator<Loss> for ByAddress {
 }
 
 impl ByAddress {
-    /// Whether workers of other hosts, or of hosts that are not known, were lost together with this one, from its address.
-    /// It is among them itself.
+    /// Whether workers of other hosts, or of hosts that are not known, were lost together with this one, from its
+    /// address. It is among them itself.
     pub fn are_of_a_pooler(&self, loss: &Loss, window: Duration) -> bool {
         let Some(losses) = self.0.get(&loss.address) else { return false };
         let mut together = losses.iter().filter(|other| apart(loss.at, other.at) <= window);

@@ -16,9 +16,9 @@ pub const USUAL_DELAY: Duration = Duration::from_secs(2);
 
 /// A worker whose last heartbeat is older than this is dead; `None` while no worker can be judged.
 ///
-/// Silence counts only while the server was able to hear: from `observing_since`, when it began to listen
-/// without interruption. Until that is a whole `threshold` ago, silence proves nothing about any worker. `excuse` is the
-/// time since then in which workers could not connect.
+/// Silence counts only while the server was able to hear: from `observing_since`, when it began to listen without
+/// interruption. Until that is a whole `threshold` ago, silence proves nothing about any worker. `excuse` is the time
+/// since then in which workers could not connect.
 pub fn cutoff(
     now: DateTime<Utc>,
     observing_since: DateTime<Utc>,
@@ -29,8 +29,8 @@ pub fn cutoff(
     (observing_since < cutoff).then_some(cutoff)
 }
 
-/// Since when silence counts in a database whose memory is not filled yet: its heartbeats may be too many to be taken in
-/// time. But not for longer than another `threshold`, because perhaps it cannot be filled.
+/// Since when silence counts in a database whose memory is not filled yet: its heartbeats may be too many to be taken
+/// in time. But not for longer than another `threshold`, because perhaps it cannot be filled.
 pub fn observed_cold(
     observing_since: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -97,14 +97,15 @@ impl MassDeath {
     }
 }
 
-/// A worker that was not heard since this moment is quiet. Most are not dead yet, but healthy ones beat at least three times
-/// in a threshold. So when a network is cut, all are quiet before the first of them is silent for a whole threshold.
+/// A worker that was not heard since this moment is quiet. Most are not dead yet, but healthy ones beat at least three
+/// times in a threshold. So when a network is cut, all are quiet before the first of them is silent for a whole
+/// threshold.
 pub fn quiet_since(now: DateTime<Utc>, threshold: Duration) -> DateTime<Utc> {
     now - delta(threshold / 2)
 }
 
-/// How many workers fell quiet together, of those with these last heartbeats: within half a threshold of the last of all.
-/// Others were lost before that, one by one.
+/// How many workers fell quiet together, of those with these last heartbeats: within half a threshold of the last of
+/// all. Others were lost before that, one by one.
 pub fn together(last_heartbeats: &[DateTime<Utc>], threshold: Duration) -> usize {
     let Some(last) = last_heartbeats.iter().max() else { return 0 };
     let first = *last - delta(threshold / 2);
@@ -136,8 +137,8 @@ pub struct Hold {
 /// Whether silent workers are held back: returns the hold that applies from now on, if any.
 ///
 /// A hold begins when some workers are silent and too many are quiet. It lasts until no worker is silent, for one
-/// `threshold` at most: when the first ones are heard again, the others get the time to follow. When it is over, sweeps go
-/// ahead, and only after one has found no mass death any more can there be another hold.
+/// `threshold` at most: when the first ones are heard again, the others get the time to follow. When it is over, sweeps
+/// go ahead, and only after one has found no mass death any more can there be another hold.
 pub fn hold(
     known: Option<Hold>,
     limits: &MassDeath,

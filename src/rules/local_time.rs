@@ -1,5 +1,5 @@
-//! Heartbeats that clients write in the time of their own zone where UTC is meant. They are whole quarters of an hour off,
-//! as all zones are. Those of zones east of Greenwich are ahead of the clock. The others seem silent for hours.
+//! Heartbeats that clients write in the time of their own zone where UTC is meant. They are whole quarters of an hour
+//! off, as all zones are. Those of zones east of Greenwich are ahead of the clock. The others seem silent for hours.
 //!
 //! Whether a row is renewed all the same, the transaction says that wrote it: transactions are numbered in the order in
 //! which they begin.
@@ -19,8 +19,8 @@ const FURTHEST: TimeDelta = TimeDelta::hours(12);
 /// What two clocks may differ by besides.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 
-/// How far behind UTC a zone is in which a heartbeat was written, of a row that was written between two moments; `None` when
-/// there is no such zone.
+/// How far behind UTC a zone is in which a heartbeat was written, of a row that was written between two moments; `None`
+/// when there is no such zone.
 pub fn zone_behind(
     heartbeat: DateTime<Utc>,
     not_before: DateTime<Utc>,
@@ -52,8 +52,8 @@ impl Marks {
     /// No marks.
     pub const NONE: Self = Self { older: None, newer: None };
 
-    /// Sets a mark at this moment, if the newer one is a threshold old. Returns the one since which a renewed row is that of
-    /// a living worker.
+    /// Sets a mark at this moment, if the newer one is a threshold old. Returns the one since which a renewed row is
+    /// that of a living worker.
     pub fn advance(&mut self, now: Mark, threshold: Duration) -> Mark {
         match self.newer {
             Some(newer) if newer.at > now.at => *self = Self { older: None, newer: Some(now) },

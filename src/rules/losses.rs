@@ -1,5 +1,5 @@
-//! What is counted of lost sessions: how many were lost lately, and how many workers came back. Of fixed size, because it is
-//! kept in shared memory.
+//! What is counted of lost sessions: how many were lost lately, and how many workers came back. Of fixed size, because
+//! it is kept in shared memory.
 
 use std::time::Duration;
 
@@ -13,15 +13,16 @@ const BUCKETS: usize = 16;
 /// Deaths of which address and host are remembered.
 const REMEMBERED: usize = 16;
 
-/// The sessions that were lost lately in a database, whatever became of their workers. Times are microseconds since 1970; 0
-/// for none.
+/// The sessions that were lost lately in a database, whatever became of their workers. Times are microseconds since
+/// 1970; 0 for none.
 #[derive(Clone, Copy, Debug)]
 pub struct RecentLosses {
     /// When each interval began, the latest first.
     begins: [i64; BUCKETS],
     /// How many were lost in it.
     counts: [u32; BUCKETS],
-    /// Of the workers that were declared dead last, when they were lost, the address and the host. Of the others, memory knows.
+    /// Of the workers that were declared dead last, when they were lost, the address and the host. Of the others,
+    /// memory knows.
     dead: [(i64, u32, u32); REMEMBERED],
 }
 
@@ -108,8 +109,8 @@ impl Hourly {
     }
 }
 
-/// Whether workers that keep losing their sessions and coming back are worth a warning: how many came back in the last hour
-/// or two, of so many that are tied.
+/// Whether workers that keep losing their sessions and coming back are worth a warning: how many came back in the last
+/// hour or two, of so many that are tied.
 pub fn is_flapping(came_back: u64, tied: u64) -> bool {
     came_back >= 10 && came_back * 2 >= tied
 }

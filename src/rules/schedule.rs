@@ -17,8 +17,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
 /// What a sweep may be late by, beside another check interval, before an operator is told.
 const SWEEP_TOLERANCE: Duration = Duration::from_secs(5);
 
-/// The longest time that a table is left out which has ended sweepers, or held them up. One that has been good for as long
-/// is judged anew.
+/// The longest time that a table is left out which has ended sweepers, or held them up. One that has been good for as
+/// long is judged anew.
 pub const LONGEST_QUARANTINE: Duration = Duration::from_secs(3_600);
 
 /// The longest pause before a database whose sweeper fails, or a table that cannot be settled, is tried again.
@@ -132,7 +132,8 @@ impl Visit {
     }
 
     fn flush_due(&self, intervals: &Intervals) -> Option<Duration> {
-        // While sweeping is off, a sweeper that only flushes takes back what is not the extension's own, and fills memory.
+        // While sweeping is off, a sweeper that only flushes takes back what is not the extension's own, and fills
+        // memory.
         let is_asked_for = self.requested || self.presence == Presence::Unknown;
         let is_called = is_asked_for && intervals.check.is_none();
         let pause = if is_called { Duration::ZERO } else { intervals.flush };
@@ -152,9 +153,9 @@ pub fn is_tried_again(since: DateTime<Utc>, last: DateTime<Utc>, now: DateTime<U
     has_paused(since, last, now, LONGEST_RETRY_PAUSE)
 }
 
-/// Whether heartbeats are written to their rows, although since `since` none of the versions that flushes leave behind can
-/// be removed: each flush goes through all of them. After a pause as long as that has lasted at the last flush, up to two
-/// hours: twenty flushes a day.
+/// Whether heartbeats are written to their rows, although since `since` none of the versions that flushes leave behind
+/// can be removed: each flush goes through all of them. After a pause as long as that has lasted at the last flush, up
+/// to two hours: twenty flushes a day.
 pub fn is_flushed_again(since: DateTime<Utc>, last: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     has_paused(since, last, now, LONGEST_FLUSH_PAUSE)
 }
@@ -169,8 +170,8 @@ pub fn quarantine(times: u32) -> Duration {
     doubled(Duration::from_secs(30), times).min(LONGEST_QUARANTINE)
 }
 
-/// When a sweeper is overdue whose statements end after `limit`, unless code of a table's owner keeps them from it: some
-/// time later, because a busy server may be slow to end them.
+/// When a sweeper is overdue whose statements end after `limit`, unless code of a table's owner keeps them from it:
+/// some time later, because a busy server may be slow to end them.
 pub fn overdue(limit: Duration) -> Duration {
     limit + limit / 2 + USUAL_DELAY
 }

@@ -1,5 +1,5 @@
-//! Whether the id of a worker may be a value of a type, for types of which most ids are none. PostgreSQL decides: what is
-//! refused here, it would refuse, too.
+//! Whether the id of a worker may be a value of a type, for types of which most ids are none. PostgreSQL decides: what
+//! is refused here, it would refuse, too.
 
 /// What the values of a type look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

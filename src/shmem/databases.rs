@@ -64,8 +64,8 @@ pub struct State {
     /// remove; as above.
     looked: i64,
     pruned: i64,
-    /// The oldest transaction whose versions of rows had to be kept at the last flush, when a flush first met it, and when
-    /// that flush was; the times are as above.
+    /// The oldest transaction whose versions of rows had to be kept at the last flush, when a flush first met it, and
+    /// when that flush was; the times are as above.
     horizon: u32,
     horizon_since: i64,
     flushed: i64,
@@ -283,8 +283,8 @@ pub fn sweep_begins() {
     change(pg::current_database(), |state| state.sweep_started = now);
 }
 
-/// Notes which transaction is the next one now, and returns since which a row that was written is that of a living worker;
-/// `None` without shared memory.
+/// Notes which transaction is the next one now, and returns since which a row that was written is that of a living
+/// worker; `None` without shared memory.
 pub fn advance_marks(now: Mark, threshold: Duration) -> Option<Mark> {
     if !is_preloaded() {
         return None;

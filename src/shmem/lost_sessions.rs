@@ -1,6 +1,6 @@
-//! What is known in each database of sessions of workers that were lost: when somebody has to be judged because of them, how
-//! many there were lately, and what was told of it. Under the lock of [`super::databases`]. Which workers they are is in
-//! [`super::buffer::ties`].
+//! What is known in each database of sessions of workers that were lost: when somebody has to be judged because of
+//! them, how many there were lately, and what was told of it. Under the lock of [`super::databases`]. Which workers
+//! they are is in [`super::buffer::ties`].
 
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ impl State {
     }
 }
 
-/// A session of the current database that workers were tied to was lost: the launcher has them judged after the grace, if
-/// there is one. Called at the end of a session, so it cannot fail.
+/// A session of the current database that workers were tied to was lost: the launcher has them judged after the grace,
+/// if there is one. Called at the end of a session, so it cannot fail.
 pub fn session_is_lost(at: DateTime<Utc>, grace: Option<Duration>) {
     let is_first = change(pg::current_database(), |state| {
         state.counters.sessions_lost += 1;
@@ -65,7 +65,8 @@ pub fn judge_at(database: pg_sys::Oid) -> Option<DateTime<Utc>> {
     change(database, |state| state.judge_at()).flatten()
 }
 
-/// Records that workers of the current database are left to their silence. Returns whether that is news: once in a window.
+/// Records that workers of the current database are left to their silence. Returns whether that is news: once in a
+/// window.
 pub fn note_spared(workers: usize, now: DateTime<Utc>, window: Duration) -> bool {
     let last = change(pg::current_database(), |state| {
         state.counters.spared += workers as u64;

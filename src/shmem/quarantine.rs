@@ -1,8 +1,8 @@
 //! Watched tables whose owner's code has ended a sweeper or held it up: left out by sweepers for a while, with growing
 //! pauses, and by workers' sessions from then on. A session that such code ends says so, too.
 //!
-//! Nothing outranks what an owner's trigger sets or catches in the process that runs it: `exit_on_error` turns its error
-//! into the end of the process, and a handler for `query_canceled` outlives every timeout. So that is survived: a
+//! Nothing outranks what an owner's trigger sets or catches in the process that runs it: `exit_on_error` turns its
+//! error into the end of the process, and a handler for `query_canceled` outlives every timeout. So that is survived: a
 //! sweeper says what it is at, the launcher ends it when it is overdue, and notes here which table that was. Written by
 //! the launcher, by sweepers and by sessions that end, read by all that settle jobs, under a lock of its own.
 #![allow(unsafe_code, reason = "shared memory of our own")]

@@ -1,5 +1,5 @@
-//! What sessions ask of sweepers: to have the queues settle the jobs of a worker's earlier life, before the worker is told
-//! its new number. A session has one request at a time, and takes it back when it stops waiting.
+//! What sessions ask of sweepers: to have the queues settle the jobs of a worker's earlier life, before the worker is
+//! told its new number. A session has one request at a time, and takes it back when it stops waiting.
 #![allow(unsafe_code, reason = "shared memory of our own")]
 
 use std::time::Duration;

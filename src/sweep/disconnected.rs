@@ -1,8 +1,9 @@
-//! Declaring workers dead whose sessions were lost and that were not heard again: by each sweep, and by sweepers that do
-//! nothing else, which the launcher starts when a grace is over. Reads memory and the rows of these workers, and no others.
+//! Declaring workers dead whose sessions were lost and that were not heard again: by each sweep, and by sweepers that
+//! do nothing else, which the launcher starts when a grace is over. Reads memory and the rows of these workers, and no
+//! others.
 //!
-//! The order is that of every death: with the worker's row locked, memory is looked at again, and the entry is closed. A
-//! worker that is back by then has a later heartbeat, or is tied to another session, and lives. The entry is not
+//! The order is that of every death: with the worker's row locked, memory is looked at again, and the entry is closed.
+//! A worker that is back by then has a later heartbeat, or is tied to another session, and lives. The entry is not
 //! removed: it has the last heartbeat, which may not be in the row yet, and without a commit that counts.
 
 use std::collections::{HashMap, HashSet};
@@ -32,8 +33,8 @@ pub fn judge_disconnected(report: &mut dyn FnMut(&Step)) -> Result<Vec<Problem>>
     Ok(problems)
 }
 
-/// Between the batches of a flush, which may take long: who is to be judged does not wait for its end. What cannot be done now
-/// is left to the sweeper that is started after it.
+/// Between the batches of a flush, which may take long: who is to be judged does not wait for its end. What cannot be
+/// done now is left to the sweeper that is started after it.
 pub fn judge_those_due() {
     let now = pg::now();
     let is_due = lost_sessions::judge_at(pg::current_database()).is_some_and(|at| at <= now);
@@ -79,8 +80,8 @@ struct Census {
 }
 
 impl Sweep {
-    /// The workers that are dead because of their sessions, in the order of their ids. Leaves those to silence that were lost
-    /// together with too many others, and notes when the next is to be judged.
+    /// The workers that are dead because of their sessions, in the order of their ids. Leaves those to silence that
+    /// were lost together with too many others, and notes when the next is to be judged.
     fn look_for_disconnected(&self) -> Result<Vec<Disconnected>> {
         if !is_preloaded() {
             return Ok(Vec::new());
@@ -132,8 +133,8 @@ impl Sweep {
         Ok(())
     }
 
-    /// Declares these workers dead, except those that are back meanwhile and those that another session has locked, which are
-    /// tried again soon.
+    /// Declares these workers dead, except those that are back meanwhile and those that another session has locked,
+    /// which are tried again soon.
     fn declare_disconnected(&self, due: &[Disconnected]) -> Result<Step> {
         let by_id: HashMap<String, &Disconnected> =
             due.iter().map(|worker| (worker.key.id(), worker)).collect();
@@ -169,8 +170,8 @@ impl Sweep {
         Ok(Step { workers, are_new: true, jobs })
     }
 
-    /// What becomes of those that were due and do not die now: one whose row is locked is tried again, one whose row is gone
-    /// is forgotten, and one that must not die is left to its silence.
+    /// What becomes of those that were due and do not die now: one whose row is locked is tried again, one whose row is
+    /// gone is forgotten, and one that must not die is left to its silence.
     fn deal_with_others(&self, due: &[Disconnected], locked: &[String], dying: &[String]) -> Result<()> {
         let (locked, dying): (HashSet<&String>, HashSet<&String>) =
             (locked.iter().collect(), dying.iter().collect());

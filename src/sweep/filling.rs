@@ -1,10 +1,10 @@
-//! Memory is filled from the rows of the living before anybody is judged: after a start, a promotion, `CREATE EXTENSION` and
-//! an update, by the first sweeper. Otherwise the next heartbeat of each worker would write its row, and with many workers
-//! the server could not hear all of them within the threshold.
+//! Memory is filled from the rows of the living before anybody is judged: after a start, a promotion, `CREATE
+//! EXTENSION` and an update, by the first sweeper. Otherwise the next heartbeat of each worker would write its row, and
+//! with many workers the server could not hear all of them within the threshold.
 //!
-//! An open entry must never wrongly say that a worker is alive with a number. Whoever ends a worker's life locks its row,
-//! then closes its entry, which increments the generation of its partition, and then commits. No row is locked here, so a
-//! part of the table is read in this order:
+//! An open entry must never wrongly say that a worker is alive with a number. Whoever ends a worker's life locks its
+//! row, then closes its entry, which increments the generation of its partition, and then commits. No row is locked
+//! here, so a part of the table is read in this order:
 //!
 //! 1. the generations are noted;
 //! 2. places of rows are found that a transaction which has not ended has locked or replaced;
@@ -12,14 +12,15 @@
 //! 4. the ledger, the numbers and the owners are read, with a later snapshot;
 //! 5. entries are added where there is none and the generation is still the same.
 //!
-//! The end of a life that closed the entry after 1 has changed the generation, or finds the entry and closes it. One that
-//! closed it before 1 had locked the row before that. Either it was still open at 2, and the row is left out; or it has
-//! committed before 3 or before 4, and the row is gone, or the ledger has the death or the next number. Rows and numbers of
-//! the dead are pruned under the exclusive lock on the numbers, and this holds their share lock from before 1 on.
+//! The end of a life that closed the entry after 1 has changed the generation, or finds the entry and closes it. One
+//! that closed it before 1 had locked the row before that. Either it was still open at 2, and the row is left out; or
+//! it has committed before 3 or before 4, and the row is gone, or the ledger has the death or the next number. Rows and
+//! numbers of the dead are pruned under the exclusive lock on the numbers, and this holds their share lock from before
+//! 1 on.
 //!
-//! Each part is a transaction, which waits for no lock and holds those of a reader for some milliseconds. Heartbeats that
-//! come meanwhile wait a little for their entries: they would take the processors away that fill memory for all of them.
-//! Then they go to their rows and make entries of their own.
+//! Each part is a transaction, which waits for no lock and holds those of a reader for some milliseconds. Heartbeats
+//! that come meanwhile wait a little for their entries: they would take the processors away that fill memory for all of
+//! them. Then they go to their rows and make entries of their own.
 
 use std::time::{Duration, Instant};
 
@@ -148,8 +149,8 @@ fn try_part(begin: u32) -> Result<Part> {
     Ok(if end < stored.pages() { Part::Next(end, count) } else { Part::Last(count) })
 }
 
-/// What memory is to have of a worker; `None` of one that is dead, has no valid number, or has no owner although it needs
-/// one: the first role that uses its id will be.
+/// What memory is to have of a worker; `None` of one that is dead, has no valid number, or has no owner although it
+/// needs one: the first role that uses its id will be.
 fn living<'a>(row: &'a Worker, known: &Known, heartbeats: &HeartbeatTable) -> Option<Living<'a>> {
     let incarnation = known.number.unwrap_or(1);
     let is_valid = !known.dead && (1..=incarnations::HIGHEST).contains(&incarnation);

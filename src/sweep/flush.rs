@@ -25,10 +25,10 @@ const BATCH: usize = 5_000;
 
 /// Writes heartbeats to their rows, unless that pauses.
 ///
-/// While somebody holds a snapshot, no version of a row can be removed, and each flush goes through all that the ones before
-/// it have left. The rows are not needed as long as the heartbeats are in memory: whoever asks takes the newer of both.
-/// After a crash they are all there is, and may be as old as the pause. That kills nobody: silence counts from the
-/// start of the server then.
+/// While somebody holds a snapshot, no version of a row can be removed, and each flush goes through all that the ones
+/// before it have left. The rows are not needed as long as the heartbeats are in memory: whoever asks takes the newer
+/// of both. After a crash they are all there is, and may be as old as the pause. That kills nobody: silence counts from
+/// the start of the server then.
 ///
 /// # Errors
 ///

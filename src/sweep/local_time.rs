@@ -1,5 +1,6 @@
 //! Workers whose clients write the time of their own zone into an adopted table whose times are UTC. By their rows they
-//! are silent for hours. They are alive while their rows are renewed, which the rows' transactions tell, and are reported.
+//! are silent for hours. They are alive while their rows are renewed, which the rows' transactions tell, and are
+//! reported.
 
 use std::collections::HashSet;
 
@@ -10,8 +11,8 @@ use crate::rules::local_time::{Mark, zone_behind};
 use crate::rules::text::printable;
 use crate::tables::heartbeats::{HeartbeatTable, Worker};
 
-/// Of these silent workers, the ones whose rows were renewed since the mark with the time of a zone that is behind UTC. They
-/// come as what is to be said of them.
+/// Of these silent workers, the ones whose rows were renewed since the mark with the time of a zone that is behind UTC.
+/// They come as what is to be said of them.
 pub fn writers(
     table: &HeartbeatTable,
     silent: &[Worker],

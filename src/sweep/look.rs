@@ -134,7 +134,8 @@ impl Sweep {
         }
     }
 
-    /// Takes those out of the silent workers whose clients write local time: they are alive while they renew their rows.
+    /// Takes those out of the silent workers whose clients write local time: they are alive while they renew their
+    /// rows.
     fn take_out_local_time(&self, silent: &mut Vec<Worker>, mark: Option<Mark>) -> Result<Option<Problem>> {
         let Some(mark) = mark else { return Ok(None) };
         let Some((alive, error)) = local_time::writers(&self.heartbeats, silent, mark, self.now)? else {

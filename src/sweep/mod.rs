@@ -130,8 +130,8 @@ fn of_clamping(error: &Error) -> Problem {
     Problem::new(Place::FutureHeartbeats, "set heartbeats from the future to the current time", error)
 }
 
-/// What could not be done: each place once, however many batches met it. What was met now says more than what is known to
-/// last.
+/// What could not be done: each place once, however many batches met it. What was met now says more than what is known
+/// to last.
 struct Problems(Vec<Problem>);
 
 impl Problems {

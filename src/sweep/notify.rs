@@ -104,8 +104,8 @@ fn cut(name: &str) -> &str {
     name.char_indices().nth(LIMIT).map_or(name, |(end, _)| &name[..end])
 }
 
-/// Sends notifications, in this order, when the current transaction commits. Without room in the queue it sends none, and
-/// says so in the log.
+/// Sends notifications, in this order, when the current transaction commits. Without room in the queue it sends none,
+/// and says so in the log.
 pub fn send(payloads: &[String], has_room: bool) -> Result<()> {
     if payloads.is_empty() {
         return Ok(());

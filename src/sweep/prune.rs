@@ -2,8 +2,8 @@
 //! owners of ids. Done by the sweeper, after a sweep, every few minutes.
 //!
 //! Four things stay, however old they are: the last death of a worker that has a row in the table of heartbeats,
-//! because its number is needed; a dead worker that still has running jobs in a watched table or queue, because otherwise
-//! they would never be settled; rows that another session has locked; and rows of an adopted table, unless
+//! because its number is needed; a dead worker that still has running jobs in a watched table or queue, because
+//! otherwise they would never be settled; rows that another session has locked; and rows of an adopted table, unless
 //! `rgrid_heartbeat.prune_adopted` is on.
 //!
 //! A batch is one transaction. Locks: the rows of the table of heartbeats, the numbers of the incarnations (see
@@ -51,8 +51,8 @@ fn forget_attempts() -> Result<()> {
     })
 }
 
-/// Frees a batch of ids of which nothing but the owner or the number is known, and has not been since the horizon: a server
-/// that was started since may have been restored from a dump.
+/// Frees a batch of ids of which nothing but the owner or the number is known, and has not been since the horizon: a
+/// server that was started since may have been restored from a dump.
 fn free_unknown(horizon: DateTime<Utc>) -> Result<()> {
     if databases::current().is_none_or(|state| state.observing_since() >= horizon) {
         return Ok(());

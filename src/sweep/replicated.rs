@@ -1,8 +1,8 @@
 //! A database whose heartbeats or ledger come from another server, by a subscription of logical replication.
 //!
-//! There nobody is judged: silence only says that the subscription is late, and a death of our own would be a row in the
-//! way of the publisher's. The publisher judges, and its deaths come with the rest. Looked up in each transaction of a
-//! sweep, because a subscription can come at any time.
+//! There nobody is judged: silence only says that the subscription is late, and a death of our own would be a row in
+//! the way of the publisher's. The publisher judges, and its deaths come with the rest. Looked up in each transaction
+//! of a sweep, because a subscription can come at any time.
 
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -44,8 +44,8 @@ pub fn suspend(installation: &Installation) -> Result<Option<Problem>> {
     Ok(problem)
 }
 
-/// Notes whether silence counts now. When a subscription is gone or disabled, it counts from this moment on. What memory
-/// has of the workers is forgotten then: the publisher may have declared them dead since they were heard here.
+/// Notes whether silence counts now. When a subscription is gone or disabled, it counts from this moment on. What
+/// memory has of the workers is forgotten then: the publisher may have declared them dead since they were heard here.
 pub fn observe(installation: &Installation) -> Result<()> {
     if !is_preloaded() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! What a returning or registering worker waits for: a sweeper has the queues settle the jobs that the worker's earlier life
-//! still runs. Afterwards nobody could tell them from those of the new one.
+//! What a returning or registering worker waits for: a sweeper has the queues settle the jobs that the worker's earlier
+//! life still runs. Afterwards nobody could tell them from those of the new one.
 
 use std::collections::HashSet;
 use std::time::Duration;

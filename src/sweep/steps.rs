@@ -87,8 +87,8 @@ impl Sweep {
         Ok(Step { workers, are_new: true, jobs })
     }
 
-    /// The workers whose deaths can be recorded, and what is wrong with the others. A number that was put into a table by
-    /// hand must not stop the deaths of a whole batch.
+    /// The workers whose deaths can be recorded, and what is wrong with the others. A number that was put into a table
+    /// by hand must not stop the deaths of a whole batch.
     pub(super) fn with_numbers(&self, silent: &[Worker]) -> Result<(Vec<Worker>, Option<Problem>)> {
         let without = deaths::out_of_range(&self.installation, &ids(silent))?;
         let (refused, able): (Vec<_>, Vec<_>) =

@@ -1,23 +1,23 @@
-//! The numbers that were given whatever becomes of the ledger, in `rgrid_incarnations`, and the bases of those that are given
-//! anew, in `rgrid_incarnation_bases`.
+//! The numbers that were given whatever becomes of the ledger, in `rgrid_incarnations`, and the bases of those that are
+//! given anew, in `rgrid_incarnation_bases`.
 //!
-//! A worker's number is one more than that of its last death. With each death the next number is noted here, too: rows of
-//! the ledger can be removed by hand. A worker that has never died has the number 1 without a row here, if it was known
-//! before. One that is unknown gets the floor, and a row if that is higher than 1. The floor is above all numbers that were
-//! pruned.
+//! A worker's number is one more than that of its last death. With each death the next number is noted here, too: rows
+//! of the ledger can be removed by hand. A worker that has never died has the number 1 without a row here, if it was
+//! known before. One that is unknown gets the floor, and a row if that is higher than 1. The floor is above all numbers
+//! that were pruned.
 //!
-//! What happened after the moment to which a database went back, by a failover or a restore, is lost, and with it numbers
-//! that were given. So each row of the bases names its origin. When the highest is of another origin than this database, a
-//! new one is added: the seconds since 1970, above all that is known. Numbers after a death, and those of unknown workers,
-//! are not below it. A living worker keeps its number.
+//! What happened after the moment to which a database went back, by a failover or a restore, is lost, and with it
+//! numbers that were given. So each row of the bases names its origin. When the highest is of another origin than this
+//! database, a new one is added: the seconds since 1970, above all that is known. Numbers after a death, and those of
+//! unknown workers, are not below it. A living worker keeps its number.
 //!
 //! Rows of the bases are only ever added, and several sessions may do so at once: each is above those before. So nobody
 //! waits for the transaction of another worker.
 //!
 //! A session that gives a worker its number has read `rgrid_incarnations`, and so holds a share lock on it until its
 //! transaction ends. A session that raises the floor, or removes the last row of a worker from the ledger, locks it
-//! exclusively: then no uncommitted transaction has given out a number. That lock is taken only if it is free, so no session
-//! waits for it.
+//! exclusively: then no uncommitted transaction has given out a number. That lock is taken only if it is free, so no
+//! session waits for it.
 
 use chrono::{DateTime, Utc};
 
@@ -64,8 +64,8 @@ pub fn checked(number: i64, worker: &str) -> Result<i64> {
     }
 }
 
-/// The number that a worker is told: `known` is what is known of it, and of a worker that is not living, or new, the base and
-/// the floor count, too.
+/// The number that a worker is told: `known` is what is known of it, and of a worker that is not living, or new, the
+/// base and the floor count, too.
 ///
 /// # Errors
 ///
@@ -86,7 +86,8 @@ pub fn base_and_floor(installation: &Installation) -> Result<(i64, i64)> {
     scope::with_latest_snapshot(|| Ok(numbers(installation, true)?.0))
 }
 
-/// The base and, if `with_floor`, the floor, as the active snapshot sees them, and whether the base is this database's own.
+/// The base and, if `with_floor`, the floor, as the active snapshot sees them, and whether the base is this database's
+/// own.
 pub fn numbers(installation: &Installation, with_floor: bool) -> Result<((i64, i64), bool)> {
     let origin = origin(installation);
     let bases = installation.all_stored("rgrid_incarnation_bases", |row| {
@@ -99,8 +100,8 @@ pub fn numbers(installation: &Installation, with_floor: bool) -> Result<((i64, i
     Ok(((base, floor.map_or(base, |floor| floor.max(base))), is_current))
 }
 
-/// The number that was noted for a worker, as the active snapshot sees it; that of the empty id is what pruning has made of
-/// the floor.
+/// The number that was noted for a worker, as the active snapshot sees it; that of the empty id is what pruning has
+/// made of the floor.
 pub fn noted(installation: &Installation, worker: &str) -> Result<Option<i64>> {
     let numbers = installation
         .stored("rgrid_incarnations", (c"worker_id", worker), |row| row.required(c"incarnation"))?;
@@ -140,8 +141,8 @@ pub fn origin(installation: &Installation) -> String {
     table.map_or(String::new(), |table| pg::origin(table.oid))
 }
 
-/// Adds a base if the highest is of another origin than this database, as after a failover or a restore. In a database in
-/// which no number was ever given, it is 1.
+/// Adds a base if the highest is of another origin than this database, as after a failover or a restore. In a database
+/// in which no number was ever given, it is 1.
 pub fn raise_base(installation: &Installation) -> Result<()> {
     let origin = origin(installation);
     if scope::with_latest_snapshot(|| numbers(installation, false))?.1 {
@@ -177,8 +178,8 @@ pub fn raise_base(installation: &Installation) -> Result<()> {
     Ok(())
 }
 
-/// When this database last went on from a copy or an earlier moment, and the transaction that noticed; `None` if it never
-/// did. Its first base is no sign of that: a database that was updated gets one, too.
+/// When this database last went on from a copy or an earlier moment, and the transaction that noticed; `None` if it
+/// never did. Its first base is no sign of that: a database that was updated gets one, too.
 pub fn last_raised(installation: &Installation) -> Result<Option<(DateTime<Utc>, u64)>> {
     let statement = installation.sql(
         "SELECT b.since, b.transaction::text::bigint FROM @extschema@.rgrid_incarnation_bases b \
@@ -250,8 +251,8 @@ pub fn forget(installation: &Installation, workers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Removes the numbers of workers of which nothing else is known, as many as `limit`, and raises the floor above them. The
-/// caller has locked the numbers.
+/// Removes the numbers of workers of which nothing else is known, as many as `limit`, and raises the floor above them.
+/// The caller has locked the numbers.
 pub fn forget_unknown(installation: &Installation, heartbeats: &HeartbeatTable, limit: usize) -> Result<()> {
     let statement = installation.sql(&format!(
         "DELETE FROM @extschema@.rgrid_incarnations n WHERE n.worker_id = ANY (ARRAY( \

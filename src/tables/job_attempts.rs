@@ -1,5 +1,5 @@
-//! The attempts of jobs whose tables have no counter, in `rgrid_job_attempts`: how often a job has gone back to the queue
-//! because of a death. A job that was never requeued has no row. In dumps, by the names of the watched tables.
+//! The attempts of jobs whose tables have no counter, in `rgrid_job_attempts`: how often a job has gone back to the
+//! queue because of a death. A job that was never requeued has no row. In dumps, by the names of the watched tables.
 
 use std::collections::BTreeMap;
 

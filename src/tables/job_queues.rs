@@ -1,5 +1,5 @@
-//! The registry of queues whose jobs are settled by a call, `rgrid_job_queues`: its rows, and how they are changed. What they
-//! mean is decided in `jobs/settler.rs`.
+//! The registry of queues whose jobs are settled by a call, `rgrid_job_queues`: its rows, and how they are changed.
+//! What they mean is decided in `jobs/settler.rs`.
 
 use crate::error::Result;
 use crate::installation::Installation;

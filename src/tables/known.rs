@@ -20,8 +20,8 @@ pub struct Known {
     pub owner: Option<pg_sys::Oid>,
 }
 
-/// What is known of each of these workers at this moment, in the same order. It costs least where nothing is known but that
-/// their ids belong to the `usual` role, or to none.
+/// What is known of each of these workers at this moment, in the same order. It costs least where nothing is known but
+/// that their ids belong to the `usual` role, or to none.
 pub fn known(
     installation: &Installation,
     workers: &[&str],

@@ -46,8 +46,8 @@ impl<'a> OwnTables<'a> {
         self.all.iter().all(|table| catalog::try_lock_for_reading(*table))
     }
 
-    /// Whether they seem to be as they were made, for statements that use them so. Some things that only an owner can do
-    /// are not seen: but then the owner is another one, or a statement was refused.
+    /// Whether they seem to be as they were made, for statements that use them so. Some things that only an owner can
+    /// do are not seen: but then the owner is another one, or a statement was refused.
     pub fn are_as_made(&self, usage: Use) -> bool {
         let owner = self.installation.owner;
         self.all.iter().all(|table| {
@@ -129,6 +129,7 @@ fn drop_default(table: &str, (column, is_generated): &(String, bool)) -> Foreign
 }
 
 /// $1 are the tables, $2 is their owner, $3 the table of heartbeats, $4 indexes with code of others. Rights to read are
-/// harmless, and so are those that clients need which write their heartbeats themselves. A superuser, and the owner, may
-/// have attached or granted anything: but who made a trigger is not recorded, only who owns a table with a foreign key.
+/// harmless, and so are those that clients need which write their heartbeats themselves. A superuser, and the owner,
+/// may have attached or granted anything: but who made a trigger is not recorded, only who owns a table with a foreign
+/// key.
 const FOREIGN: &str = include_str!("own.sql");

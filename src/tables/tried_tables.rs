@@ -1,5 +1,5 @@
-//! The watched tables that were tried, in `rgrid_tried_tables`: a death, or a rehearsal, has settled a job of theirs. It is
-//! no part of a dump: a restored table was not tried where it is now.
+//! The watched tables that were tried, in `rgrid_tried_tables`: a death, or a rehearsal, has settled a job of theirs.
+//! It is no part of a dump: a restored table was not tried where it is now.
 
 use pgrx::pg_sys;
 

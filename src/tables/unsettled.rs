@@ -1,5 +1,5 @@
-//! What returning workers have left behind, in `rgrid_unsettled_jobs`: for each worker and watched table the moment since
-//! when its jobs must not have changed if a sweeper is to settle them for the worker's earlier life.
+//! What returning workers have left behind, in `rgrid_unsettled_jobs`: for each worker and watched table the moment
+//! since when its jobs must not have changed if a sweeper is to settle them for the worker's earlier life.
 //!
 //! Dumps leave it out: the ids of transactions mean nothing on another server.
 

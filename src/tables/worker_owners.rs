@@ -1,5 +1,5 @@
-//! Which role a worker's id belongs to, in `rgrid_worker_owners`, by the role's name: an OID means nothing where a dump is
-//! restored. Only for ids in the extension's own table of heartbeats.
+//! Which role a worker's id belongs to, in `rgrid_worker_owners`, by the role's name: an OID means nothing where a dump
+//! is restored. Only for ids in the extension's own table of heartbeats.
 //!
 //! What is said of an id is changed only by a session that has the worker's row of that table locked.
 
@@ -32,8 +32,8 @@ pub fn put(installation: &Installation, id: &str, role: pg_sys::Oid) -> Result<(
     Ok(())
 }
 
-/// Those of these ids that belong to other roles than this one, by its name, each with its owner; `None` for a role that is
-/// gone.
+/// Those of these ids that belong to other roles than this one, by its name, each with its owner; `None` for a role
+/// that is gone.
 pub fn of_others(
     installation: &Installation,
     ids: &[&str],

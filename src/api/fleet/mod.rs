@@ -141,8 +141,8 @@ impl<'a, 'b> Rows<'a, 'b> {
         Ok(Self { installation, heartbeats, ids })
     }
 
-    /// Reads what is known of the workers, whose rows are locked, so that it stays true until this commits. Those in `new`
-    /// have had no row before. The dead, and those for whom `is_alone` says so, are left out of `entries`.
+    /// Reads what is known of the workers, whose rows are locked, so that it stays true until this commits. Those in
+    /// `new` have had no row before. The dead, and those for whom `is_alone` says so, are left out of `entries`.
     fn tell(
         &self,
         new: &HashSet<String>,

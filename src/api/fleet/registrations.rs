@@ -1,5 +1,5 @@
-//! Registrations of many workers: the new ones by one statement. Those who have a row, running jobs or jobs that a queue has
-//! yet to settle are dealt with alone, and so are the dead.
+//! Registrations of many workers: the new ones by one statement. Those who have a row, running jobs or jobs that a
+//! queue has yet to settle are dealt with alone, and so are the dead.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,5 @@
-//! Jobs whose end may be lost: they were running when the database went on from an earlier moment, by a failover or a restore.
+//! Jobs whose end may be lost: they were running when the database went on from an earlier moment, by a failover or a
+//! restore.
 
 use chrono::{DateTime, Utc};
 use pgrx::spi::quote_literal;
@@ -15,8 +16,8 @@ use crate::tables::heartbeats::HeartbeatTable;
 use crate::tables::incarnations;
 
 impl TableCheck<'_> {
-    /// Running jobs of living workers that were not written since the database went on from an earlier moment. Their end
-    /// may be what was lost.
+    /// Running jobs of living workers that were not written since the database went on from an earlier moment. Their
+    /// end may be what was lost.
     pub(super) fn before_failover(&self, check: String) -> Result<Finding> {
         let Some((since, transaction)) = incarnations::last_raised(self.installation)? else {
             return Ok(Finding::good(check, idle::NONE_IS_FROM_BEFORE));

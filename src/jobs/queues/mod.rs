@@ -21,8 +21,8 @@ mod solid_queue;
 /// What is to be known of a queue.
 ///
 /// In all statements `@queue@` stands for the schema of the queue, quoted. They run with the rights of the owner of
-/// [`Queue::main_table`], security-restricted: no temporary tables, no `SET ROLE`. `search_path` is `pg_catalog`, then that schema.
-/// Ids of workers are text, as the library has them, without the prefix with which its workers beat.
+/// [`Queue::main_table`], security-restricted: no temporary tables, no `SET ROLE`. `search_path` is `pg_catalog`, then
+/// that schema. Ids of workers are text, as the library has them, without the prefix with which its workers beat.
 #[derive(Debug)]
 pub struct Queue {
     /// What `rgrid_watch_queue()` calls it, and its workers' prefix when it is followed by a colon.
@@ -39,11 +39,13 @@ pub struct Queue {
     pub functions: &'static [&'static str],
     /// The versions of the library whose schema this is, in words, for the message when it is another one.
     pub versions: &'static str,
-    /// The running jobs of workers: `$1` are their ids as `text[]`. A row is a worker's id and the key of a job, both text.
+    /// The running jobs of workers: `$1` are their ids as `text[]`. A row is a worker's id and the key of a job, both
+    /// text.
     pub running: &'static str,
-    /// Settles the running jobs of workers that are dead: `$1` are their ids as `text[]`, `$2` the message as text, `$3`
-    /// the time of the death as `timestamptz`. A row is a worker's id, the key of a job, both text, and whether the job went back to the
-    /// queue (boolean). A job is settled once: a second call finds it no longer running. An idle worker of the library is woken.
+    /// Settles the running jobs of workers that are dead: `$1` are their ids as `text[]`, `$2` the message as text,
+    /// `$3` the time of the death as `timestamptz`. A row is a worker's id, the key of a job, both text, and whether
+    /// the job went back to the queue (boolean). A job is settled once: a second call finds it no longer running. An
+    /// idle worker of the library is woken.
     pub settle: &'static str,
 }
 

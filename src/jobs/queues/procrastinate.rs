@@ -5,7 +5,8 @@
 //! library's trigger tells of new rows only. And it fails where another job waits with the same queueing lock, of which
 //! only one may wait: the library refuses a second one, so such a job becomes `failed`.
 //!
-//! A worker that the library has pruned is no more in its jobs, so nothing here finds them: whose they were is not known.
+//! A worker that the library has pruned is no more in its jobs, so nothing here finds them: whose they were is not
+//! known.
 
 use super::Queue;
 

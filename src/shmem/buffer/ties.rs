@@ -1,8 +1,9 @@
 //! Workers that are tied to this session, and those of this database that have lost theirs.
 //!
-//! A session is known here from its first attached worker on, and leaves at its end what became of its workers: they are
-//! disconnected if its client vanished, and untied otherwise. That allocates nothing, cannot fail, and takes the lock of one
-//! partition after the other, then that of the databases. Which slots the session may have workers in is private to it.
+//! A session is known here from its first attached worker on, and leaves at its end what became of its workers: they
+//! are disconnected if its client vanished, and untied otherwise. That allocates nothing, cannot fail, and takes the
+//! lock of one partition after the other, then that of the databases. Which slots the session may have workers in is
+//! private to it.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -38,8 +39,8 @@ pub fn is_mine(id: &str) -> bool {
     found.is_some_and(|((table, key), number)| table.is_tied_to(&key, number))
 }
 
-/// Ties a worker of the current database to this session once the current transaction has committed, if it still has this
-/// incarnation then. `address` is asked at the first worker, for the address of this session's client.
+/// Ties a worker of the current database to this session once the current transaction has committed, if it still has
+/// this incarnation then. `address` is asked at the first worker, for the address of this session's client.
 pub fn attach_at_commit(
     id: &str,
     incarnation: i64,
@@ -182,8 +183,8 @@ pub fn close_disconnected(worker: &Disconnected) -> bool {
     table().is_some_and(|table| table.close_disconnected(worker))
 }
 
-/// Unties a disconnected worker once its death has committed, unless it has lost another session by then. Its entry stays
-/// closed until it is forgotten like those of the silent, or opened by its return.
+/// Unties a disconnected worker once its death has committed, unless it has lost another session by then. Its entry
+/// stays closed until it is forgotten like those of the silent, or opened by its return.
 pub fn untie_at_commit(worker: &Disconnected) {
     let worker = worker.clone();
     if let Some(table) = table() {
@@ -191,8 +192,8 @@ pub fn untie_at_commit(worker: &Disconnected) {
     }
 }
 
-/// Unties a worker of the current database at once: another process or another role gets its id. If that is rolled back,
-/// it stays untied.
+/// Unties a worker of the current database at once: another process or another role gets its id. If that is rolled
+/// back, it stays untied.
 pub fn untie(id: &str) {
     if let Some((table, key)) = table().zip(key(id)) {
         table.untie(&key);

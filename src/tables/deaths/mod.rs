@@ -51,8 +51,8 @@ impl Reason {
 /// What the tables say about one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerRecord {
-    /// The incarnation that it is told: that after its last death, or what [`crate::tables::incarnations`] has for a worker
-    /// without one.
+    /// The incarnation that it is told: that after its last death, or what [`crate::tables::incarnations`] has for a
+    /// worker without one.
     pub incarnation: i64,
     /// Whether it is dead now.
     pub dead: bool,
@@ -77,9 +77,9 @@ pub struct Death {
     pub returned_at: Option<DateTime<Utc>>,
 }
 
-/// What the ledger, and the numbers that outlive it, say about a worker, and the number that it is told. The caller has locked
-/// its row of `worker_heartbeats`, and says whether there was one before. A number that is higher than what was noted for the
-/// worker is noted.
+/// What the ledger, and the numbers that outlive it, say about a worker, and the number that it is told. The caller has
+/// locked its row of `worker_heartbeats`, and says whether there was one before. A number that is higher than what was
+/// noted for the worker is noted.
 ///
 /// The lock orders this with sweeps only if this sees what they committed before the lock was taken. So it uses a new
 /// snapshot, whatever the caller's isolation level.
@@ -194,8 +194,8 @@ fn dead_worker(row: sql::Row<'_>) -> Result<Worker> {
 /// Records deaths, each with the worker's current incarnation. Returns the workers whose death is new, and its number.
 ///
 /// Two sessions can only try to record the same death when the worker has no row in `worker_heartbeats` to lock. Then
-/// only the first one records it. `notified` says whether listeners are told. The number that comes next is noted, whatever
-/// becomes of the ledger.
+/// only the first one records it. `notified` says whether listeners are told. The number that comes next is noted,
+/// whatever becomes of the ledger.
 pub fn record(installation: &Installation, deaths: &[Death], notified: bool) -> Result<HashMap<String, i64>> {
     incarnations::raise_base(installation)?;
     let statement = installation.sql(&format!(

@@ -25,8 +25,8 @@ pub fn prune_superseded(installation: &Installation, horizon: DateTime<Utc>, lim
     Ok(pruned)
 }
 
-/// The workers whose last death, and return if there was one, is before the horizon. Not those with a number that has no
-/// successor: the floor of all others would be raised above it.
+/// The workers whose last death, and return if there was one, is before the horizon. Not those with a number that has
+/// no successor: the floor of all others would be raised above it.
 pub fn last_died_before(installation: &Installation, horizon: DateTime<Utc>) -> Result<Vec<String>> {
     let statement = installation.sql(&format!(
         "SELECT DISTINCT d.worker_id FROM @extschema@.rgrid_worker_deaths d \

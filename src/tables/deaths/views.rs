@@ -48,8 +48,8 @@ pub fn worker_records(installation: &Installation) -> Result<WorkerRecords> {
     Ok(WorkerRecords { known: known.into_iter().collect() })
 }
 
-/// How many deaths for this reason since this time turned out false, because the worker returned. With the worker that died
-/// last among them, and the seconds that it had been silent for.
+/// How many deaths for this reason since this time turned out false, because the worker returned. With the worker that
+/// died last among them, and the seconds that it had been silent for.
 pub fn false_deaths_since(
     installation: &Installation,
     reason: Reason,

@@ -43,8 +43,8 @@ impl HeartbeatTable {
         }
     }
 
-    /// Makes the rows of those of these workers who have none, and locks those of the others, in this order, in which no id
-    /// is twice. Returns those of which there was no row.
+    /// Makes the rows of those of these workers who have none, and locks those of the others, in this order, in which
+    /// no id is twice. Returns those of which there was no row.
     pub fn insert_all(
         &self,
         ids: &[&str],
@@ -81,19 +81,6 @@ impl HeartbeatTable {
         };
         let written = self.as_owner(|| sql::write_returning(statement, &arguments, read))?;
         written.into_iter().next().ok_or(Error::MissingValue("count"))
-    }
-
-    /// What a new row has as its hostname.
-    fn stored_hostname(
-        &self,
-        hostname: Option<&str>,
-        default_hostname: impl FnOnce() -> Result<Option<String>>,
-    ) -> Result<Option<String>> {
-        Ok(match hostname {
-            _ if !self.has_hostname => None,
-            None => default_hostname()?.map(|name| self.shortened(&name)),
-            Some(name) => Some(self.shortened(name)),
-        })
     }
 }
 

@@ -8,8 +8,8 @@
 //! `subscription` has one copied row by row, `attack` makes roles of workers and roles that mean harm, `formation` has
 //! a primary and a standby under pg_auto_failover, `patroni` has three servers under Patroni, `pooler` has PgBouncer in
 //! front of a server, `copies` dumps, restores and upgrades, `interposed` puts libraries between a server and the
-//! system, `clock` steps a server's clock or stops it, `client_process` has clients that can be killed. `elsewhere.c` has
-//! tables whose rows are on other servers.
+//! system, `clock` steps a server's clock or stops it, `client_process` has clients that can be killed. `elsewhere.c`
+//! has tables whose rows are on other servers.
 
 mod attack;
 mod client_process;

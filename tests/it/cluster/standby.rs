@@ -1,4 +1,5 @@
-//! Copies of a running server by pg_basebackup: a standby that streams from it, and a backup that goes on from an archive.
+//! Copies of a running server by pg_basebackup: a standby that streams from it, and a backup that goes on from an
+//! archive.
 
 use super::database::ask;
 use super::server::{SUPERUSER, next_number};

@@ -8,8 +8,8 @@ fn server() -> Shared {
     Shared::of(Cluster::quick)
 }
 
-/// A role of its own with a table of jobs that has no status, as queues have it: a job runs while it is locked. Returns the
-/// owner's session.
+/// A role of its own with a table of jobs that has no status, as queues have it: a job runs while it is locked. Returns
+/// the owner's session.
 fn queue(database: &Database<'_>, role: &str) -> Client {
     let mut client = database.connect();
     run(

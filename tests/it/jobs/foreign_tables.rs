@@ -1,5 +1,5 @@
-//! Jobs on other servers, in foreign tables and in foreign partitions: settled in one sweep, and with no more rights than
-//! the owner's there. Needs postgres_fdw.
+//! Jobs on other servers, in foreign tables and in foreign partitions: settled in one sweep, and with no more rights
+//! than the owner's there. Needs postgres_fdw.
 
 use crate::cluster::*;
 use postgres::Client;

@@ -1,4 +1,5 @@
-//! A settlement is what the row says afterwards: a trigger or a rule may keep a job running, and the UPDATE does not tell.
+//! A settlement is what the row says afterwards: a trigger or a rule may keep a job running, and the UPDATE does not
+//! tell.
 
 use crate::cluster::*;
 use postgres::Client;
@@ -7,7 +8,8 @@ fn server() -> Shared {
     Shared::of(Cluster::quick)
 }
 
-/// Two watched tables of one kind: `kept`, with this code, and `free`. `w` and `v` run a job in each, `w` two in `kept`.
+/// Two watched tables of one kind: `kept`, with this code, and `free`. `w` and `v` run a job in each, `w` two in
+/// `kept`.
 fn tables(client: &mut Client, on_death: &str, code: &str) {
     let sql = format!(
         "CREATE TABLE free (id int PRIMARY KEY, worker_id text, status text, execution_error text,

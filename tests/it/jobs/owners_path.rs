@@ -1,5 +1,5 @@
-//! The search_path of a table's triggers while its jobs are settled: the one with which it was watched, or its own schema,
-//! without the schemas that its owner cannot trust.
+//! The search_path of a table's triggers while its jobs are settled: the one with which it was watched, or its own
+//! schema, without the schemas that its owner cannot trust.
 
 use crate::cluster::*;
 use postgres::Client;
@@ -20,7 +20,8 @@ fn audited(client: &mut Client) {
     );
 }
 
-/// The same with the other table in a schema of its own, `records`, and executions watched with that in the search_path.
+/// The same with the other table in a schema of its own, `records`, and executions watched with that in the
+/// search_path.
 fn audited_elsewhere(client: &mut Client) {
     audited(client);
     run(

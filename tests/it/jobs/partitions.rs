@@ -1,5 +1,5 @@
-//! Tables of very many partitions: where nothing runs in them, calls do not open them all. Where something does, it is found,
-//! whatever the indexes.
+//! Tables of very many partitions: where nothing runs in them, calls do not open them all. Where something does, it is
+//! found, whatever the indexes.
 
 use crate::cluster::*;
 use postgres::Client;

@@ -19,8 +19,8 @@ fn server() -> Shared {
     Shared::of(Cluster::quick)
 }
 
-/// The tables, each with a partial index on the running jobs, all watched. Returns their names. Where there is no citext,
-/// which some builds of PostgreSQL lack, that one is missing.
+/// The tables, each with a partial index on the running jobs, all watched. Returns their names. Where there is no
+/// citext, which some builds of PostgreSQL lack, that one is missing.
 fn watched_tables(client: &mut Client) -> Vec<&'static str> {
     run(client, "CREATE EXTENSION rgrid_heartbeat; CREATE DOMAIN worker_uuid AS uuid");
     let has_citext = has_available(client, "citext");

@@ -1,5 +1,5 @@
-//! Jobs in tables whose rows a library brings from elsewhere, as those of a distributed table. Such a table takes a plain
-//! `UPDATE`, and nothing that needs the place of a row; locked rows are waited for there, whatever is set here.
+//! Jobs in tables whose rows a library brings from elsewhere, as those of a distributed table. Such a table takes a
+//! plain `UPDATE`, and nothing that needs the place of a row; locked rows are waited for there, whatever is set here.
 
 use crate::cluster::*;
 use postgres::Client;
@@ -16,8 +16,8 @@ fn server() -> Cluster {
     Cluster::quick().setting("rgrid_heartbeat.stale_threshold", "1s").tables_elsewhere().start()
 }
 
-/// `elsewhere.jobs`, whose rows are in `shards.jobs`, with a trigger that the library has put there itself. Owned by a role
-/// that reaches the rows by the library alone.
+/// `elsewhere.jobs`, whose rows are in `shards.jobs`, with a trigger that the library has put there itself. Owned by a
+/// role that reaches the rows by the library alone.
 fn jobs_elsewhere(client: &mut Client, watch: &str) {
     let sql = format!(
         "CREATE ROLE owner LOGIN;

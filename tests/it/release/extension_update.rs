@@ -224,8 +224,8 @@ fn a_dump_of_every_released_version_brings_its_watched_tables() {
     }
 }
 
-/// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent, none of whom was heard for an hour; a
-/// table beside RGrid's, and a role that may sweep.
+/// What 0.1.0 would have left: two who died, one of whom came back, one who lives, one who fell silent, none of whom
+/// was heard for an hour; a table beside RGrid's, and a role that may sweep.
 fn fill(client: &mut Client) {
     run(
         client,

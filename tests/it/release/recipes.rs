@@ -1,5 +1,5 @@
-//! The recipes of CONTRIBUTING.md, "To add a setting" and the like: each thing that there is has been added in every place
-//! that its recipe names, and a place where all of them are is named. Needs no server.
+//! The recipes of CONTRIBUTING.md, "To add a setting" and the like: each thing that there is has been added in every
+//! place that its recipe names, and a place where all of them are is named. Needs no server.
 
 use super::root;
 use std::collections::BTreeSet;

@@ -70,7 +70,8 @@ impl Hostile {
         }
     }
 
-    /// One call as a statement, in half of the cases with as many arguments as come: words that must be known are not guessed.
+    /// One call as a statement, in half of the cases with as many arguments as come: words that must be known are not
+    /// guessed.
     fn call(&self, dice: &mut Dice) -> String {
         let function = dice.pick(&self.functions);
         let omitted = dice.roll(2) * dice.roll(usize::try_from(function.defaults).unwrap() + 1);

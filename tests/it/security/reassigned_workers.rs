@@ -1,4 +1,5 @@
-//! Ids that change hands: by an operator, or because the role is gone or has another name; and how many a role may have.
+//! Ids that change hands: by an operator, or because the role is gone or has another name; and how many a role may
+//! have.
 
 use super::REFUSED;
 use crate::cluster::*;

@@ -11,7 +11,8 @@ fn server() -> Shared {
 }
 
 /// Runs `rename`, which locks the table of jobs in a transaction, and commits it while a sweep waits for that lock.
-/// Sweeps by hand wait for a second: when that was over before the commit, `put_back` restores the names, and once more.
+/// Sweeps by hand wait for a second: when that was over before the commit, `put_back` restores the names, and once
+/// more.
 fn sweep_while_names_change(
     database: &Database<'_>,
     cluster: &Cluster,
@@ -28,7 +29,8 @@ fn sweep_while_names_change(
     panic!("no sweep was still waiting at the commit");
 }
 
-/// Sweeps in a session of its own until the transaction of `renaming` is committed; whether the sweep waited until then.
+/// Sweeps in a session of its own until the transaction of `renaming` is committed; whether the sweep waited until
+/// then.
 fn sweep_waits_for_commit(database: &Database<'_>, cluster: &Cluster, renaming: &mut Client) -> bool {
     let mut client = database.connect();
     let sweeper = pid(&mut client);
@@ -216,8 +218,8 @@ fn a_table_of_another_owner_does_not_take_the_place_of_a_watched_one() {
     let database = cluster.database("usurped");
     let mut client = database.connect();
     create_attacker(&mut client, "usurper");
-    // The usurper owns the schema, so it can drop what others have there, and has the name when the owner renames it. In one
-    // transaction, because a sweep in between would follow the table that was renamed.
+    // The usurper owns the schema, so it can drop what others have there, and has the name when the owner renames it.
+    // In one transaction, because a sweep in between would follow the table that was renamed.
     run(
         &mut client,
         &format!(

@@ -1,5 +1,6 @@
-//! A database that goes on from an earlier moment or from a copy: by a failover that lost the last transactions, a restored
-//! dump, or a template. No number that a worker was told there is told again, and jobs whose end was lost are found.
+//! A database that goes on from an earlier moment or from a copy: by a failover that lost the last transactions, a
+//! restored dump, or a template. No number that a worker was told there is told again, and jobs whose end was lost are
+//! found.
 
 use crate::cluster::*;
 use postgres::Client;

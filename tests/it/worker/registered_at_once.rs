@@ -29,8 +29,8 @@ fn register_each(client: &mut Client, ids: &str) -> Vec<(String, i64)> {
 
 const FIFTY: &str = "'w' || n FROM generate_series(1, 50) AS n";
 
-/// Worker 7 is dead, 20 has returned from death, 9 lives, 11 lives and runs jobs, 13 has left, 15 runs jobs although nobody has heard
-/// of it, and 17 has died and its row was removed.
+/// Worker 7 is dead, 20 has returned from death, 9 lives, 11 lives and runs jobs, 13 has left, 15 runs jobs although
+/// nobody has heard of it, and 17 has died and its row was removed.
 fn all_kinds(client: &mut Client) {
     for worker in ["w7", "w17", "w20"] {
         beat(client, worker);

@@ -35,8 +35,8 @@ const TABLES: &str = "
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO chaos_owner;
     GRANT ALL ON noted TO chaos_owner";
 
-/// Where PostgreSQL itself raises an internal error, when two sessions change the same object, or one drops the function
-/// that another one calls. What the extension raises has its own places.
+/// Where PostgreSQL itself raises an internal error, when two sessions change the same object, or one drops the
+/// function that another one calls. What the extension raises has its own places.
 const PLACES_OF_POSTGRESQL: [&str; 3] = ["simple_heap_delete", "simple_heap_update", "func_get_detail"];
 
 fn is_internal(error: &DbError) -> bool {

@@ -1,11 +1,11 @@
 //! Six sessions of random calls and DDL in three databases, with sweeps every 50 ms, while processes are killed, and
 //! extensions and databases come and go.
 //!
-//! `make torture` runs it for two minutes. `CHAOS_SECONDS` sets another length, and `CHAOS_SEED` the seed that an earlier
-//! run has printed: then each session does the same in the same order. What meets what is chance.
+//! `make torture` runs it for two minutes. `CHAOS_SECONDS` sets another length, and `CHAOS_SEED` the seed that an
+//! earlier run has printed: then each session does the same in the same order. What meets what is chance.
 //!
-//! `arena` is the server and its databases, `statements` what a session may do, `session` a session, `upheaval` drops and
-//! creates, `killer` kills, `verdict` judges what is left.
+//! `arena` is the server and its databases, `statements` what a session may do, `session` a session, `upheaval` drops
+//! and creates, `killer` kills, `verdict` judges what is left.
 
 mod arena;
 mod killer;

@@ -1,4 +1,5 @@
-//! What a session may do, by chance. Worker ids begin with the name of their database, so that the log tells them apart.
+//! What a session may do, by chance. Worker ids begin with the name of their database, so that the log tells them
+//! apart.
 
 use rand::RngExt;
 use rand::rngs::StdRng;

@@ -84,7 +84,8 @@ fn replace_database(arena: &Arena, place: usize, name: &str, random: &mut StdRng
     arena.count("databases dropped");
     let exists = format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'");
     let mut attempts = 0;
-    // One that ended without an answer may have made it. One that was ended by a crash leaves files, which keep the OID.
+    // One that ended without an answer may have made it. One that was ended by a crash leaves files, which keep the
+    // OID.
     wait_until("a database to be created", || {
         let Some(mut client) = arena.connect("postgres") else { return false };
         attempts += 1;

@@ -133,8 +133,8 @@ impl<'a> Checker<'a> {
         if death.is_of_lost_session() { self.history.grace } else { self.history.threshold }
     }
 
-    /// Whoever was told number n or less within a threshold before death n was not silent; within a grace, if its session was
-    /// lost. A crash is no excuse: after it, nobody is judged before a whole threshold has passed.
+    /// Whoever was told number n or less within a threshold before death n was not silent; within a grace, if its
+    /// session was lost. A crash is no excuse: after it, nobody is judged before a whole threshold has passed.
     fn no_worker_died_while_beating(&mut self, id: &str, worker: &Worker<'_>) {
         for death in worker.deaths.iter().filter(|death| death.is_of_silence()) {
             let cutoff = death.declared_dead_at - self.silence_for(death);
@@ -162,7 +162,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Only processes that are killed, or end, lose their sessions without a word; and who is heard after that is alive.
+    /// Only processes that are killed, or end, lose their sessions without a word; and who is heard after that is
+    /// alive.
     fn lost_sessions_have_a_cause(&mut self, id: &str, worker: &Worker<'_>) {
         let kills = [format!("kill -9 {id}"), "kill half of the workers for good".to_owned()];
         let (kills_one, leave) = (format!("kill -9 {id}, "), format!("{id} is asked to leave"));
@@ -245,8 +246,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether a number may be the first that the worker got after a promotion: those begin at the seconds since 1970, or
-    /// above all that were given before.
+    /// Whether a number may be the first that the worker got after a promotion: those begin at the seconds since 1970,
+    /// or above all that were given before.
     fn begins_anew(&self, before: Option<&Death>, death: &Death) -> bool {
         let number = death.incarnation;
         self.history.outages.iter().filter(|outage| outage.begin < death.declared_dead_at).any(|outage| {
@@ -296,8 +297,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether jobs of a worker may have been locked when it was told a number: by a session of ours, or by a process of
-    /// its own that stands still. Such jobs are noted, and settled later if nobody has changed them.
+    /// Whether jobs of a worker may have been locked when it was told a number: by a session of ours, or by a process
+    /// of its own that stands still. Such jobs are noted, and settled later if nobody has changed them.
     fn jobs_were_locked(&self, id: &str, told: Time) -> bool {
         let (locks, replaces) = (format!("lock the jobs of {id} for"), format!("pause {id}, start another"));
         self.history.faults.iter().any(|fault| {

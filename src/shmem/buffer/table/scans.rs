@@ -61,8 +61,8 @@ impl<'a, L: Locks> Table<'a, L> {
     }
 
     /// How long workers of a database had been silent at a moment: of the first `wanted` workers, those that have sent
-    /// a heartbeat since, and one before it after `begin`. The first, because a flush that takes long has read these when it
-    /// began. Nothing is locked: a slot that another worker takes meanwhile may give a wrong number.
+    /// a heartbeat since, and one before it after `begin`. The first, because a flush that takes long has read these
+    /// when it began. Nothing is locked: a slot that another worker takes meanwhile may give a wrong number.
     pub fn silences(&self, database: u32, begin: i64, moment: i64, wanted: usize) -> Vec<i64> {
         self.used()
             .filter(|slot| slot.database.load(Relaxed) == database)

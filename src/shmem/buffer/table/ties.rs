@@ -1,7 +1,7 @@
 //! Which session a worker is tied to, and when a session was lost whose client vanished.
 //!
-//! There is a tie for each slot, which heartbeats never touch. What becomes of it, by its events; all but the scans hold the
-//! partition's lock exclusively:
+//! There is a tie for each slot, which heartbeats never touch. What becomes of it, by its events; all but the scans
+//! hold the partition's lock exclusively:
 //!
 //! | event | untied | tied | disconnected |
 //! | --- | --- | --- | --- |
@@ -25,8 +25,8 @@ use super::{CLOSED, Key, Locks, Partition, Slot, Table};
 #[derive(Default)]
 #[repr(C)]
 pub struct Tie {
-    /// The number of the session and two flags in the upper half, a hash of the client's address in the lower. Zero when the
-    /// worker is not tied. Partition's lock, exclusive, as `since`.
+    /// The number of the session and two flags in the upper half, a hash of the client's address in the lower. Zero
+    /// when the worker is not tied. Partition's lock, exclusive, as `since`.
     session: AtomicU64,
     /// Since when it is tied, or when the session was lost, in Postgres' microseconds.
     since: AtomicI64,
@@ -163,8 +163,8 @@ impl<L: Locks> Table<'_, L> {
         Some((self.tie(number)?.state()?, slot.beat_at.load(Relaxed)))
     }
 
-    /// Ties a worker to a session if it still has this incarnation. Returns the slot's number, plus one, and whether the worker
-    /// had lost its session before.
+    /// Ties a worker to a session if it still has this incarnation. Returns the slot's number, plus one, and whether
+    /// the worker had lost its session before.
     pub fn attach(&self, key: &Key, session: Session, incarnation: i64, now: i64) -> Option<(u32, bool)> {
         let hash = self.hash(key);
         let _locked = self.locks.exclusive(Partition::of(hash));
@@ -199,8 +199,8 @@ impl<L: Locks> Table<'_, L> {
         found.into_iter().for_each(Tie::clear);
     }
 
-    /// A session ends: its workers are disconnected from `lost_at` on, or untied. `slots` are the numbers, plus one, of the
-    /// slots that it may have workers in. Returns how many workers were tied to it.
+    /// A session ends: its workers are disconnected from `lost_at` on, or untied. `slots` are the numbers, plus one, of
+    /// the slots that it may have workers in. Returns how many workers were tied to it.
     pub fn end_session(&self, slots: impl Iterator<Item = u32>, session: u32, lost_at: Option<i64>) -> usize {
         let mut count = 0;
         for number in slots {
@@ -208,7 +208,8 @@ impl<L: Locks> Table<'_, L> {
             if !tie.is_tied_to(session) {
                 continue;
             }
-            // Without the lock that was only a hint. A slot that another worker has taken since is not tied to this session.
+            // Without the lock that was only a hint. A slot that another worker has taken since is not tied to this
+            // session.
             let _locked = self.locks.exclusive(Partition::of(slot.hash.load(Relaxed)));
             if !tie.is_tied_to(session) {
                 continue;
@@ -253,9 +254,9 @@ impl<L: Locks> Table<'_, L> {
         self.still_lost(worker, hash).is_some()
     }
 
-    /// Sends the next heartbeats of a disconnected worker to its row, unless it is tied again, or was heard since; returns
-    /// whether that was done. The caller holds the lock on the row. Its last heartbeat and its tie stay: the transaction that
-    /// gives it up may be rolled back.
+    /// Sends the next heartbeats of a disconnected worker to its row, unless it is tied again, or was heard since;
+    /// returns whether that was done. The caller holds the lock on the row. Its last heartbeat and its tie stay: the
+    /// transaction that gives it up may be rolled back.
     pub fn close_disconnected(&self, worker: &Disconnected) -> bool {
         let hash = self.hash(&worker.key);
         let partition = Partition::of(hash);
@@ -321,8 +322,8 @@ impl<L: Locks> Table<'_, L> {
         counts
     }
 
-    /// The slots, by their number plus one, of the workers of a database that are tied in some way, with these of the flags. A
-    /// hint: nothing is locked.
+    /// The slots, by their number plus one, of the workers of a database that are tied in some way, with these of the
+    /// flags. A hint: nothing is locked.
     fn ties_of(&self, database: u32, flags: u64, wanted: u64) -> impl Iterator<Item = u32> {
         self.numbers().filter(move |number| {
             let bits = self.tie(*number).map_or(0, |tie| tie.session.load(Relaxed));

@@ -257,8 +257,8 @@ impl Patroni {
 
     /// Stops all processes of a node, as those of a virtual machine that is suspended, until the handle is dropped.
     ///
-    /// The agent has just ended a round. That of Debian 12 may take the leader's lock back when it goes on, if it is stopped
-    /// between reading who has it and renewing it, and sometimes otherwise.
+    /// The agent has just ended a round. That of Debian 12 may take the leader's lock back when it goes on, if it is
+    /// stopped between reading who has it and renewing it, and sometimes otherwise.
     pub fn freeze(&self, index: usize) -> [Stopped; 2] {
         let rounds = || self.log(index).matches("INFO: no action").count();
         let before = rounds();

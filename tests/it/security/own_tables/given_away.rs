@@ -5,8 +5,8 @@ use super::{create_owner, own_objects, silent_with_job, swept};
 use crate::cluster::*;
 use postgres::Client;
 
-/// A table of the extension is given to a role, which attaches something to it. It is taken back with what was attached,
-/// and none of that has run with more rights than the role has.
+/// A table of the extension is given to a role, which attaches something to it. It is taken back with what was
+/// attached, and none of that has run with more rights than the role has.
 fn given_away(me: &str, table: &str, arm: &str) {
     let cluster = swept();
     let database = cluster.database(me);

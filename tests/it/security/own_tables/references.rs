@@ -1,4 +1,5 @@
-//! Tables of others that refer to the heartbeats: what a deleted row sets off there runs with the rights of their owners.
+//! Tables of others that refer to the heartbeats: what a deleted row sets off there runs with the rights of their
+//! owners.
 
 use super::{called, create_owner, swept};
 use crate::cluster::*;

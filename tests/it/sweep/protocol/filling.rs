@@ -1,5 +1,5 @@
-//! How memory is filled after a crash: each worker's row is read without a lock, at any time beside the others. Each function
-//! makes the step and says whether it was possible.
+//! How memory is filled after a crash: each worker's row is read without a lock, at any time beside the others. Each
+//! function makes the step and says whether it was possible.
 
 use super::model::Protocol;
 use super::state::{Entry, Fill, FillStep, State, Tie};

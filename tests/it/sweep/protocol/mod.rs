@@ -1,5 +1,5 @@
-//! The protocol of heartbeat, attach, sweep and return, checked in every order of its steps: two workers, two sweeps, and a
-//! crash of the server at any point. It holds, and it does not without each of its safeguards.
+//! The protocol of heartbeat, attach, sweep and return, checked in every order of its steps: two workers, two sweeps,
+//! and a crash of the server at any point. It holds, and it does not without each of its safeguards.
 //!
 //! The steps are those of the heartbeat, the sweep, the flush and the table in memory in `src`. A change of their order
 //! is made here first.

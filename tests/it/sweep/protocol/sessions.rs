@@ -1,5 +1,5 @@
-//! The sessions that workers are tied to: a worker attaches itself, its client vanishes, and the server may notice the end of
-//! an older session late. Each function makes the step and says whether it was possible.
+//! The sessions that workers are tied to: a worker attaches itself, its client vanishes, and the server may notice the
+//! end of an older session late. Each function makes the step and says whether it was possible.
 
 use super::model::Protocol;
 use super::state::{State, Tie};

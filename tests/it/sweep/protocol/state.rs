@@ -1,6 +1,7 @@
 //! What the model knows at one moment: the committed database, shared memory, and the calls and sweeps under way.
 //!
-//! Locks are not stored. A row, a job or a row of the ledger is locked while a call or a sweep is at a step that holds it.
+//! Locks are not stored. A row, a job or a row of the ledger is locked while a call or a sweep is at a step that holds
+//! it.
 
 /// Workers whose jobs and deaths are followed.
 pub const WORKERS: usize = 2;

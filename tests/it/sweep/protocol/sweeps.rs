@@ -176,7 +176,8 @@ fn settle(state: &State, declaration: Declaration) -> Sweep {
     Sweep::Declaring(Declaration { step: DeclarationStep::Record, settled, ..declaration })
 }
 
-/// Waits for the transaction that writes down a death of one of them; a death that is there already is not written again.
+/// Waits for the transaction that writes down a death of one of them; a death that is there already is not written
+/// again.
 fn record(state: &mut State, number: usize, mut declaration: Declaration) -> Option<Sweep> {
     // This sweep's own step is not a pending one.
     state.sweeps[number] = Sweep::Declaring(declaration);

@@ -1,4 +1,5 @@
-//! What lost sessions cost: only the rows of their workers, however many others there are, and however many end at once.
+//! What lost sessions cost: only the rows of their workers, however many others there are, and however many end at
+//! once.
 
 use super::*;
 use std::process::{Command, Stdio};
